@@ -1,0 +1,73 @@
+"""Embedders: what turns inputs into vectors. To add one: a module here and a branch in `load_embedder`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from mmsearch.items import EmbedInput, Kind
+
+DEFAULT_MODEL = "mini"
+"""The checkpoint that ships with the package (`mmsearch/checkpoints/mini`)."""
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """What mmsearch asks of a model.
+
+    Attributes:
+        model_key: names everything that decides a stored vector: checkpoint hash, target instructions,
+            preprocessing version, pixel budgets. Lower-case letters, digits and `-`: it names a folder.
+        dim: length of every vector.
+        max_pixels: pixels of one image (page, image) or one frame (clip) that the model is given at most.
+        page_text: whether a page's (or clip's) text goes into the document input beside its image.
+        device: where it runs, for people ("cpu", "cuda:0").
+    """
+
+    model_key: str
+    dim: int
+    max_pixels: Mapping[Kind, int]
+    page_text: bool
+    device: str
+
+    def encode_queries(self, inputs: Sequence[EmbedInput]) -> np.ndarray:
+        """float32 [len(inputs), dim], unit length, finite, in the order given."""
+        ...
+
+    def encode_documents(self, inputs: Sequence[EmbedInput]) -> np.ndarray:
+        """float32 [len(inputs), dim], unit length, finite, in the order given."""
+        ...
+
+
+def load_embedder(
+    name_or_folder: str | Path = DEFAULT_MODEL,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+) -> Embedder:
+    """Open a checkpoint.
+
+    Args:
+        name_or_folder: "mini" (shipped), "toy" (no model: a hash of colours and words, for tests), a folder in the public
+            Qwen2-VL layout (a PEFT adapter folder too), or a hub name that is already in the local cache.
+        device: "cpu", "cuda", …; chosen by itself if None.
+        dtype: "float32" or "bfloat16"; if None, bfloat16 where the device computes it natively, else float32.
+        min_pixels, max_pixels: bounds for every image or frame, over the checkpoint's own.
+
+    Raises:
+        ModelNotFound: no checkpoint there. MissingExtra: a package is missing. EmbedderError: tensors missing or odd.
+    """
+    if str(name_or_folder) == "toy":
+        from mmsearch.embedders.toy import ToyEmbedder
+
+        return ToyEmbedder()
+    from mmsearch.embedders.vlm2vec import Vlm2VecEmbedder
+
+    return Vlm2VecEmbedder.load(
+        name_or_folder, device=device, dtype=dtype, min_pixels=min_pixels, max_pixels=max_pixels
+    )

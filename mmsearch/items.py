@@ -1,0 +1,145 @@
+"""The types that travel through mmsearch: from a file to an item, from a query to its hits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Kind = Literal["page", "image", "clip"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+KIND_ALIASES: Mapping[str, Kind] = {
+    "page": "page", "pages": "page", "pdf": "page", "document": "page", "slide": "page",
+    "image": "image", "images": "image", "photo": "image", "photos": "image", "picture": "image",
+    "clip": "clip", "clips": "clip", "video": "clip", "videos": "clip", "moment": "clip",
+}  # fmt: skip
+"""What users may type for a kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file on disk, as it was when it was read.
+
+    `path` is absolute and may hold surrogate escapes; `sha256` is the hex digest of the whole content.
+    """
+
+    path: Path
+    sha256: str
+    size_bytes: int
+    modified_ns: int
+
+    @property
+    def suffix(self) -> str:
+        """The lower-case extension with its dot; a hint only, the type is decided by content."""
+        return self.path.suffix.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class ItemDraft:
+    """A decoded page, photo or clip that has no id yet.
+
+    `ordinal` counts the items of a source from 0; `page_number` counts from 1. A clip spans the half-open
+    interval [`start_s`, `end_s`) in seconds. `images` are RGB: one for a page or an image, the frames in
+    order for a clip, already within the model's pixel budget. `preview` is a small WebP file's bytes.
+    `meta` holds JSON values only (`captured_at` ISO 8601, `camera`, `gps` [lat, lon], `page_label`, `width`, `height`, …).
+    """
+
+    source: Source
+    kind: Kind
+    ordinal: int
+    page_number: int | None = None
+    start_s: float | None = None
+    end_s: float | None = None
+    text: str = ""
+    images: tuple[Image, ...] = ()
+    preview: bytes | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """What is embedded and returned: a row of the catalog. `id` is never reused."""
+
+    id: int
+    source_id: int
+    path: Path
+    kind: Kind
+    ordinal: int
+    page_number: int | None
+    start_s: float | None
+    end_s: float | None
+    text: str
+    meta: Mapping[str, Any]
+    preview: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedInput:
+    """Exactly what the model is given: see `mmsearch.prompts` for who builds it.
+
+    `images` are RGB; with `is_video` they are the frames of one video, else single images.
+    `kind` is the kind of the item (document side) or of the items sought (query side); it selects the pixel budget.
+    """
+
+    instruction: str
+    text: str = ""
+    images: tuple[Image, ...] = ()
+    is_video: bool = False
+    kind: Kind = "image"
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What a user asks: text, picture(s) or both, before it is turned into one input per kind.
+
+    `frames` is a video as the query; `instruction` replaces the built-in one.
+    """
+
+    text: str = ""
+    images: tuple[Image, ...] = ()
+    frames: tuple[Image, ...] = ()
+    instruction: str | None = None
+
+    def is_empty(self) -> bool:
+        return not (self.text.strip() or self.images or self.frames)
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One answer. `rank` counts from 1, `score` is the raw cosine (None for a purely lexical hit),
+    `relevance` is calibrated to 0…1 and comparable between kinds, `matched_by` holds "dense" and/or "text"."""
+
+    rank: int
+    score: float | None
+    relevance: float
+    matched_by: tuple[str, ...]
+    item: Item
+    snippet: str = ""
+
+    @property
+    def path(self) -> Path:
+        return self.item.path
+
+    def record(self) -> dict[str, Any]:
+        """The stable JSON record (schema 1) that the command line and scripts get."""
+        item = self.item
+        return {
+            "schema": 1,
+            "rank": self.rank,
+            "id": item.id,
+            "kind": item.kind,
+            "path": str(item.path),
+            "page": item.page_number,
+            "start_s": item.start_s,
+            "end_s": item.end_s,
+            "score": None if self.score is None else round(self.score, 6),
+            "relevance": round(self.relevance, 4),
+            "matched_by": list(self.matched_by),
+            "snippet": self.snippet,
+            "meta": dict(item.meta),
+        }
