@@ -77,6 +77,22 @@ class Item:
     meta: Mapping[str, Any]
     preview: Path | None
 
+    @property
+    def place(self) -> str:
+        """Where in its file the item lies, for people: "p.12", "00:12:04–00:12:18", or "" for a photo."""
+        if self.page_number is not None:
+            return f"p.{self.page_number}"
+        if self.start_s is not None and self.end_s is not None:
+            return f"{clock(self.start_s)}–{clock(self.end_s)}"
+        return ""
+
+
+def clock(seconds: float) -> str:
+    """`seconds` as hh:mm:ss, rounded down."""
+    minutes, second = divmod(int(seconds), 60)
+    hour, minute = divmod(minutes, 60)
+    return f"{hour:02}:{minute:02}:{second:02}"
+
 
 @dataclass(frozen=True, slots=True)
 class EmbedInput:
