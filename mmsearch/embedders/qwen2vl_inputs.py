@@ -1,0 +1,151 @@
+"""What Qwen2-VL reads: token ids and pixel patches, from final prompts and PIL images. CPU only, no model.
+
+Source: TIGER-AI-Lab/VLM2Vec@6e1e1d4 `src/model/processor.py` (`Qwen2_VL_process_fn`) and
+`src/model/vlm_backbone/qwen2_vl/image_processing_qwen2_vl.py`; recorded numbers in `tests/parity`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from PIL import Image
+from tokenizers import Tokenizer
+
+from mmsearch.errors import EmbedderError
+from mmsearch.media import smart_resize
+
+PREPROCESSING_VERSION = 1
+"""Goes into the model key: raise it whenever the same input would give other ids or pixels."""
+
+PATCH = 14
+MERGE = 2
+TEMPORAL = 2
+PATCH_VALUES = 3 * TEMPORAL * PATCH * PATCH
+MIN_PIXELS = 56 * 56
+MAX_PIXELS = 1280 * 28 * 28
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+Grid = tuple[int, int, int]
+"""(frame pairs, patch rows, patch columns) of one image or video."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Prompts ready for the model, without padding: all sequences lie one after the other.
+
+    Attributes:
+        input_ids: int64 [tokens]; a visual's token is repeated once per merged patch.
+        lengths: tokens of each prompt; they add up to len(input_ids).
+        pixels: uint8 [patches, 1176], channel by frame by row by column, the four patches of a 2x2 block adjacent.
+        grids: one per image or video, in the order of the prompts.
+        visual_index: int64 [patches / 4], where in `input_ids` each merged patch belongs.
+    """
+
+    input_ids: torch.Tensor
+    lengths: tuple[int, ...]
+    pixels: torch.Tensor
+    grids: tuple[Grid, ...]
+    visual_index: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
+        """The same batch with its tensors on `device`."""
+        return replace(
+            self,
+            input_ids=self.input_ids.to(device, non_blocking=non_blocking),
+            pixels=self.pixels.to(device, non_blocking=non_blocking),
+            visual_index=self.visual_index.to(device, non_blocking=non_blocking),
+        )
+
+    def pixel_values(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """Normalised patches [patches, 1176], as the reference's image processor returns them."""
+        return normalise(self.pixels).to(dtype)
+
+
+def normalise(pixels: torch.Tensor) -> torch.Tensor:
+    """uint8 patches [n, 1176] to float32 with CLIP's mean and deviation per channel."""
+    mean = torch.tensor(CLIP_MEAN, device=pixels.device)[:, None]
+    std = torch.tensor(CLIP_STD, device=pixels.device)[:, None]
+    values = pixels.view(-1, 3, PATCH_VALUES // 3).float()
+    return values.mul_(1 / (255 * std)).sub_(mean / std).view(-1, PATCH_VALUES)
+
+
+def patches_of(frames: Sequence[Image.Image], *, min_pixels: int, max_pixels: int) -> tuple[np.ndarray, Grid]:
+    """One image (a single frame) or one video (frames in order) as patches.
+
+    All frames take the size computed from the first; an odd one out is followed by itself, as is a single image.
+    A frame with a side under 28 pixels becomes 56x56 first.
+
+    Returns:
+        uint8 [t * h * w, 1176] and the grid (t, h, w).
+    """
+    frames = [_usable(frame) for frame in frames]
+    width, height = smart_resize(*frames[0].size, min_pixels=min_pixels, max_pixels=max_pixels)
+    stack = [_resized(frame, width, height) for frame in frames]
+    if len(stack) % TEMPORAL:
+        stack.append(stack[-1])
+    rows, columns, pairs = height // PATCH, width // PATCH, len(stack) // TEMPORAL
+    blocks = np.stack(stack).reshape(
+        pairs, TEMPORAL, rows // MERGE, MERGE, PATCH, columns // MERGE, MERGE, PATCH, 3
+    )  # pair, frame in pair, block row, row in block, y, block column, column in block, x, channel
+    ordered = blocks.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7)
+    return ordered.reshape(pairs * rows * columns, PATCH_VALUES), (pairs, rows, columns)
+
+
+def _usable(frame: Image.Image) -> Image.Image:
+    if frame.mode != "RGB":
+        frame = frame.convert("RGB")
+    return frame.resize((56, 56)) if min(frame.size) < 28 else frame
+
+
+def _resized(frame: Image.Image, width: int, height: int) -> np.ndarray:
+    if frame.size != (width, height):
+        frame = frame.resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(frame)
+
+
+def token_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """Ids of a final prompt, one per visual token; nothing is added before or after it."""
+    return tokenizer.encode(prompt, add_special_tokens=False).ids
+
+
+def first_tokens(tokenizer: Tokenizer, text: str, count: int) -> str:
+    """The beginning of `text` that has at most `count` tokens ("" if count is 0)."""
+    if count <= 0:
+        return ""
+    text = text[: count * 32]  # so that a book's text is not tokenised for its first sentence
+    offsets = tokenizer.encode(text, add_special_tokens=False).offsets
+    return text if len(offsets) <= count else text[: offsets[count - 1][1]].rstrip()
+
+
+def expand(ids: Sequence[int], visual_id: int, counts: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Repeat each of the first len(counts) visual tokens as often as its image has merged patches.
+
+    Further visual tokens have no image: they stay as they are and keep their own embedding.
+
+    Returns:
+        The longer ids, and the positions in them that take visual features, in order.
+
+    Raises:
+        EmbedderError: fewer visual tokens than images.
+    """
+    expanded: list[int] = []
+    positions: list[int] = []
+    pending = iter(counts)
+    for token in ids:
+        count = next(pending, None) if token == visual_id else None
+        if count is None:
+            expanded.append(token)
+        else:
+            positions.extend(range(len(expanded), len(expanded) + count))
+            expanded.extend([token] * count)
+    if left := sum(1 for _ in pending):
+        raise EmbedderError(f"a prompt has {len(counts)} visuals but only {len(counts) - left} visual tokens")
+    return expanded, positions
