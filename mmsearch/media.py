@@ -1,37 +1,721 @@
-"""Decodes pixels: the only place where they are, for ingestion, queries, training and evaluation alike."""
+"""The only place where pixels are decoded: photos, document pages, video frames, previews.
+
+Ingest children, the query side, training and evaluation call these functions, so the same file always gives the same
+pixels. Everything comes back as RGB `PIL.Image`s. With `max_pixels` an image is already at the size that the model's own
+rule (`smart_resize`) chooses for it, so that the embedder's resize is then the identity.
+
+Decoders meet untrusted bytes here. Limits are checked on headers, before memory is allocated; what a decoder says
+becomes a `SourceError`. What a decoder does to its process (memory, time, signals) is bounded by `ingest.workers`.
+"""
 
 from __future__ import annotations
 
+import io
 import math
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from fractions import Fraction
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from mmsearch.errors import CorruptFile, EncryptedFile, FileTooLarge, SourceError, UnsupportedFile
+
+if TYPE_CHECKING:
+    import av
+    import pymupdf
 
 FACTOR = 28
-"""Side in pixels of one visual token: a 2x2 block of 14-pixel patches."""
+"""Image sides are multiples of this: 14-pixel patches, merged two by two."""
+MIN_PIXELS = 56 * 56
+MAX_ASPECT = 200
+TINY_SIDE_PX = 56
+"""What the reference makes of an image with a side below `FACTOR`: a square of this side."""
+
+HEADER_LIMIT_PIXELS = 400_000_000
+"""Images whose header announces more are refused before any pixel is decoded."""
+PREVIEW_SIDE_PX = 320
+FRAME_BLOCK = 16
+"""Frames decoded at once; bounds the memory of a video whatever its length."""
+
+PathOrFile = str | os.PathLike[str] | IO[bytes]
+
+
+# Sizes
 
 
 def smart_resize(
-    width: int, height: int, *, min_pixels: int = 3136, max_pixels: int, factor: int = FACTOR
+    width: int, height: int, *, min_pixels: int = MIN_PIXELS, max_pixels: int, factor: int = FACTOR
 ) -> tuple[int, int]:
-    """The size at which Qwen2-VL reads an image: multiples of `factor`, within the bounds, near the same shape.
+    """The size (width, height) at which the model sees an image: sides are multiples of `factor`, area within bounds.
 
-    A side below `factor`, or a side 200 times the other, makes it a square of the longer side first. Both sides stay at
-    least `factor` whatever the bounds (the reference can round one down to nothing there).
+    A side below `factor` or an aspect above 200 gives a square. Rounding is Python's (half to even).
+    Where the reference's rule ends in a side of 0 (a strip under a small budget), the short side is one factor
+    and the long side as long as the budget allows.
 
-    Returns:
-        (width, height) in pixels.
-
-    Source: TIGER-AI-Lab/VLM2Vec@6e1e1d4 `src/model/vlm_backbone/qwen2_vl/image_processing_qwen2_vl.py`.
+    Source: TIGER-AI-Lab/VLM2Vec@6e1e1d4 src/model/vlm_backbone/qwen2_vl/image_processing_qwen2_vl.py.
     """
-    longer, shorter = max(width, height), min(width, height)
-    if shorter < factor or longer / shorter > 200:
-        width = height = max(factor, longer)
-    new_width = round(width / factor) * factor  # Python's round: halves go to the even neighbour
-    new_height = round(height / factor) * factor
-    if new_width * new_height > max_pixels:
-        shrink = math.sqrt(height * width / max_pixels)
-        new_width = max(factor, math.floor(width / shrink / factor) * factor)
-        new_height = max(factor, math.floor(height / shrink / factor) * factor)
-    elif new_width * new_height < min_pixels:
+    if min(width, height) < factor or max(width, height) / min(width, height) > MAX_ASPECT:
+        width = height = max(factor, width, height)
+    w = round(width / factor) * factor
+    h = round(height / factor) * factor
+    if w * h > max_pixels:
+        shrink = math.sqrt((height * width) / max_pixels)
+        w = math.floor(width / shrink / factor) * factor
+        h = math.floor(height / shrink / factor) * factor
+        if min(w, h) < factor:
+            longest = max(factor, max_pixels // factor // factor * factor)
+            w, h = min(max(w, factor), longest), min(max(h, factor), longest)
+    elif w * h < min_pixels:
         grow = math.sqrt(min_pixels / (height * width))
-        new_width = math.ceil(width * grow / factor) * factor
-        new_height = math.ceil(height * grow / factor) * factor
-    return new_width, new_height
+        w = math.ceil(width * grow / factor) * factor
+        h = math.ceil(height * grow / factor) * factor
+    return w, h
+
+
+def fitted_size(width: int, height: int, max_pixels: int) -> tuple[int, int]:
+    """The size that `fit` gives an image: unchanged up to `max_pixels`, else where the model's own resize ends."""
+    if width * height <= max_pixels:
+        return width, height
+    if min(width, height) < FACTOR:  # the reference's step before smart_resize
+        return TINY_SIDE_PX, TINY_SIDE_PX
+    return smart_resize(width, height, max_pixels=max_pixels)
+
+
+def fit(image: Image.Image, *, max_pixels: int) -> Image.Image:
+    """Bring an image that is larger than `max_pixels` to the model's size (bicubic); return any other as it is."""
+    size = fitted_size(image.width, image.height, max_pixels)
+    return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
+
+
+def page_size(width: float, height: float, max_pixels: int) -> tuple[int, int]:
+    """The bitmap size for a page of `width` × `height` (any unit): its shape at the full pixel budget.
+
+    Vector pages have no pixels of their own, so that small pages are drawn large. Never exceeds the budget.
+    """
+    if not (math.isfinite(width) and math.isfinite(height) and width > 0 and height > 0):
+        raise ValueError(f"page size {width} × {height}")
+    aspect = min(max(width / height, 1 / MAX_ASPECT), MAX_ASPECT)
+    short = 100 * FACTOR * math.isqrt(max(max_pixels // FACTOR**2, 1))  # far above the budget, so that it decides
+    w, h = (round(short * aspect), short) if aspect >= 1 else (short, round(short / aspect))
+    return smart_resize(w, h, max_pixels=max_pixels)
+
+
+# Photos
+
+
+_PILLOW_LIMIT = threading.Lock()
+
+
+@contextmanager
+def _own_pixel_limit() -> Iterator[None]:
+    """Pillow's process-wide limit is lifted while a header is read: ours is per call and an error, not a warning."""
+    with _PILLOW_LIMIT:
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+def _name(source: PathOrFile) -> str:
+    if isinstance(source, str | os.PathLike):
+        return os.fspath(source)
+    return str(getattr(source, "name", "<image>"))
+
+
+def _is_heif(head: bytes) -> bool:
+    return head[4:8] == b"ftyp" and head[8:12] in {
+        b"heic",
+        b"heix",
+        b"hevc",
+        b"hevx",
+        b"heim",
+        b"heis",
+        b"mif1",
+        b"msf1",
+    }
+
+
+def _register_heif(name: str) -> None:
+    try:
+        import pillow_heif
+    except ImportError:
+        raise UnsupportedFile(name, "HEIC pictures need the extra: pip install 'mmsearch[heic]'") from None
+    pillow_heif.register_heif_opener()
+
+
+@contextmanager
+def open_header(source: PathOrFile, *, header_limit_pixels: int = HEADER_LIMIT_PIXELS) -> Iterator[Image.Image]:
+    """A Pillow image whose header is read and whose pixels are not; closed at the end if it was opened here.
+
+    Decoder errors inside the `with` become SourceErrors too.
+
+    Raises:
+        UnsupportedFile: not a picture. CorruptFile: a broken one. FileTooLarge: above the limit, or memory ran out.
+    """
+    name = _name(source)
+    handle: IO[bytes] = (
+        Path(source).open("rb") if isinstance(source, str | os.PathLike) else source  # noqa: SIM115 - closed below
+    )
+    try:
+        head = handle.read(32)
+        handle.seek(0)
+        if _is_heif(head):
+            _register_heif(name)
+        try:
+            with _own_pixel_limit():
+                image = Image.open(handle)
+            pixels = image.width * image.height
+            if pixels > header_limit_pixels:
+                raise FileTooLarge(
+                    name, f"{image.width} × {image.height} pixels; the limit is {header_limit_pixels / 1e6:.0f} million"
+                )
+            yield image
+        except UnidentifiedImageError:
+            raise UnsupportedFile(name, "not a picture in a known format") from None
+        except MemoryError:
+            raise FileTooLarge(name, "decoding needs more memory than allowed") from None
+        except SourceError:
+            raise
+        except (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, ArithmeticError) as error:
+            # Pillow's plugins let any of these through on damaged files.
+            raise CorruptFile(name, f"damaged picture ({error or type(error).__name__})") from error
+        except Exception as error:  # struct.error, zlib.error, …: still the file's fault
+            raise CorruptFile(name, f"damaged picture ({type(error).__name__}: {error})") from error
+    finally:
+        if handle is not source:
+            handle.close()
+
+
+def decode_image(
+    source: PathOrFile, *, max_pixels: int | None = None, header_limit_pixels: int = HEADER_LIMIT_PIXELS
+) -> Image.Image:
+    """Decode a photo upright, in RGB, at least as large as `fit(…, max_pixels)` and a preview need it.
+
+    JPEGs are decoded at 1/2, 1/4 or 1/8 where that suffices. The first frame of an animation. Alpha lies over white.
+
+    Raises:
+        UnsupportedFile, CorruptFile, FileTooLarge: see `open_header`.
+    """
+    with open_header(source, header_limit_pixels=header_limit_pixels) as image:
+        if max_pixels is not None and image.format in {"JPEG", "MPO"}:
+            w, h = fitted_size(image.width, image.height, max_pixels)
+            long_side = max(w, h, PREVIEW_SIDE_PX)
+            ratio = long_side / max(image.size)
+            image.draft(image.mode, (math.ceil(image.width * ratio), math.ceil(image.height * ratio)))
+        return to_rgb(ImageOps.exif_transpose(image))
+
+
+def open_image(
+    source: PathOrFile, *, max_pixels: int | None = None, header_limit_pixels: int = HEADER_LIMIT_PIXELS
+) -> Image.Image:
+    """Decode a photo as the model sees it: `decode_image`, then `fit`. Errors as there."""
+    image = decode_image(source, max_pixels=max_pixels, header_limit_pixels=header_limit_pixels)
+    return image if max_pixels is None else fit(image, max_pixels=max_pixels)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any Pillow mode as RGB: deep greys scaled to 8 bits, CMYK through its profile, alpha over white."""
+    image.load()
+    mode = image.mode
+    if mode == "RGB":
+        if "transparency" in image.info:  # one colour declared transparent
+            return _over_white(image.convert("RGBA"))
+        return image if type(image) is Image.Image else image.copy()  # drops the open file
+    if mode.startswith("I") or mode == "F":
+        return _from_deep_grey(image)
+    if mode == "CMYK":
+        return _from_cmyk(image)
+    if mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in image.info:
+        return _over_white(image.convert("RGBA"))
+    return image.convert("RGB")
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    white = Image.new("RGB", image.size, (255, 255, 255))
+    white.paste(image, mask=image.getchannel("A"))
+    return white
+
+
+def _from_deep_grey(image: Image.Image) -> Image.Image:
+    """16-bit greys lose their low byte (12-bit content is recognised by its range); other depths span their own range."""
+    values = np.asarray(image)
+    if values.dtype.kind == "f":
+        values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = float(values.min()), float(values.max())
+    if values.dtype.kind in "ui" and low >= 0 and high <= 65535:
+        top = 255 if high <= 255 else 4095 if high <= 4095 else 65535
+        low = 0.0
+    else:
+        top = high
+    scale = 255.0 / (top - low) if top > low else 0.0
+    grey = np.empty(values.shape, np.uint8)
+    for start in range(0, len(values), 1024):  # strips: no float copy of a large picture
+        strip = values[start : start + 1024].astype(np.float32)
+        grey[start : start + 1024] = np.clip((strip - low) * scale + 0.5, 0, 255)
+    return Image.fromarray(grey).convert("RGB")
+
+
+def _from_cmyk(image: Image.Image) -> Image.Image:
+    profile = image.info.get("icc_profile")
+    if profile:
+        from PIL import ImageCms
+
+        try:
+            converted = ImageCms.profileToProfile(
+                image, ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB"), outputMode="RGB"
+            )
+        except (ImageCms.PyCMSError, OSError, ValueError):
+            converted = None  # a damaged or foreign profile: the plain conversion is better than no picture
+        if converted is not None:
+            return converted
+    return image.convert("RGB")
+
+
+def image_meta(image: Image.Image) -> dict[str, Any]:
+    """What a photo's header tells: `width`, `height` (upright), `captured_at` (ISO 8601), `camera`, `gps` [lat, lon].
+
+    Takes an image from `open_header` (pixels not needed). Damaged EXIF gives fewer entries, never an error.
+    """
+    meta: dict[str, Any] = {"width": image.width, "height": image.height}
+    try:
+        exif = image.getexif()
+        if exif.get(ExifTags.Base.Orientation) in {5, 6, 7, 8}:
+            meta["width"], meta["height"] = image.height, image.width
+        details = exif.get_ifd(ExifTags.IFD.Exif)
+        taken = details.get(ExifTags.Base.DateTimeOriginal) or exif.get(ExifTags.Base.DateTime)
+        offset = details.get(ExifTags.Base.OffsetTimeOriginal) or ""
+        if captured_at := _iso_time(taken, offset):
+            meta["captured_at"] = captured_at
+        maker, model = (_clean(exif.get(tag)) for tag in (ExifTags.Base.Make, ExifTags.Base.Model))
+        camera = model if maker and model.lower().startswith(maker.lower()) else f"{maker} {model}".strip()
+        if camera:
+            meta["camera"] = camera
+        if gps := _position(exif.get_ifd(ExifTags.IFD.GPSInfo)):
+            meta["gps"] = gps
+    except Exception:  # EXIF is a foreign format of its own: nothing in it may cost the picture
+        return meta
+    return meta
+
+
+def _clean(value: Any) -> str:
+    return " ".join(value.replace("\0", " ").split()) if isinstance(value, str) else ""
+
+
+def _iso_time(value: Any, offset: Any) -> str | None:
+    try:
+        moment = datetime.strptime(_clean(value)[:19], "%Y:%m:%d %H:%M:%S")
+    except ValueError:
+        return None
+    try:
+        return datetime.fromisoformat(moment.isoformat() + _clean(offset)).isoformat()
+    except ValueError:
+        return moment.isoformat()
+
+
+def _position(gps: Any) -> list[float] | None:
+    def degrees(parts: Any, sign: str) -> float:
+        d, m, s = (float(part) for part in parts)
+        return (-1 if sign in {"S", "W"} else 1) * (d + m / 60 + s / 3600)
+
+    try:
+        latitude = degrees(gps[ExifTags.GPS.GPSLatitude], gps[ExifTags.GPS.GPSLatitudeRef])
+        longitude = degrees(gps[ExifTags.GPS.GPSLongitude], gps[ExifTags.GPS.GPSLongitudeRef])
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return None
+    if not (abs(latitude) <= 90 and abs(longitude) <= 180):  # also refuses NaN
+        return None
+    return [round(latitude, 6), round(longitude, 6)]
+
+
+def webp_preview(image: Image.Image, *, side_px: int = PREVIEW_SIDE_PX) -> bytes:
+    """A small WebP file of an RGB image, its longer side at most `side_px`."""
+    scale = side_px / max(image.size)
+    if scale < 1:
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+    out = io.BytesIO()
+    image.save(out, "WEBP", quality=75, method=1)
+    return out.getvalue()
+
+
+# Pages
+
+
+@contextmanager
+def open_document(source: str | os.PathLike[str] | pymupdf.Document) -> Iterator[pymupdf.Document]:
+    """A PyMuPDF document (PDF, EPUB, XPS, CBZ, SVG), closed at the end if it was opened here.
+
+    Scripts, launch actions and embedded files are never run or opened: only page contents are drawn.
+
+    Raises:
+        CorruptFile: unreadable. EncryptedFile: it wants a password.
+    """
+    import pymupdf
+
+    if isinstance(source, pymupdf.Document):
+        yield source
+        return
+    pymupdf.TOOLS.mupdf_display_errors(False)
+    pymupdf.TOOLS.mupdf_display_warnings(False)
+    name = os.fspath(source)
+    try:
+        document = pymupdf.open(stream=Path(source).read_bytes(), filetype=_document_type(Path(source)))
+    except OSError:
+        raise
+    except Exception as error:  # PyMuPDF raises RuntimeErrors and MuPDF's own classes
+        raise CorruptFile(name, f"damaged document ({_first_line(error)})") from error
+    try:
+        if document.needs_pass:
+            raise EncryptedFile(name, "the document needs a password")
+        yield document
+    finally:
+        document.close()
+
+
+def _document_type(path: Path) -> str:
+    return path.suffix.lower().lstrip(".") or "pdf"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def render_page(
+    source: str | os.PathLike[str] | pymupdf.Document,
+    page_index: int,
+    *,
+    max_pixels: int | None = None,
+    dpi: float | None = None,
+) -> Image.Image:
+    """Draw page `page_index` (from 0) on white.
+
+    Args:
+        max_pixels: draw at exactly the model's size for a page of this shape.
+        dpi: draw at this resolution instead (for people), within 4000 pixels a side.
+
+    Raises:
+        CorruptFile: the page cannot be drawn or has no area. IndexError: there is no such page.
+    """
+    with open_document(source) as document:
+        if not 0 <= page_index < document.page_count:
+            raise IndexError(f"page {page_index} of {document.page_count}")
+        name = document.name or "<document>"
+        try:
+            return draw_page(document[page_index], max_pixels=max_pixels, dpi=dpi)
+        except ValueError as error:
+            raise CorruptFile(name, f"page {page_index + 1} has no area ({error})") from error
+        except Exception as error:
+            raise CorruptFile(name, f"page {page_index + 1} cannot be drawn ({_first_line(error)})") from error
+
+
+def draw_page(page: Any, *, max_pixels: int | None = None, dpi: float | None = None) -> Image.Image:
+    """`render_page` for an open `pymupdf.Page` or a `pymupdf.DisplayList` of one; sizes are settled before any bitmap.
+
+    Raises:
+        ValueError: the page has no area.
+    """
+    import pymupdf
+
+    box = page.rect
+    if max_pixels is not None:
+        width, height = page_size(box.width, box.height, max_pixels)
+    else:
+        page_size(box.width, box.height, FACTOR**2)  # refuses a page without area
+        scale = min((dpi or 150.0) / 72.0, 4000 / max(box.width, box.height))
+        width, height = (max(1, math.floor(side * scale)) for side in (box.width, box.height))
+    # The page box is moved to the origin, then stretched to whole pixels.
+    matrix = pymupdf.Matrix(1, 0, 0, 1, -box.x0, -box.y0) * pymupdf.Matrix(width / box.width, height / box.height)
+    pixmap = page.get_pixmap(matrix=matrix, colorspace=pymupdf.csRGB, alpha=False)
+    image = Image.frombuffer("RGB", (pixmap.width, pixmap.height), pixmap.samples_mv, "raw", "RGB", pixmap.stride, 1)
+    if image.size != (width, height):  # float noise at the edge of the box
+        return image.resize((width, height), Image.Resampling.BICUBIC)
+    return image.copy()
+
+
+# Videos
+
+
+@dataclass(frozen=True, slots=True)
+class VideoInfo:
+    """What a video's container says. `width` × `height` are as shown, after rotation.
+
+    `frame_count` is 0 where the container does not tell; `rotation` in degrees counter-clockwise: 0, 90, 180, 270.
+    """
+
+    duration_s: float
+    width: int
+    height: int
+    frame_count: int
+    codec: str
+    rotation: int
+    has_video: bool
+    captured_at: str | None = None
+
+
+@contextmanager
+def _open_video(path: str | os.PathLike[str]) -> Iterator[av.container.InputContainer]:
+    """A PyAV container; FFmpeg's errors become SourceErrors."""
+    import av
+
+    name = os.fspath(path)
+    # By descriptor: names that are not UTF-8 and names that look like URLs both work, and nothing else is opened.
+    with Path(path).open("rb") as handle:
+        try:
+            with av.open(handle, mode="r", metadata_errors="replace") as container:
+                yield container
+        except SourceError:
+            raise
+        except MemoryError:
+            raise FileTooLarge(name, "decoding needs more memory than allowed") from None
+        except (av.FFmpegError, ValueError) as error:
+            raise CorruptFile(name, f"damaged video ({_first_line(error)})") from error
+
+
+def _video_stream(container: av.container.InputContainer) -> av.video.stream.VideoStream | None:
+    """The first real video stream; cover art does not count."""
+    import av.stream
+
+    for stream in container.streams.video:
+        if not stream.disposition & av.stream.Disposition.attached_pic:
+            return stream
+    return None
+
+
+def _demand_stream(container: av.container.InputContainer, path: str | os.PathLike[str]) -> av.video.stream.VideoStream:
+    stream = _video_stream(container)
+    if stream is None:
+        raise UnsupportedFile(path, "no video stream")
+    return stream
+
+
+def _clock_zero(container: av.container.InputContainer, stream: av.video.stream.VideoStream) -> int:
+    """The pts that counts as 0 s. Broadcast streams start anywhere on their clock; files start where they say."""
+    if container.format.name in {"mpegts", "mpeg"}:
+        return stream.start_time or 0
+    return 0
+
+
+def probe_video(path: str | os.PathLike[str]) -> VideoInfo:
+    """Read a video's header and its first frame.
+
+    Raises:
+        CorruptFile: not a readable container, or no frame decodes.
+    """
+    import av
+
+    with _open_video(path) as container:
+        stream = _video_stream(container)
+        if stream is None:
+            return VideoInfo((container.duration or 0) / av.time_base, 0, 0, 0, "", 0, has_video=False)
+        if stream.duration and stream.time_base:
+            duration_s = float(stream.duration * stream.time_base)
+        else:
+            duration_s = (container.duration or 0) / av.time_base
+        first = next(iter(container.decode(stream)), None)
+        if first is None:
+            raise CorruptFile(path, "the video has no frame that decodes")
+        rotation = _rotation(first)
+        width, height = (first.width, first.height) if rotation % 180 == 0 else (first.height, first.width)
+        return VideoInfo(
+            duration_s=max(duration_s, 0.0),
+            width=width,
+            height=height,
+            frame_count=stream.frames,
+            codec=stream.codec_context.name,
+            rotation=rotation,
+            has_video=True,
+            captured_at=_creation_time(container, stream),
+        )
+
+
+def _creation_time(container: av.container.InputContainer, stream: av.video.stream.VideoStream) -> str | None:
+    value = container.metadata.get("creation_time") or stream.metadata.get("creation_time")
+    try:
+        return datetime.fromisoformat(value).isoformat() if value else None
+    except ValueError:
+        return None
+
+
+def _rotation(frame: av.VideoFrame) -> int:
+    return round(frame.rotation / 90) % 4 * 90
+
+
+def frame_times(path: str | os.PathLike[str]) -> np.ndarray:
+    """When each frame is shown: float64 [n], ascending seconds, exactly pts × time base. Nothing is decoded.
+
+    Where a container stores no pts, frames are spaced by its average rate.
+
+    Raises:
+        UnsupportedFile: no video stream. CorruptFile: unreadable, or no frame.
+    """
+    with _open_video(path) as container:
+        stream = _demand_stream(container, path)
+        ticks = []
+        for packet in container.demux(stream):
+            if packet.size and not packet.is_discard:
+                ticks.append(packet.pts)
+        if not ticks:
+            raise CorruptFile(path, "the video has no frame")
+        if any(tick is None for tick in ticks):
+            rate = stream.average_rate or Fraction(25)
+            return np.arange(len(ticks), dtype=np.float64) / float(rate)
+        base, zero = stream.time_base or Fraction(1, 1), _clock_zero(container, stream)
+        return np.sort(np.asarray(ticks, np.int64) - zero) * base.numerator / base.denominator
+
+
+def sample_frames(
+    path: str | os.PathLike[str],
+    times_s: Sequence[float] | np.ndarray | None = None,
+    *,
+    indices: Sequence[int] | np.ndarray | None = None,
+    max_pixels: int | None = None,
+) -> list[Image.Image]:
+    """The frames shown at `times_s`, or those at `indices` (from 0, in order of time); upright RGB, in the order asked for.
+
+    A time before the first frame gives the first, one after the last gives the last. All frames have one size:
+    that of the video, or the model's size for it under `max_pixels`.
+
+    Raises:
+        UnsupportedFile: no video stream. CorruptFile: unreadable. IndexError: an index that the video does not have.
+    """
+    if (times_s is None) == (indices is None):
+        raise ValueError("give either times_s or indices")
+    shown_at = frame_times(path)
+    if indices is None:
+        wanted = np.clip(np.searchsorted(shown_at, np.asarray(times_s, np.float64) + 1e-9, "right") - 1, 0, None)
+    else:
+        wanted = np.asarray(indices, np.int64)
+        if len(wanted) and (wanted.min() < 0 or wanted.max() >= len(shown_at)):
+            raise IndexError(f"frames {wanted.min()}…{wanted.max()} of {len(shown_at)}")
+    wanted_once = sorted({int(index) for index in wanted})
+    found = dict(iter_frames(path, wanted_once, max_pixels=max_pixels, shown_at=shown_at))
+    if not found:
+        raise CorruptFile(path, "none of the frames decodes")
+    available = np.array(sorted(found))
+    # A damaged stretch: the nearest earlier frame stands in, as a player would show it.
+    return [found[int(available[max(np.searchsorted(available, i, "right") - 1, 0)])] for i in wanted]
+
+
+def iter_frames(
+    path: str | os.PathLike[str],
+    indices: Sequence[int],
+    *,
+    max_pixels: int | None = None,
+    shown_at: np.ndarray | None = None,
+) -> Iterator[tuple[int, Image.Image]]:
+    """Decode the frames at ascending `indices` one after the other: (index, upright RGB image).
+
+    At most `FRAME_BLOCK` frames are in memory. Frames that do not decode are left out. decord decodes where it can
+    and gives as many frames as the container holds; else PyAV does (AV1, rotated video, other platforms).
+    `shown_at` is `frame_times(path)`, if known already. Errors as for `sample_frames`.
+    """
+    if shown_at is None:
+        shown_at = frame_times(path)
+    reader = _open_decord(path, len(shown_at), max_pixels)
+    if reader is None:
+        yield from _iter_frames_pyav(path, indices, shown_at, max_pixels)
+        return
+    done = 0
+    try:
+        for start in range(0, len(indices), FRAME_BLOCK):
+            block = list(indices[start : start + FRAME_BLOCK])
+            pixels = reader.get_batch(block).asnumpy()
+            for index, frame in zip(block, pixels, strict=True):
+                yield index, Image.fromarray(frame)
+                done += 1
+        return
+    except _decord_error():
+        pass  # a damaged stretch: PyAV goes on from there and leaves out what does not decode
+    finally:
+        del reader  # decord frees its decoder threads only here
+    yield from _iter_frames_pyav(path, indices[done:], shown_at, max_pixels)
+
+
+def _decord_error() -> type[Exception]:
+    from decord import DECORDError
+
+    return DECORDError
+
+
+DECORD_CODECS = {"h264", "hevc", "vp8", "vp9", "mpeg4", "mjpeg", "mpeg2video", "mpeg1video", "theora", "wmv2", "prores"}
+
+
+def _open_decord(path: str | os.PathLike[str], frame_count: int, max_pixels: int | None) -> Any | None:
+    """A decord reader that scales while decoding, or None where PyAV must decode."""
+    try:
+        import decord
+    except ImportError:
+        return None
+    info = probe_video(path)
+    if info.codec not in DECORD_CODECS or info.rotation:
+        return None
+    width, height = (-1, -1) if max_pixels is None else fitted_size(info.width, info.height, max_pixels)
+    if (width, height) == (info.width, info.height):
+        width, height = -1, -1
+    decord.logging.set_level(decord.logging.QUIET)
+    try:
+        with Path(path).open("rb") as handle:
+            reader = decord.VideoReader(handle, ctx=decord.cpu(0), num_threads=1, width=width, height=height)
+    except (decord.DECORDError, RuntimeError):
+        return None
+    # Two readers of one container must agree on what its frames are, or indices mean different pictures.
+    return reader if len(reader) == frame_count else None
+
+
+def _iter_frames_pyav(
+    path: str | os.PathLike[str], indices: Sequence[int], shown_at: np.ndarray, max_pixels: int | None
+) -> Iterator[tuple[int, Image.Image]]:
+    """`iter_frames` by PyAV: one pass from the keyframe before the first index."""
+    import av
+
+    if not len(indices):
+        return
+    with _open_video(path) as container:
+        stream = _demand_stream(container, path)
+        stream.codec_context.thread_count = 1
+        base, zero = stream.time_base or Fraction(1, 1), _clock_zero(container, stream)
+        if indices[0] > 0:
+            container.seek(int(shown_at[indices[0]] / float(base)) + zero, stream=stream, backward=True)
+        wanted = iter(indices)
+        index = next(wanted)
+        half_step = float(np.diff(shown_at).min()) / 2 if len(shown_at) > 1 else 0.0
+        packets = container.demux(stream)
+        size: tuple[int, int] | None = None
+        while (packet := next(packets, None)) is not None:
+            try:
+                frames = packet.decode()
+            except av.InvalidDataError:
+                continue  # a damaged packet costs its frame, not the video
+            for frame in frames:
+                now = float((frame.pts - zero) * base) if frame.pts is not None else math.inf
+                if now < shown_at[index] - half_step:
+                    continue
+                while index is not None and now >= shown_at[index] + max(half_step, 1e-9):
+                    index = next(wanted, None)  # that frame was lost
+                if index is None:
+                    return
+                if now < shown_at[index] - half_step:
+                    continue
+                if size is None:
+                    size = (frame.width, frame.height)
+                    if max_pixels is not None:
+                        size = fitted_size(frame.width, frame.height, max_pixels)
+                yield index, _upright(frame, size)
+                index = next(wanted, None)
+                if index is None:
+                    return
+
+
+def _upright(frame: av.VideoFrame, size: tuple[int, int]) -> Image.Image:
+    image = frame.reformat(width=size[0], height=size[1], format="rgb24", interpolation="BICUBIC").to_image()
+    turn = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
+    rotation = _rotation(frame)
+    return image.transpose(turn[rotation]) if rotation else image
