@@ -22,12 +22,25 @@ from tokenizers import Tokenizer
 
 from mmsearch.embedders import checkpoint as files
 from mmsearch.embedders.qwen2vl_inputs import (
-    CLIP_MEAN, CLIP_STD, MAX_PIXELS, MERGE, MIN_PIXELS, PATCH, PATCH_VALUES, PREPROCESSING_VERSION, TEMPORAL,
-    Batch, Grid, expand, first_tokens, patches_of, token_ids,
+    CLIP_MEAN,
+    CLIP_STD,
+    MAX_PIXELS,
+    MERGE,
+    MIN_PIXELS,
+    PATCH,
+    PATCH_VALUES,
+    PREPROCESSING_VERSION,
+    TEMPORAL,
+    Batch,
+    Grid,
+    expand,
+    first_tokens,
+    patches_of,
+    token_ids,
 )  # fmt: skip
 from mmsearch.errors import EmbedderError
 from mmsearch.items import KINDS, EmbedInput, Kind
-from mmsearch.prompts import DOCUMENT_INSTRUCTIONS, IMAGE_TOKEN, VIDEO_TOKEN, final_prompt
+from mmsearch.prompts import DOCUMENT_INSTRUCTIONS, final_prompt
 
 if TYPE_CHECKING:
     from transformers import Qwen2VLModel
