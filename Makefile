@@ -1,0 +1,51 @@
+# The commands of this repository; `make` lists them. They make what they need (.venv, packages) by themselves.
+PYTHON ?= python3
+VENV ?= .venv
+FOLDER ?=
+BENCH ?=
+BIN := $(VENV)/bin
+export PYTHON
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format bench constraints clean
+
+help: ## list the commands
+	@grep -hE '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 22
+
+demo: $(VENV)/.installed ## install, write and search a small demo folder; FOLDER=… does it with your own
+	@.ci/demo $(BIN) $(if $(FOLDER),"$(FOLDER)")
+
+test: $(VENV)/.installed-test ## every test, the browser's too
+	@.ci/install-debian browser
+	@$(BIN)/python -m pytest
+
+check: $(VENV)/.installed-test ## format, lint, types and the fast tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "not slow" tests/unit
+
+format: $(VENV)/.installed-test ## put the code into form
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.installed-test ## measure speed and memory; BENCH="--quick --folder …" passes options on
+	@$(BIN)/python tests/benchmarks/bench.py $(BENCH)
+
+constraints: ## write constraints.txt anew from the newest versions, in an environment of its own
+	@.ci/record-constraints
+
+clean: ## remove what the commands above made: .venv, demo, caches
+	rm -rf $(VENV) demo runs/bench .pytest_cache .ruff_cache .mypy_cache build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Written last: a broken installation is begun again.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@.ci/install-debian
+	@.ci/install-python $(VENV) heic
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml constraints.txt
+	@.ci/install-debian
+	@.ci/install-python $(VENV) heic,test
+	@touch $(VENV)/.installed $@
