@@ -21,6 +21,7 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from mmsearch.embedders import checkpoint as files
+from mmsearch.embedders.encoder import last_states, vision_features
 from mmsearch.embedders.qwen2vl_inputs import (
     CLIP_MEAN,
     CLIP_STD,
@@ -322,17 +323,9 @@ class Vlm2VecEmbedder:
         batch = batch.to(model.device)
         tokens = model.language_model.embed_tokens(batch.input_ids)
         if batch.grids:
-            grids = torch.tensor(batch.grids, device=model.device)
-            features = model.visual(batch.pixel_values(model.dtype), grid_thw=grids).pooler_output
+            features = vision_features(model.visual, batch.pixel_values(), batch.grids)
             tokens = tokens.index_copy(0, batch.visual_index, features.to(tokens.dtype))
-        lengths = torch.tensor(batch.lengths, device=model.device)
-        longest = max(batch.lengths)
-        # Right padding needs no mask: attention is causal, and only the true last token is read.
-        padded = torch.nn.utils.rnn.pad_sequence(tokens.split(batch.lengths), batch_first=True)
-        positions = torch.arange(longest, device=model.device).expand(3, len(batch), longest)
-        states = model.language_model(inputs_embeds=padded, position_ids=positions, use_cache=False).last_hidden_state
-        last = states[torch.arange(len(batch), device=model.device), lengths - 1]
-        return F.normalize(last.float(), dim=-1)
+        return F.normalize(last_states(model.language_model, tokens, batch.lengths).float(), dim=-1)
 
 
 def batches_by_cost(costs: Sequence[int], budget: int) -> list[list[int]]:
