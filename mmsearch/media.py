@@ -101,7 +101,7 @@ def page_size(width: float, height: float, max_pixels: int) -> tuple[int, int]:
     """
     if not (math.isfinite(width) and math.isfinite(height) and width > 0 and height > 0):
         raise ValueError(f"page size {width} × {height}")
-    aspect = min(max(width / height, 1 / MAX_ASPECT), MAX_ASPECT)
+    aspect = min(max(width / height, 2 / MAX_ASPECT), MAX_ASPECT / 2)
     short = 100 * FACTOR * math.isqrt(max(max_pixels // FACTOR**2, 1))  # far above the budget, so that it decides
     w, h = (round(short * aspect), short) if aspect >= 1 else (short, round(short / aspect))
     return smart_resize(w, h, max_pixels=max_pixels)
@@ -251,7 +251,7 @@ def _from_deep_grey(image: Image.Image) -> Image.Image:
         values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
     low, high = float(values.min()), float(values.max())
     if values.dtype.kind in "ui" and low >= 0 and high <= 65535:
-        top = 255 if high <= 255 else 4095 if high <= 4095 else 65535
+        top = 255.0 if high <= 255 else 4095.0 if high <= 4095 else 65535.0
         low = 0.0
     else:
         top = high
@@ -367,7 +367,10 @@ def open_document(source: str | os.PathLike[str] | pymupdf.Document) -> Iterator
     pymupdf.TOOLS.mupdf_display_warnings(False)
     name = os.fspath(source)
     try:
-        document = pymupdf.open(stream=Path(source).read_bytes(), filetype=_document_type(Path(source)))
+        if _is_utf8(name):
+            document = pymupdf.open(name)  # recognised by content; only the parts in use are read
+        else:  # MuPDF takes UTF-8 names only
+            document = pymupdf.open(stream=Path(source).read_bytes(), filetype="pdf")
     except OSError:
         raise
     except Exception as error:  # PyMuPDF raises RuntimeErrors and MuPDF's own classes
@@ -380,8 +383,13 @@ def open_document(source: str | os.PathLike[str] | pymupdf.Document) -> Iterator
         document.close()
 
 
-def _document_type(path: Path) -> str:
-    return path.suffix.lower().lstrip(".") or "pdf"
+def _is_utf8(name: str) -> bool:
+    """False for names with surrogate escapes: bytes on disk that are not UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _first_line(error: BaseException) -> str:
@@ -504,7 +512,7 @@ def _clock_zero(container: av.container.InputContainer, stream: av.video.stream.
 
 
 def probe_video(path: str | os.PathLike[str]) -> VideoInfo:
-    """Read a video's header and its first frame.
+    """Read a video's header and its first frame; without a video stream, `has_video` is False.
 
     Raises:
         CorruptFile: not a readable container, or no frame decodes.
@@ -529,7 +537,7 @@ def probe_video(path: str | os.PathLike[str]) -> VideoInfo:
             width=width,
             height=height,
             frame_count=stream.frames,
-            codec=stream.codec_context.name,
+            codec=stream.codec_context.codec.canonical_name,
             rotation=rotation,
             has_video=True,
             captured_at=_creation_time(container, stream),
@@ -548,27 +556,64 @@ def _rotation(frame: av.VideoFrame) -> int:
     return round(frame.rotation / 90) % 4 * 90
 
 
-def frame_times(path: str | os.PathLike[str]) -> np.ndarray:
-    """When each frame is shown: float64 [n], ascending seconds, exactly pts × time base. Nothing is decoded.
+@dataclass(frozen=True, slots=True)
+class FrameIndex:
+    """A video's frames in order of time, read from its packets; nothing is decoded.
 
-    Where a container stores no pts, frames are spaced by its average rate.
+    `times_s`: float64 [n], when each is shown, exactly pts × time base. `is_key`: bool [n]. `end_s`: when the last one ends.
+    """
+
+    times_s: np.ndarray
+    is_key: np.ndarray
+    end_s: float
+
+    def __len__(self) -> int:
+        return len(self.times_s)
+
+
+def index_frames(path: str | os.PathLike[str]) -> FrameIndex:
+    """Where a container stores no pts, frames are spaced by its average rate.
 
     Raises:
         UnsupportedFile: no video stream. CorruptFile: unreadable, or no frame.
     """
+    import av
+
+    ticks: list[int | None] = []
+    durations: list[int] = []
+    keys: list[bool] = []
     with _open_video(path) as container:
         stream = _demand_stream(container, path)
-        ticks = []
-        for packet in container.demux(stream):
-            if packet.size and not packet.is_discard:
-                ticks.append(packet.pts)
-        if not ticks:
-            raise CorruptFile(path, "the video has no frame")
-        if any(tick is None for tick in ticks):
-            rate = stream.average_rate or Fraction(25)
-            return np.arange(len(ticks), dtype=np.float64) / float(rate)
         base, zero = stream.time_base or Fraction(1, 1), _clock_zero(container, stream)
-        return np.sort(np.asarray(ticks, np.int64) - zero) * base.numerator / base.denominator
+        rate = stream.average_rate or Fraction(25)
+        try:
+            for packet in container.demux(stream):
+                if packet.size and not packet.is_discard:
+                    ticks.append(packet.pts)
+                    durations.append(packet.duration or 0)
+                    keys.append(packet.is_keyframe)
+        except av.FFmpegError:
+            if not ticks:
+                raise
+            # The end of the file is damaged or missing; what came before it is a video still.
+    if not ticks:
+        raise CorruptFile(path, "the video has no frame")
+    known = [tick for tick in ticks if tick is not None]
+    if len(known) < len(ticks):
+        times_s = np.arange(len(ticks), dtype=np.float64) / float(rate)
+        return FrameIndex(times_s, np.asarray(keys), len(ticks) / float(rate))
+    shown = np.asarray(known, np.int64) - zero
+    order = np.argsort(shown, kind="stable")
+    shown = shown[order]
+    times_s = shown * base.numerator / base.denominator
+    step = durations[order[-1]] or (int(np.median(np.diff(shown))) if len(shown) > 1 else 0)
+    end_s = float((int(shown[-1]) + step) * base) if step else float(times_s[-1] + 1 / float(rate))
+    return FrameIndex(times_s, np.asarray(keys)[order], end_s)
+
+
+def frame_times(path: str | os.PathLike[str]) -> np.ndarray:
+    """When each frame is shown: float64 [n], ascending seconds, exactly pts × time base. Errors as for `index_frames`."""
+    return index_frames(path).times_s
 
 
 def sample_frames(
@@ -577,18 +622,20 @@ def sample_frames(
     *,
     indices: Sequence[int] | np.ndarray | None = None,
     max_pixels: int | None = None,
+    shown_at: np.ndarray | None = None,
 ) -> list[Image.Image]:
     """The frames shown at `times_s`, or those at `indices` (from 0, in order of time); upright RGB, in the order asked for.
 
     A time before the first frame gives the first, one after the last gives the last. All frames have one size:
-    that of the video, or the model's size for it under `max_pixels`.
+    that of the video, or the model's size for it under `max_pixels`. `shown_at` is `frame_times(path)`, if known already.
 
     Raises:
         UnsupportedFile: no video stream. CorruptFile: unreadable. IndexError: an index that the video does not have.
     """
     if (times_s is None) == (indices is None):
         raise ValueError("give either times_s or indices")
-    shown_at = frame_times(path)
+    if shown_at is None:
+        shown_at = frame_times(path)
     if indices is None:
         wanted = np.clip(np.searchsorted(shown_at, np.asarray(times_s, np.float64) + 1e-9, "right") - 1, 0, None)
     else:
@@ -655,15 +702,14 @@ def _open_decord(path: str | os.PathLike[str], frame_count: int, max_pixels: int
     except ImportError:
         return None
     info = probe_video(path)
-    if info.codec not in DECORD_CODECS or info.rotation:
+    if info.codec not in DECORD_CODECS or info.rotation or not _is_utf8(os.fspath(path)):
         return None
     width, height = (-1, -1) if max_pixels is None else fitted_size(info.width, info.height, max_pixels)
     if (width, height) == (info.width, info.height):
         width, height = -1, -1
     decord.logging.set_level(decord.logging.QUIET)
     try:
-        with Path(path).open("rb") as handle:
-            reader = decord.VideoReader(handle, ctx=decord.cpu(0), num_threads=1, width=width, height=height)
+        reader = decord.VideoReader(os.fspath(path), ctx=decord.cpu(0), num_threads=1, width=width, height=height)
     except (decord.DECORDError, RuntimeError):
         return None
     # Two readers of one container must agree on what its frames are, or indices mean different pictures.
@@ -685,7 +731,7 @@ def _iter_frames_pyav(
         if indices[0] > 0:
             container.seek(int(shown_at[indices[0]] / float(base)) + zero, stream=stream, backward=True)
         wanted = iter(indices)
-        index = next(wanted)
+        index: int | None = next(wanted)
         half_step = float(np.diff(shown_at).min()) / 2 if len(shown_at) > 1 else 0.0
         packets = container.demux(stream)
         size: tuple[int, int] | None = None
@@ -696,7 +742,7 @@ def _iter_frames_pyav(
                 continue  # a damaged packet costs its frame, not the video
             for frame in frames:
                 now = float((frame.pts - zero) * base) if frame.pts is not None else math.inf
-                if now < shown_at[index] - half_step:
+                if index is None or now < shown_at[index] - half_step:
                     continue
                 while index is not None and now >= shown_at[index] + max(half_step, 1e-9):
                     index = next(wanted, None)  # that frame was lost
