@@ -1,0 +1,281 @@
+"""The catalog's tables and how its SQLite file is opened: pragmas, schema version, migrations, damage.
+
+`migrations/` holds the frozen history that builds these tables (and the FTS5 tables and triggers, which SQLAlchemy cannot
+describe); a test compares the two.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+from pathlib import Path
+from typing import Any, NoReturn
+from urllib.parse import quote
+
+from sqlalchemy import (
+    Column,
+    Engine,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    create_engine,
+    event,
+    text,
+)
+from sqlalchemy.engine import Connection, ExceptionContext
+from sqlalchemy.pool import QueuePool
+
+from mmsearch.errors import CatalogError, CorruptIndex, LibraryLocked, LibraryMissing, NewerSchema
+
+log = logging.getLogger(__name__)
+
+CATALOG_NAME = "catalog.sqlite3"
+SCHEMA_REVISION = "0001"
+"""The newest revision in `migrations/versions`; revisions are numbered so that older and newer can be told apart."""
+
+BUSY_TIMEOUT_S = 30.0
+
+metadata = MetaData()
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+"""`generation`: counts the commits that altered visible items; `active_model`: the id of the model that answers queries."""
+
+models = Table(
+    "models",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("key", Text, nullable=False, unique=True),
+    Column("dim", Integer, nullable=False),
+    Column("name", Text),  # what the user called it ("mini", a folder): lets a query load the right model by itself
+)
+
+roots = Table(
+    "roots",
+    metadata,
+    Column("path", LargeBinary, primary_key=True),
+    Column("scanned_at", Float, nullable=False),
+)
+
+sources = Table(
+    "sources",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("path", LargeBinary, nullable=False),  # os.fsencode: any name a file system allows
+    Column("name", Text, nullable=False),  # for people: undecodable bytes replaced
+    Column("sha256", Text, nullable=False),  # "" where the file could not be read
+    Column("size_bytes", Integer, nullable=False),
+    Column("modified_ns", Integer, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("replaces", Integer),  # pending only: the source whose items this one supersedes when it is finished
+    Column("error_type", Text),
+    Column("error_reason", Text),
+    Column("item_count", Integer, nullable=False, default=0),
+    Column("model_key", Text),  # the model of the latest run that worked on it
+    Column("changed_at", Float, nullable=False),  # seconds since the epoch: when `state` was last set
+    # A path has at most one source that holds its items, and at most one attempt beside it.
+    Index("sources_holder", "path", unique=True, sqlite_where=text("state IN ('indexed', 'offline')")),
+    Index("sources_attempt", "path", unique=True, sqlite_where=text("state IN ('pending', 'failed')")),
+    Index("sources_content", "sha256"),
+    Index("sources_state", "state"),
+    sqlite_autoincrement=True,
+)
+
+embedded = Table(
+    "embedded",
+    metadata,
+    Column("source_id", ForeignKey("sources.id", ondelete="CASCADE"), primary_key=True),
+    Column("model_id", ForeignKey("models.id", ondelete="CASCADE"), primary_key=True),
+    sqlite_with_rowid=False,
+)
+"""Which sources are completely embedded by which model."""
+
+items = Table(
+    "items",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("source_id", ForeignKey("sources.id", ondelete="CASCADE"), nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("visible", Integer, nullable=False),  # 1: searchable. 0: not finished yet, offline, or a tombstone
+    Column("deleted_at", Float),  # a tombstone since then
+    Column("generation", Integer, nullable=False),  # when `visible` last changed
+    Column("ordinal", Integer, nullable=False),
+    Column("page_number", Integer),
+    Column("start_s", Float),
+    Column("end_s", Float),
+    Column("date_s", Float, nullable=False),  # captured_at, else the file's modification time; seconds since the epoch
+    Column("preview", Text),  # relative to the library's folder
+    Column("meta", Text, nullable=False),  # JSON
+    Column("name", Text, nullable=False),  # folder and file name, for the lexical search
+    Column("text", Text, nullable=False),
+    Index("items_place", "source_id", "ordinal", unique=True, sqlite_where=text("deleted_at IS NULL")),
+    Index("items_visible", "kind", "visible", "id"),
+    Index("items_generation", "generation"),
+    sqlite_autoincrement=True,
+)
+
+vectors = Table(
+    "vectors",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("model_id", ForeignKey("models.id", ondelete="CASCADE"), nullable=False),
+    Column("item_id", ForeignKey("items.id", ondelete="CASCADE"), nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("data", LargeBinary, nullable=False),  # little-endian float16 [dim]
+    Index("vectors_item", "model_id", "item_id", unique=True),
+    Index("vectors_by_item", "item_id"),
+    Index("vectors_generation", "model_id", "generation"),
+)
+
+calibrations = Table(
+    "calibrations",
+    metadata,
+    Column("model_id", ForeignKey("models.id", ondelete="CASCADE"), primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("version", Text, nullable=False),  # of the list of generic queries
+    Column("data", LargeBinary, nullable=False),  # float16 [queries, dim]: the generic queries, encoded
+)
+
+
+def open_database(folder: Path, *, create: bool, read_only: bool) -> tuple[Engine, bool]:
+    """Open, and where needed create or migrate, the catalog of a library.
+
+    Returns:
+        The engine, and whether it can only read (asked for, or because the folder cannot be written).
+
+    Raises:
+        LibraryMissing: nothing there and `create` is false. NewerSchema: written by a newer mmsearch.
+        CorruptIndex: not a catalog or damaged; the file is left as it is.
+        CatalogError: older schema in a read-only library.
+    """
+    file = folder / CATALOG_NAME
+    if not file.exists():
+        if not create or read_only:
+            raise LibraryMissing(f"no library at {folder}: `mmsearch ingest FOLDER` makes one")
+        folder.mkdir(parents=True, exist_ok=True)
+    read_only = read_only or not (os.access(folder, os.W_OK) and (not file.exists() or os.access(file, os.W_OK)))
+    engine = _engine(file, "ro" if read_only else "rwc")
+    try:
+        try:
+            revision = _revision(engine, file)
+        except CatalogError:
+            raise
+        except Exception as error:
+            if not read_only or ("unable to open" not in str(error) and "readonly" not in str(error)):
+                raise
+            # A write-ahead log needs a writable folder; on a read-only disk the file cannot change under us.
+            engine.dispose()
+            engine = _engine(file, "ro&immutable=1")
+            revision = _revision(engine, file)
+        if revision != SCHEMA_REVISION:
+            _refuse_newer(revision, file)
+            if read_only:
+                raise CatalogError(
+                    f"{file} has schema {revision or 'none'} and is read-only; "
+                    f"this mmsearch needs {SCHEMA_REVISION}: open it once where it can be written"
+                )
+            if not create and not revision:
+                raise LibraryMissing(f"{file} is empty: `mmsearch ingest FOLDER` fills it")
+            _migrate(engine, file)
+    except BaseException:
+        engine.dispose()
+        raise
+    return engine, read_only
+
+
+def _engine(file: Path, mode: str) -> Engine:
+    location = f"file:{quote(os.fsencode(file.absolute()))}?mode={mode}"
+
+    def connect() -> sqlite3.Connection:
+        # isolation_level=None: the driver starts no transactions of its own; `_begin` below does.
+        return sqlite3.connect(
+            location, uri=True, timeout=BUSY_TIMEOUT_S, check_same_thread=False, isolation_level=None
+        )
+
+    engine = create_engine("sqlite://", creator=connect, poolclass=QueuePool, pool_size=4, max_overflow=16)
+
+    @event.listens_for(engine, "connect")
+    def _pragmas(connection: sqlite3.Connection, _record: Any) -> None:
+        for pragma in (
+            f"busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}",
+            "foreign_keys = ON",
+            "synchronous = NORMAL",
+            "temp_store = MEMORY",
+            "cache_size = -32768",
+            *(["journal_mode = WAL"] if mode == "rwc" else []),
+        ):
+            connection.execute(f"PRAGMA {pragma}").close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        # A deferred transaction that turns into a writer fails at once when another one wrote meanwhile; this one waits.
+        immediate = connection.get_execution_options().get("immediate", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+    @event.listens_for(engine, "handle_error")
+    def _translate(context: ExceptionContext) -> None:
+        translate_error(context.original_exception, file)
+
+    return engine
+
+
+def translate_error(error: BaseException, file: Path) -> None:
+    """Raise our own error for what SQLite says of a damaged or busy file; return for everything else."""
+    if not isinstance(error, sqlite3.DatabaseError):
+        return
+    said = str(error)
+    if "malformed" in said or "not a database" in said or "disk I/O error" in said:
+        _corrupt(file, said, error)
+    if "database is locked" in said:
+        raise LibraryLocked(f"{file} was kept busy by another process for {BUSY_TIMEOUT_S:.0f} s; try again") from error
+
+
+def _corrupt(file: Path, said: str, error: BaseException | None = None) -> NoReturn:
+    raise CorruptIndex(
+        f"{file} is damaged ({said}); it was left as it is: restore a backup, or move it away and ingest again"
+    ) from error
+
+
+def _revision(engine: Engine, file: Path) -> str:
+    """The schema revision of the file, "" for an empty one."""
+    try:
+        with engine.connect() as connection:
+            tables = set(connection.execute(text("SELECT name FROM sqlite_master")).scalars())
+            if not tables:
+                return ""
+            if "alembic_version" not in tables:
+                _corrupt(file, "an SQLite file, but not a catalog of mmsearch")
+            return connection.execute(text("SELECT version_num FROM alembic_version")).scalar() or ""
+    except sqlite3.DatabaseError as error:  # raised by the driver while connecting, before SQLAlchemy can translate it
+        translate_error(error, file)
+        raise
+
+
+def _refuse_newer(revision: str, file: Path) -> None:
+    if revision and (not revision.isdigit() or int(revision) > int(SCHEMA_REVISION)):
+        raise NewerSchema(
+            f"{file} has schema {revision}, this mmsearch knows up to {SCHEMA_REVISION}: use the newer mmsearch"
+        )
+
+
+def _migrate(engine: Engine, file: Path) -> None:
+    """Bring the file to `SCHEMA_REVISION` in one transaction; alembic is imported only here."""
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")).replace("%", "%%"))
+    with engine.connect().execution_options(immediate=True) as connection, connection.begin():
+        config.attributes["connection"] = connection
+        command.upgrade(config, SCHEMA_REVISION)
+    log.info("%s: schema brought to %s", file, SCHEMA_REVISION)
