@@ -1,0 +1,239 @@
+"""Cut moving pictures into clips: at scene changes, 2 to 20 s each, still stretches joined to one.
+
+Works on a stream of samples (about four a second) and keeps a bounded number of them, so that a film of any length costs
+the memory of two clips. `ingest.video` and animated pictures (`ingest.image`) both cut here.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ingest.readers import Reading
+from mmsearch import media
+from mmsearch.items import ItemDraft, Source
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MIN_CLIP_S = 2.0
+MAX_CLIP_S = 20.0
+FRAMES_PER_CLIP = 8
+SAMPLES_KEPT = 48
+"""Per clip; beyond it every other one is dropped. Eight frames are chosen among them."""
+
+THUMB_SIDE = 32
+CUT_LEVEL = 6.0
+"""A scene change differs by more than this in the mean over the thumb (levels of 255) …"""
+CUT_RATIO = 3.5
+"""… and by more than this many times what the last three seconds changed from sample to sample."""
+STILL_MEAN = 2.0
+STILL_BLOCK = 20.0
+"""Two pictures are the same if the thumbs differ by no more than this in the mean, and in any one of its 1,024 blocks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A frame shown from `time_s` on; `image` is None for the end of the stream. `index` counts the video's frames."""
+
+    time_s: float
+    image: Image | None
+    index: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Cue:
+    """A line of subtitles."""
+
+    start_s: float
+    end_s: float
+    text: str
+
+
+@dataclass(slots=True)
+class Clip:
+    """A span of a video under construction: [`start_s`, `end_s`), some samples, and whether anything moves in it."""
+
+    start_s: float
+    end_s: float
+    samples: list[tuple[float, Image]] = field(default_factory=list)
+    first_thumb: np.ndarray | None = None
+    is_still: bool = True
+    stride: int = 1
+    seen: int = 0
+
+    def add(self, time_s: float, image: Image, thumb: np.ndarray) -> None:
+        if self.first_thumb is None:
+            self.first_thumb = thumb
+        elif self.is_still and not same_picture(self.first_thumb, thumb):
+            self.is_still = False
+        if self.seen % self.stride == 0:
+            self.samples.append((time_s, image))
+            if len(self.samples) > SAMPLES_KEPT:
+                del self.samples[1::2]
+                self.stride *= 2
+        self.seen += 1
+
+    def join(self, later: Clip) -> None:
+        """Take over the clip that follows."""
+        self.end_s = later.end_s
+        self.is_still = self.is_still and later.is_still and self.looks_like(later)
+        self.samples += later.samples
+        while len(self.samples) > SAMPLES_KEPT:
+            del self.samples[1::2]
+            self.stride *= 2
+
+    def looks_like(self, other: Clip) -> bool:
+        return (
+            self.first_thumb is not None
+            and other.first_thumb is not None
+            and same_picture(self.first_thumb, other.first_thumb)
+        )
+
+    def frames(self) -> tuple[Image, ...]:
+        """Up to 8 different samples, evenly spaced in time, first and last included."""
+        if len(self.samples) <= FRAMES_PER_CLIP:
+            return tuple(image for _, image in self.samples)
+        times_s = np.array([time_s for time_s, _ in self.samples])
+        chosen: list[int] = []
+        for position, wanted_s in enumerate(np.linspace(times_s[0], times_s[-1], FRAMES_PER_CLIP)):
+            nearest = int(np.abs(times_s - wanted_s).argmin())
+            lowest = chosen[-1] + 1 if chosen else 0
+            highest = len(times_s) - (FRAMES_PER_CLIP - position)  # leaves one for each frame still to come
+            chosen.append(min(max(nearest, lowest), highest))
+        return tuple(self.samples[index][1] for index in chosen)
+
+
+def thumb_of(image: Image) -> np.ndarray:
+    """int16 [32, 32, 3]: what two frames are compared by."""
+    from PIL.Image import Resampling
+
+    return np.asarray(image.resize((THUMB_SIDE, THUMB_SIDE), Resampling.BOX), np.int16)
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> float:
+    """Mean absolute difference of two thumbs, 0…255."""
+    return float(np.abs(a - b).mean())
+
+
+def same_picture(a: np.ndarray, b: np.ndarray) -> bool:
+    blocks = np.abs(a - b).mean(axis=2)
+    return bool(blocks.mean() <= STILL_MEAN and blocks.max() <= STILL_BLOCK)
+
+
+Locate = Callable[[Sample, Sample], float]
+"""Given the samples before and after a scene change, the time at which the new scene begins."""
+
+
+def cut(samples: Iterable[Sample], *, locate: Locate | None = None) -> Iterator[Clip]:
+    """Clips that cover the samples from the first to the end without gaps, each 2 to 20 s (all of it, if it is shorter)."""
+    clip: Clip | None = None
+    before: tuple[Sample, np.ndarray] | None = None
+    changes: deque[float] = deque(maxlen=12)
+    end_s = 0.0
+    held: Clip | None = None  # the last finished clip: it takes over a rest that is too short
+    for sample in samples:
+        end_s = sample.time_s
+        if sample.image is None:
+            break
+        thumb = thumb_of(sample.image)
+        if clip is None or before is None:
+            clip = Clip(sample.time_s, sample.time_s)
+        else:
+            change = difference(before[1], thumb)
+            boundary_s = None
+            if change > max(CUT_LEVEL, CUT_RATIO * median(changes or [0.0])):
+                boundary_s = locate(before[0], sample) if locate else sample.time_s
+                if boundary_s - clip.start_s < MIN_CLIP_S:
+                    boundary_s = None
+            if boundary_s is None and sample.time_s - clip.start_s >= MAX_CLIP_S:
+                boundary_s = min(sample.time_s, clip.start_s + MAX_CLIP_S) if clip.is_still else sample.time_s
+            changes.append(change)
+            if boundary_s is not None:
+                clip.end_s = boundary_s
+                if held is not None:
+                    yield held
+                held, clip = clip, Clip(boundary_s, boundary_s)
+        clip.add(sample.time_s, sample.image, thumb)
+        before = (sample, thumb)
+    if clip is None:
+        return
+    clip.end_s = max(end_s, clip.start_s)
+    if held is None:
+        yield clip
+        return
+    if clip.end_s - clip.start_s >= MIN_CLIP_S:
+        yield from (held, clip)
+    elif clip.end_s - held.start_s <= MAX_CLIP_S:
+        held.join(clip)
+        yield held
+    else:
+        yield from _halves(held, clip)
+
+
+def _halves(a: Clip, b: Clip) -> tuple[Clip, Clip]:
+    """Two clips, too long to be one, the second too short to stand alone: the same span cut in the middle."""
+    middle_s = (a.start_s + b.end_s) / 2
+    first, second = Clip(a.start_s, middle_s), Clip(middle_s, b.end_s)
+    for time_s, image in a.samples + b.samples:
+        (first if time_s < middle_s else second).add(time_s, image, thumb_of(image))
+    if second.samples:
+        second.start_s = first.end_s = second.samples[0][0]  # a real frame time
+    return first, second
+
+
+def join_still(clips: Iterable[Clip], reading: Reading) -> Iterator[Clip]:
+    """Neighbours in which nothing moves and that show the same become one clip of any length."""
+    held: Clip | None = None
+    for clip in clips:
+        if held is not None and held.is_still and clip.is_still and held.looks_like(clip):
+            held.join(clip)
+            reading.notes["merged_clips"] += 1
+            continue
+        if held is not None:
+            yield held
+        held = clip
+    if held is not None:
+        yield held
+
+
+def drafts(
+    source: Source,
+    samples: Iterable[Sample],
+    reading: Reading,
+    *,
+    meta: Mapping[str, Any],
+    cues: Sequence[Cue] = (),
+    locate: Locate | None = None,
+) -> Iterator[ItemDraft]:
+    """One draft per clip: up to 8 frames, the text spoken in it, a preview of its middle."""
+    for ordinal, clip in enumerate(join_still(cut(samples, locate=locate), reading)):
+        frames = clip.frames()
+        if ordinal < reading.first_ordinal or not frames:
+            reading.on_progress()
+            continue
+        yield ItemDraft(
+            source=source,
+            kind="clip",
+            ordinal=ordinal,
+            start_s=clip.start_s,
+            end_s=clip.end_s,
+            text=text_within(cues, clip.start_s, clip.end_s),
+            images=frames,
+            preview=media.webp_preview(frames[len(frames) // 2]),
+            meta=dict(meta),
+        )
+
+
+def text_within(cues: Sequence[Cue], start_s: float, end_s: float) -> str:
+    """The subtitles shown during [`start_s`, `end_s`), in order, repeats left out."""
+    lines: list[str] = []
+    for cue in cues:
+        if cue.start_s < end_s and cue.end_s > start_s and (not lines or lines[-1] != cue.text):
+            lines.append(cue.text)
+    return "\n".join(lines)

@@ -1,0 +1,87 @@
+"""Photos and pictures: one item each. An animation is a clip, a TIFF of several pages is a document."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ingest import clips
+from ingest.readers import Reading
+from mmsearch import media
+from mmsearch.errors import CorruptFile
+from mmsearch.items import ItemDraft, Kind, Source
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+ANIMATED = {"GIF", "WEBP", "PNG", "AVIF"}
+DEFAULT_FRAME_S = 0.1
+"""What browsers use for animation frames that state no duration."""
+
+
+def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:
+    """One photo; or the clips of an animation; or the pages of a TIFF.
+
+    Raises:
+        CorruptFile, UnsupportedFile, FileTooLarge: see `media.open_header`.
+    """
+    with media.open_header(source.path, header_limit_pixels=reading.max_image_pixels) as header:
+        meta = media.image_meta(header)
+        frame_count = getattr(header, "n_frames", 1)
+        if frame_count > 1 and header.format in ANIMATED:
+            yield from clips.drafts(source, _frames(source, header, frame_count, reading), reading, meta=meta)
+            return
+        if frame_count > 1 and header.format == "TIFF":
+            yield from _tiff_pages(source, header, frame_count, reading)
+            return
+    if reading.first_ordinal > 0:
+        return
+    image = media.decode_image(
+        source.path, max_pixels=reading.budget["image"], header_limit_pixels=reading.max_image_pixels
+    )
+    yield ItemDraft(
+        source=source,
+        kind="image",
+        ordinal=0,
+        images=(media.fit(image, max_pixels=reading.budget["image"]),),
+        preview=media.webp_preview(image),
+        meta=meta,
+    )
+
+
+def count_items(path: Path) -> tuple[Kind, int, float]:
+    with media.open_header(path):
+        return "image", 1, 0.0
+
+
+def _frames(source: Source, animation: Image, frame_count: int, reading: Reading) -> Iterator[clips.Sample]:
+    """The frames of an animation with their times; the last sample only says when it ends."""
+    now_s = 0.0
+    for index in range(frame_count):
+        try:
+            animation.seek(index)
+            frame = media.to_rgb(animation.copy())
+        except (EOFError, OSError, SyntaxError, ValueError) as error:
+            if index == 0:
+                raise CorruptFile(source.path, f"damaged animation ({error})") from error
+            break  # what came before the damage is an animation still
+        yield clips.Sample(now_s, media.fit(frame, max_pixels=reading.budget["clip"]))
+        now_s += (animation.info.get("duration") or 0) / 1000 or DEFAULT_FRAME_S
+    yield clips.Sample(now_s, None)
+
+
+def _tiff_pages(source: Source, header: Image, frame_count: int, reading: Reading) -> Iterator[ItemDraft]:
+    for index in range(reading.first_ordinal, min(frame_count, reading.max_pages)):
+        reading.on_progress()
+        header.seek(index)
+        image = media.to_rgb(header.copy())
+        yield ItemDraft(
+            source=source,
+            kind="page",
+            ordinal=index,
+            page_number=index + 1,
+            images=(media.fit(image, max_pixels=reading.budget["page"]),),
+            preview=media.webp_preview(image),
+            meta={"page_count": frame_count},
+        )

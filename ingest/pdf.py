@@ -1,0 +1,128 @@
+"""Documents by PyMuPDF (PDF, EPUB, XPS, CBZ, SVG): a page is an item, its image at the model's pixel budget beside its text.
+
+A page without text and without ink is no item; it is counted as `blank_pages` and leaves a gap in the ordinals, so that
+an ordinal is always the page's index. One damaged page costs that page (`damaged_pages`), not the document.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ingest.readers import Reading
+from mmsearch import media
+from mmsearch.errors import CorruptFile, EncryptedFile, FileTooLarge
+from mmsearch.items import ItemDraft, Kind, Source
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+log = logging.getLogger(__name__)
+
+MAX_TEXT_CHARS = 100_000
+"""A page's text beyond this is cut: no page for people holds more, machine-made ones do."""
+INK_LEVELS = 8
+"""A page whose grey levels span less than this (of 255) shows nothing."""
+
+
+def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:
+    """One draft per page that has text or ink.
+
+    Raises:
+        CorruptFile: unreadable, no pages, or no page can be drawn. EncryptedFile: a password is needed.
+        FileTooLarge: more pages than allowed.
+    """
+    with media.open_document(source.path) as document:
+        page_count = _page_count(document, source.path)
+        if page_count > reading.max_pages:
+            raise FileTooLarge(
+                source.path, f"{page_count:,} pages; the limit is {reading.max_pages:,} (setting max_pages)"
+            )
+        title = _title(document)
+        drawn = 0
+        damage = ""
+        for index in range(reading.first_ordinal, page_count):
+            reading.on_progress()
+            try:
+                page = document[index]
+                image = media.draw_page(page, max_pixels=reading.budget["page"])
+                text = clean_text(page.get_text("text"))
+                label = page.get_label() if document.is_pdf else ""
+                shape = (page.rect.width, page.rect.height)
+            except MemoryError:
+                raise FileTooLarge(source.path, f"page {index + 1} needs more memory than allowed") from None
+            except Exception as error:  # MuPDF's classes, RuntimeError, ValueError (no area): this page only
+                damage = f"page {index + 1}: {(str(error).strip().splitlines() or [type(error).__name__])[0]}"
+                log.debug("%s: %s", source.path, damage)
+                reading.notes["damaged_pages"] += 1
+                continue
+            drawn += 1
+            if not text and is_blank(image):
+                reading.notes["blank_pages"] += 1
+                continue
+            meta: dict[str, Any] = {"page_count": page_count}
+            if label and label != str(index + 1):
+                meta["page_label"] = label
+            if title:
+                meta["title"] = title
+            yield ItemDraft(
+                source=source,
+                kind="page",
+                ordinal=index,
+                page_number=index + 1,
+                text=text,
+                images=(image,),
+                preview=media.webp_preview(_in_shape(image, *shape)),
+                meta=meta,
+            )
+        if damage and not drawn and reading.first_ordinal == 0:
+            raise CorruptFile(source.path, f"no page can be drawn ({damage})")
+
+
+def count_items(path: Path) -> tuple[Kind, int, float]:
+    with media.open_document(path) as document:
+        if document.is_reflowable:  # counting an e-book's pages means laying it out: guess from its size
+            return "page", max(1, path.stat().st_size // 4000), 0.0
+        return "page", _page_count(document, path), 0.0
+
+
+def _page_count(document: Any, path: Path) -> int:
+    try:
+        page_count = document.page_count
+    except EncryptedFile:
+        raise
+    except Exception as error:
+        raise CorruptFile(path, f"damaged document ({type(error).__name__})") from error
+    if page_count < 1:
+        raise CorruptFile(path, "the document has no pages")
+    return page_count
+
+
+def _title(document: Any) -> str:
+    return " ".join(((document.metadata or {}).get("title") or "").split())[:300]
+
+
+def _in_shape(image: Image, width: float, height: float) -> Image:
+    """The model's image has sides in steps of 28; people see the page in its own shape."""
+    shape = min(max(width / height, 0.05), 20.0)
+    if shape >= 1:
+        size = (image.width, max(1, round(image.width / shape)))
+    else:
+        size = (max(1, round(image.height * shape)), image.height)
+    scale = min(1.0, media.PREVIEW_SIDE_PX / max(size))
+    return image.resize((max(1, round(size[0] * scale)), max(1, round(size[1] * scale))), reducing_gap=2.0)
+
+
+def is_blank(image: Image) -> bool:
+    """Whether a drawn page shows nothing: one colour all over."""
+    low, high = image.convert("L").getextrema()
+    return high - low < INK_LEVELS
+
+
+def clean_text(text: str) -> str:
+    """Text that any store takes: no NUL, no lone surrogates, no endless runs of blanks."""
+    text = text.encode("utf-8", "replace").decode("utf-8").replace("\0", " ")
+    lines = (" ".join(line.split()) for line in text[: 4 * MAX_TEXT_CHARS].splitlines())
+    return "\n".join(line for line in lines if line)[:MAX_TEXT_CHARS]

@@ -1,0 +1,189 @@
+"""From one source to its item drafts: the type is found by content, then one module per type reads it.
+
+To add a file type: a module with `read_items(source, reading)`, its signature in `sniff`, and a line in `READERS`.
+Runs inside the worker processes of `ingest.workers`; only `sniff` is called elsewhere.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mmsearch.errors import CorruptFile, SourceError, UnsupportedFile
+from mmsearch.items import ItemDraft, Kind, Source
+
+READERS: Mapping[str, str] = {
+    "pdf": "ingest.pdf",
+    "epub": "ingest.pdf",
+    "xps": "ingest.pdf",
+    "cbz": "ingest.pdf",
+    "svg": "ingest.pdf",
+    "jpeg": "ingest.image",
+    "png": "ingest.image",
+    "webp": "ingest.image",
+    "tiff": "ingest.image",
+    "bmp": "ingest.image",
+    "gif": "ingest.image",
+    "heic": "ingest.image",
+    "avif": "ingest.image",
+    "jpeg2000": "ingest.image",
+    "video": "ingest.video",
+}
+"""The module that reads each type that `sniff` tells apart."""
+
+SUFFIX_TYPES: Mapping[str, str] = {
+    ".pdf": "pdf", ".epub": "epub", ".xps": "xps", ".oxps": "xps", ".cbz": "cbz", ".svg": "svg",
+    ".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png", ".apng": "png", ".webp": "webp", ".tif": "tiff", ".tiff": "tiff",
+    ".bmp": "bmp", ".gif": "gif", ".heic": "heic", ".heif": "heic", ".avif": "avif", ".jp2": "jpeg2000",
+    ".mp4": "video", ".m4v": "video", ".mov": "video", ".mkv": "video", ".webm": "video", ".avi": "video",
+    ".wmv": "video", ".flv": "video", ".mpg": "video", ".mpeg": "video", ".m2ts": "video", ".ogv": "video", ".3gp": "video",
+}  # fmt: skip
+"""What a name promises. It decides nothing but this: a promise that the content breaks is an error, not a shrug."""
+
+HEAD_BYTES = 4096
+TAIL_BYTES = 65_536
+
+
+@dataclass(slots=True)
+class Reading:
+    """What a reader is told, and where it tells what is no item.
+
+    Attributes:
+        budget: pixels of one image (page, image) or frame (clip) at most.
+        max_image_pixels: a header that announces more is refused. max_pages: likewise for documents.
+        first_ordinal: items before it are known already and need not be read again.
+        notes: counts for the report: `blank_pages`, `damaged_pages`, `merged_clips`.
+        on_progress: called whenever work advanced without giving an item; keeps the deadline away.
+    """
+
+    budget: Mapping[Kind, int]
+    max_image_pixels: int = 400_000_000
+    max_pages: int = 5000
+    first_ordinal: int = 0
+    notes: Counter[str] = field(default_factory=Counter)
+    on_progress: Callable[[], None] = lambda: None
+
+
+def read_items(source: Source, budget: Mapping[Kind, int], *, reading: Reading | None = None) -> Iterator[ItemDraft]:
+    """Decode a source into drafts, in order, one at a time.
+
+    Args:
+        budget: see `Reading.budget`. `reading` holds the other terms; its budget counts, if given.
+
+    Raises:
+        SourceError: any of its kinds; drafts given before it stay good.
+    """
+    reading = reading or Reading(budget)
+    file_type = demand_type(source.path)
+    yield from importlib.import_module(READERS[file_type]).read_items(source, reading)
+
+
+def count_items(path: Path) -> tuple[Kind, int, float]:
+    """For the plan, without decoding pixels: (kind, items expected, seconds of video).
+
+    Raises:
+        SourceError: the file cannot be read.
+    """
+    file_type = demand_type(path)
+    return importlib.import_module(READERS[file_type]).count_items(path)
+
+
+def demand_type(path: Path) -> str:
+    """The type by content.
+
+    Raises:
+        UnsupportedFile: no reader. CorruptFile: unreadable, empty, or not what its name promises.
+    """
+    try:
+        file_type = sniff(path)
+        is_empty = file_type is None and path.stat().st_size == 0
+    except OSError as error:
+        raise CorruptFile(path, f"cannot be read: {error.strerror or error}") from error
+    if file_type is not None:
+        return file_type
+    if is_empty:
+        raise CorruptFile(path, "the file is empty")
+    promised = SUFFIX_TYPES.get(path.suffix.lower())
+    if promised is not None:
+        raise CorruptFile(path, f"the content is not what the name {path.suffix} promises")
+    raise UnsupportedFile(path, "no reader takes this content")
+
+
+def sniff(path: Path) -> str | None:
+    """The type of a file by its first bytes (ZIP families: its directory and name too), or None. Raises OSError.
+
+    Reads at most 68 KB and interprets none of it: safe in the parent process.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    with os.fdopen(descriptor, "rb", buffering=0) as handle:
+        head = handle.read(HEAD_BYTES) or b""
+        if head[:4] == b"PK\x03\x04":
+            size = os.fstat(descriptor).st_size
+            handle.seek(max(0, size - TAIL_BYTES))
+            return _zip_type(head, handle.read(TAIL_BYTES) or b"", path.suffix.lower())
+    return type_of_head(head)
+
+
+def _zip_type(head: bytes, tail: bytes, suffix: str) -> str | None:
+    if head[30:].startswith(b"mimetypeapplication/epub+zip"):
+        return "epub"
+    if b".fdseq" in head or b".fdseq" in tail:
+        return "xps"
+    return "cbz" if suffix == ".cbz" else None
+
+
+HEIF_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}
+VIDEO_BRAND_EXCEPTIONS = {b"M4A ", b"M4B ", b"M4P ", b"crx "}
+"""Relatives of MP4 that hold sound or raw photos."""
+
+
+def type_of_head(head: bytes) -> str | None:
+    """The type that the first bytes (4096, or all of a shorter file) tell; not for ZIP families."""
+    if head[:3] == b"\xff\xd8\xff":
+        return "jpeg"
+    if head[:8] == b"\x89PNG\r\n\x1a\n":
+        return "png"
+    if head[:6] in {b"GIF87a", b"GIF89a"}:
+        return "gif"
+    if head[:4] == b"RIFF":
+        return {b"WEBP": "webp", b"AVI ": "video"}.get(head[8:12])
+    if head[:4] in {b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"}:
+        return "tiff"
+    if (
+        head[:2] == b"BM"
+        and head[6:10] == b"\0\0\0\0"
+        and head[14:15] in {b"\x0c", b"\x28", b"\x34", b"\x38", b"\x6c", b"\x7c"}
+    ):
+        return "bmp"
+    if head[:8] == b"\0\0\0\x0cjP  ":
+        return "jpeg2000"
+    if head[4:8] == b"ftyp":
+        brand = head[8:12]
+        if brand in HEIF_BRANDS:
+            # mif1 is the general picture brand; AVIF files may lead with it.
+            return "avif" if brand == b"mif1" and b"avif" in head[16:64] and b"heic" not in head[16:64] else "heic"
+        if brand in {b"avif", b"avis"}:
+            return "avif"
+        return None if brand in VIDEO_BRAND_EXCEPTIONS else "video"
+    if head[4:8] in {b"moov", b"mdat", b"wide", b"pnot"} or head[:4] == b"\x1aE\xdf\xa3":
+        return "video"  # old QuickTime; Matroska and WebM
+    if head[:4] in {b"FLV\x01", b"\0\0\x01\xba", b"\0\0\x01\xb3"} or head[:8] == b"0&\xb2u\x8ef\xcf\x11":
+        return "video"  # Flash, MPEG program and elementary streams, ASF (WMV)
+    if head[:4] == b"OggS" and b"theora" in head:
+        return "video"
+    for start, step in ((0, 188), (4, 192)):  # MPEG transport stream, Blu-ray's variant
+        if len(head) > start + 4 * step and all(head[start + n * step] == 0x47 for n in range(5)):
+            return "video"
+    if b"%PDF-" in head[:1024]:
+        return "pdf"
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if text[:4] == b"<svg" or (text[:4] in {b"<?xm", b"<!DO", b"<!--"} and b"<svg" in text):
+        return "svg"
+    return None
+
+
+__all__ = ["READERS", "Reading", "SourceError", "count_items", "demand_type", "read_items", "sniff", "type_of_head"]
