@@ -1,0 +1,85 @@
+"""What people see in a terminal."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from mmsearch.items import Hit, Item, clock
+from mmsearch.terminal import count_of, duration, hit_lines, printable, to_json
+
+
+def hit(path: str, relevance: float = 0.82, snippet: str = "", **place: object) -> Hit:
+    fields = {"page_number": None, "start_s": None, "end_s": None} | place
+    item = Item(id=1, source_id=1, path=Path(path), kind="page", ordinal=0, text="", meta={}, preview=None, **fields)
+    return Hit(1, 0.4123, relevance, ("dense", "text"), item, snippet)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_columns_line_up_and_paths_stay_whole():
+    long = "/far/" + "x" * 90 + ".pdf"
+    lines = list(
+        hit_lines(
+            [
+                hit("/talks/q3.pdf", snippet="Revenue\ngrew", page_number=12),
+                hit("/demo.mp4", 0.77, start_s=724.2, end_s=738.9),
+                hit(long, 0.5),
+            ],
+            stream=io.StringIO(),
+        )
+    )
+    assert lines[0].startswith("0.82  /talks/q3.pdf  ") and lines[0].endswith("  Revenue grew")
+    assert lines[1].split() == ["0.77", "/demo.mp4", "00:12:04–00:12:18"]
+    assert lines[0].index("p.12") == lines[1].index("00:12:04")
+    assert long in lines[2]
+
+
+def test_path_inside_the_working_folder_is_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (line,) = hit_lines([hit(str(tmp_path / "talks" / "q3.pdf"), page_number=1)], stream=io.StringIO())
+    assert line == "0.82  talks/q3.pdf  p.1"
+
+
+def test_explain_shows_cosine_and_channel():
+    (line,) = hit_lines([hit("/a.pdf")], explain=True, stream=io.StringIO())
+    assert line == "0.82  /a.pdf  cosine 0.412 by dense+text"
+
+
+@pytest.mark.parametrize(("no_colour", "coloured"), [("", True), ("1", False)])
+def test_colour_only_where_it_is_wanted(no_colour: str, coloured: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("NO_COLOR", no_colour)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("mmsearch.terminal.width_of", lambda stream: 80)
+    assert ("\x1b[" in next(iter(hit_lines([hit("/a.pdf")], stream=Terminal())))) is coloured
+    assert "\x1b[" not in next(iter(hit_lines([hit("/a.pdf")], stream=io.StringIO())))
+
+
+def test_snippet_fits_the_terminal(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr("mmsearch.terminal.width_of", lambda stream: 40)
+    (line,) = hit_lines([hit("/a.pdf", snippet="word " * 50)], stream=Terminal())
+    assert len(line) <= 40 and line.endswith("…")
+
+
+def test_control_characters_are_spelled_out():
+    assert printable("a\x1b[2J\nb\x9b\u202e") == "a\\x1b[2J\\nb\\x9b\\u202e"
+    assert printable("Grüße 日本 \udce9") == "Grüße 日本 \udce9"
+
+
+def test_json_keeps_names_that_are_no_utf8():
+    assert to_json({"path": "ü"}) == '{"path": "ü"}'
+    assert json.loads(to_json({"path": "caf\udce9"})) == {"path": "caf\udce9"}
+    to_json({"path": "caf\udce9"}).encode()
+
+
+def test_words_for_numbers():
+    assert [count_of(n, "photo") for n in (0, 1, 1204)] == ["0 photos", "1 photo", "1,204 photos"]
+    assert [duration(s) for s in (0.2, 89, 91, 720, 12_000)] == ["1 s", "89 s", "2 min", "12 min", "3 h 20 min"]
+    assert clock(3723.9) == "01:02:03"

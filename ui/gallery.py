@@ -1,0 +1,82 @@
+"""The grid of cards: thumbnails by item id, a click opens an item."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+
+import streamlit as st
+
+from mmsearch.items import Item, Kind
+
+KIND_NAMES: dict[Kind, str] = {"page": "Page", "image": "Photo", "clip": "Clip"}
+
+
+@dataclass(frozen=True)
+class Card:
+    """One item in the grid; `relevance` None where it is not the answer to a query. `href` opens it."""
+
+    item: Item
+    href: str
+    relevance: float | None = None
+    snippet: str = ""
+
+
+def show(cards: Sequence[Card], *, on_open: Callable[[int], None], key: str) -> None:
+    """Draw the cards; `on_open(item id)` runs before the page does when one is clicked."""
+
+    def opened() -> None:
+        chosen = st.session_state[key].get("open")
+        if chosen is not None:
+            on_open(int(chosen))
+
+    _component()(key=key, data={"cards": [_card_data(card) for card in cards]}, on_open_change=opened)
+
+
+def _card_data(card: Card) -> dict[str, object]:
+    item = card.item
+    return {
+        "id": item.id,
+        "kind": item.kind,
+        "badge": KIND_NAMES[item.kind],
+        "place": item.place,
+        "name": displayable(item.path.name),
+        "folder": displayable(str(item.path.parent)),
+        "path": displayable(str(item.path)),
+        "relevance": card.relevance,
+        "snippet": displayable(card.snippet),
+        "href": card.href,
+        "preview": preview(item),
+    }
+
+
+def displayable(text: str) -> str:
+    """`text` as a browser can get it: bytes that are not UTF-8 become the replacement mark."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def preview(item: Item) -> str | None:
+    """The item's small WebP as a data URI; None where there is none."""
+    return None if item.preview is None else _data_uri(item.id, str(item.preview))
+
+
+@st.cache_data(max_entries=4096, show_spinner=False)
+def _data_uri(item_id: int, file: str) -> str | None:  # an id is never reused: it names the bytes
+    try:
+        with open(file, "rb") as stream:
+            return "data:image/webp;base64," + base64.b64encode(stream.read()).decode()
+    except OSError:
+        return None
+
+
+@st.cache_resource(show_spinner=False)
+def _component() -> Callable[..., object]:
+    folder = files("ui")
+    return st.components.v2.component(
+        "mmsearch.gallery",
+        html='<div class="grid"></div>',
+        css=folder.joinpath("gallery.css").read_text(),
+        js=folder.joinpath("gallery.js").read_text(),
+    )
