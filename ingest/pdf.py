@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ingest.readers import Reading
 from mmsearch import media
 from mmsearch.errors import CorruptFile, EncryptedFile, FileTooLarge
@@ -117,8 +119,8 @@ def _in_shape(image: Image, width: float, height: float) -> Image:
 
 def is_blank(image: Image) -> bool:
     """Whether a drawn page shows nothing: one colour all over."""
-    low, high = image.convert("L").getextrema()
-    return high - low < INK_LEVELS
+    grey = np.asarray(image.convert("L"))
+    return int(grey.max()) - int(grey.min()) < INK_LEVELS
 
 
 def clean_text(text: str) -> str:

@@ -1,0 +1,306 @@
+"""Walk folders and settle what is there: path, size, time and content hash of every file that a reader may take.
+
+A file whose size and time are as the catalog remembers them is not opened. Nothing here decodes anything.
+"""
+
+# ruff: noqa: PTH - a walk meets hundreds of thousands of names: strings cost a fifth of Path objects here.
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import logging
+import os
+import stat
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from ingest.readers import SUFFIX_TYPES, sniff
+from mmsearch.items import Source
+
+if TYPE_CHECKING:
+    from pathspec import GitIgnoreSpec
+
+log = logging.getLogger(__name__)
+
+IGNORE_FILE = ".mmsearchignore"
+CATALOG_FILE = "catalog.sqlite3"
+JUNK_NAMES = {"thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r"}
+JUNK_FOLDERS = {"@eadir", "$recycle.bin", "system volume information", "lost+found", "__macosx"}
+"""Lower case. Hidden names (with a leading dot, so `._*`, `.DS_Store`, `.git` too) are junk as well."""
+HASH_BLOCK_BYTES = 1 << 20
+MAX_IGNORE_BYTES = 1_000_000
+
+
+class Known(Protocol):
+    """What the catalog remembers of a file (`mmsearch.catalog.KnownFile`)."""
+
+    @property
+    def sha256(self) -> str: ...
+    @property
+    def size_bytes(self) -> int: ...
+    @property
+    def modified_ns(self) -> int: ...
+
+
+@dataclass(slots=True)
+class ScanResult:
+    """What a scan found.
+
+    Attributes:
+        roots: the folders and files asked for, absolute; folders with their links resolved.
+        sources: files for the readers, by path; also those that broke the promise of their name or were named explicitly.
+        gone_roots: roots that are not there.
+        unreadable: (path, reason) of files and folders that are there but could not be read.
+        changing: files that changed while they were hashed; they are taken at the next run.
+        unsupported: how many files no reader takes, by suffix. junk, ignored, links, special: how many were passed over.
+        opened: how many files were opened and hashed.
+    """
+
+    roots: list[Path] = field(default_factory=list)
+    sources: list[Source] = field(default_factory=list)
+    gone_roots: list[Path] = field(default_factory=list)
+    unreadable: list[tuple[Path, str]] = field(default_factory=list)
+    changing: list[Path] = field(default_factory=list)
+    unsupported: Counter[str] = field(default_factory=Counter)
+    junk: int = 0
+    ignored: int = 0
+    links: int = 0
+    special: int = 0
+    opened: int = 0
+
+    def seen_unreadable(self) -> list[Path]:
+        """Paths at or below which nothing may be taken for deleted."""
+        return [path for path, _ in self.unreadable] + self.changing
+
+
+def find_sources(
+    paths: Iterable[str | os.PathLike[str]],
+    known: Mapping[bytes, Known] | None = None,
+    *,
+    library_folder: Path | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+) -> ScanResult:
+    """Find the sources at and below `paths`.
+
+    Hidden and junk files, other files than regular ones (pipes, sockets, devices), links to folders, links to files that the
+    scan meets anyway, whole libraries of mmsearch, and what `.mmsearchignore` files (gitignore syntax, nested) name are
+    passed over. A file named in `paths` is taken whatever its name.
+
+    Args:
+        known: by `os.fsencode`d path; a file of the same size and time keeps the hash it had, unopened.
+        library_folder: never entered.
+        include: globs on the path below its root or on the name; others are left out. exclude: the other way round.
+
+    Raises:
+        Nothing for files and folders that cannot be read: they stand in the result.
+    """
+    walk = _Walk(known or {}, library_folder, include, exclude)
+    walk.result.roots = resolve_roots(paths)
+    for root in walk.result.roots:
+        walk.add_root(root)
+    walk.result.sources.sort(key=lambda source: os.fsencode(source.path))
+    return walk.result
+
+
+def resolve_roots(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """Absolute, each once, none inside another; links are resolved, except that a file keeps its own name."""
+    found: dict[Path, None] = {}
+    for path in paths:
+        absolute = os.path.abspath(os.path.expanduser(os.fspath(path)))
+        if os.path.isdir(absolute):
+            found[Path(os.path.realpath(absolute))] = None
+        else:
+            found[Path(os.path.realpath(os.path.dirname(absolute))) / os.path.basename(absolute)] = None
+    return [root for root in found if not any(parent in found and parent.is_dir() for parent in root.parents)]
+
+
+class _Walk:
+    """One scan's state: what to pass over, where it has been, what it has found."""
+
+    def __init__(
+        self, known: Mapping[bytes, Known], library_folder: Path | None, include: Sequence[str], exclude: Sequence[str]
+    ) -> None:
+        self.known = known
+        self.library = os.path.realpath(library_folder) if library_folder is not None else None
+        self.include = [glob.rstrip("/") for glob in include]
+        self.exclude = [glob.rstrip("/") for glob in exclude]
+        self.visited: set[tuple[int, int]] = set()
+        self.result = ScanResult()
+
+    def add_root(self, root: Path) -> None:
+        try:
+            status = os.stat(root)
+        except FileNotFoundError:
+            self.result.gone_roots.append(root)
+            return
+        except OSError as error:
+            self._unreadable(root, error)
+            return
+        if stat.S_ISDIR(status.st_mode):
+            self._add_folder(str(root), "", [])
+        elif stat.S_ISREG(status.st_mode):
+            self._add_file(str(root), status, is_named=True)
+        else:
+            self.result.special += 1
+
+    def _add_folder(self, folder: str, below: str, ignores: list[tuple[str, GitIgnoreSpec]]) -> None:
+        """`below` is the folder relative to its root; iterative, so that depth is no limit."""
+        stack = [(folder, below, ignores)]
+        while stack:
+            folder, below, ignores = stack.pop()
+            if folder == self.library:
+                continue
+            try:
+                status = os.stat(folder)
+                if (status.st_dev, status.st_ino) in self.visited:
+                    continue
+                self.visited.add((status.st_dev, status.st_ino))
+                with os.scandir(folder) as listing:
+                    entries = sorted(listing, key=lambda entry: entry.name)
+            except OSError as error:
+                self._unreadable(Path(folder), error)
+                continue
+            names = {entry.name for entry in entries}
+            if CATALOG_FILE in names:
+                log.info("%s holds a library of mmsearch and is passed over", folder)
+                continue
+            if IGNORE_FILE in names and (spec := _read_ignore_file(os.path.join(folder, IGNORE_FILE))):
+                ignores = [*ignores, (below, spec)]
+            for entry in entries:
+                relative = f"{below}/{entry.name}" if below else entry.name
+                child = self._add_entry(entry, relative, ignores)
+                if child is not None:
+                    stack.append((child, relative, ignores))
+
+    def _add_entry(
+        self, entry: os.DirEntry[str], relative: str, ignores: list[tuple[str, GitIgnoreSpec]]
+    ) -> str | None:
+        """Take in a directory entry; the path of a folder to walk is returned."""
+        result = self.result
+        try:
+            is_folder = entry.is_dir(follow_symlinks=False)
+            if is_junk(entry.name, is_folder=is_folder):
+                result.junk += 1
+            elif is_ignored(relative + "/" if is_folder else relative, ignores) or _matches(relative, self.exclude):
+                result.ignored += 1
+            elif is_folder:
+                return entry.path
+            elif self.include and not _matches(relative, self.include):
+                result.ignored += 1
+            elif entry.is_symlink():
+                self._add_link(entry)
+            elif entry.is_file(follow_symlinks=False):
+                self._add_file(entry.path, entry.stat(follow_symlinks=False))
+            else:
+                result.special += 1
+        except OSError as error:
+            self._unreadable(Path(entry.path), error)
+        return None
+
+    def _add_link(self, entry: os.DirEntry[str]) -> None:
+        """A link to a file outside the roots is a file; any other is passed over (loops, doubles, dangling ones)."""
+        target = Path(os.path.realpath(entry.path))
+        if not target.is_file() or any(target.is_relative_to(root) for root in self.result.roots):
+            self.result.links += 1
+            return
+        if self.library is not None and target.is_relative_to(self.library):
+            self.result.links += 1
+            return
+        self._add_file(entry.path, os.stat(entry.path))
+
+    def _add_file(self, path: str, status: os.stat_result, *, is_named: bool = False) -> None:
+        known = self.known.get(os.fsencode(path))
+        if (
+            known is not None
+            and known.sha256
+            and known.size_bytes == status.st_size
+            and known.modified_ns == status.st_mtime_ns
+        ):
+            self.result.sources.append(Source(Path(path), known.sha256, status.st_size, status.st_mtime_ns))
+            return
+        suffix = os.path.splitext(path)[1].lower()
+        try:
+            if sniff(Path(path)) is None and suffix not in SUFFIX_TYPES and not is_named:
+                self.result.unsupported[suffix] += 1
+                return
+            self.result.opened += 1
+            source = hash_file(Path(path))
+        except OSError as error:
+            self._unreadable(Path(path), error)
+            return
+        if source is None:
+            self.result.changing.append(Path(path))
+        else:
+            self.result.sources.append(source)
+
+    def _unreadable(self, path: Path, error: OSError) -> None:
+        self.result.unreadable.append((path, error.strerror or str(error)))
+
+
+def hash_file(path: Path) -> Source | None:
+    """Read a file once, in blocks, for its SHA-256; None if it changed meanwhile. Raises OSError."""
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as handle:
+        before = os.fstat(handle.fileno())
+        while block := handle.read(HASH_BLOCK_BYTES):
+            digest.update(block)
+        after = os.fstat(handle.fileno())
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        return None
+    return Source(path, digest.hexdigest(), after.st_size, after.st_mtime_ns)
+
+
+def has_changed(source: Source) -> bool:
+    """Whether the file is another one than when it was hashed, as far as size and time tell; gone counts as changed."""
+    try:
+        status = os.stat(source.path)
+    except OSError:
+        return True
+    return (status.st_size, status.st_mtime_ns) != (source.size_bytes, source.modified_ns)
+
+
+def is_junk(name: str, *, is_folder: bool) -> bool:
+    """Hidden names, and what operating systems and network drives strew about."""
+    if name.startswith("."):
+        return True
+    return name.lower() in (JUNK_FOLDERS if is_folder else JUNK_NAMES)
+
+
+def _matches(relative: str, globs: Sequence[str]) -> bool:
+    """Whether a glob takes the path below the root, its name, or a folder that it lies in."""
+    if not globs:
+        return False
+    relative = unicodedata.normalize("NFC", relative)
+    name = relative.rsplit("/", 1)[-1]
+    return any(
+        fnmatch.fnmatchcase(relative, glob)
+        or fnmatch.fnmatchcase(name, glob)
+        or fnmatch.fnmatchcase(relative, f"{glob}/*")
+        for glob in globs
+    )
+
+
+def is_ignored(relative: str, ignores: Sequence[tuple[str, GitIgnoreSpec]]) -> bool:
+    """Whether `.mmsearchignore` files rule a path out; a folder's path ends with `/`. The nearest file has the last word."""
+    for base, spec in reversed(ignores):
+        verdict = spec.check_file(relative[len(base) + 1 :] if base else relative).include
+        if verdict is not None:
+            return verdict
+    return False
+
+
+def _read_ignore_file(path: str) -> GitIgnoreSpec | None:
+    from pathspec import GitIgnoreSpec
+
+    try:
+        with open(path, encoding="utf-8", errors="replace") as handle:
+            return GitIgnoreSpec.from_lines(handle.read(MAX_IGNORE_BYTES).splitlines())
+    except (OSError, ValueError) as error:
+        log.warning("%s cannot be used and is left out: %s", path, error)
+        return None
