@@ -1,0 +1,650 @@
+"""Worker processes in which untrusted bytes are decoded: one source at a time each, drafts streamed back as they come.
+
+A worker is `python -m ingest.workers` with pipes for stdin and stdout: no fork (threads, CUDA), no pickle (its bytes are not
+trusted), no model (it never imports torch). It has a memory limit and ends with its pipes, so with its parent.
+The parent kills one that makes no progress before the deadline, names the file, and starts another.
+
+Messages both ways: two big-endian uint32 (length of the header, length of the body), a JSON header, a body of raw bytes.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import mmsearch.errors
+from mmsearch.errors import CorruptFile, DecodeTimeout, FileTooLarge, MMSearchError, SourceError
+from mmsearch.items import ItemDraft, Kind, Source
+
+LENGTHS = struct.Struct(">II")
+MAX_HEADER_BYTES = 4 << 20
+MAX_BODY_BYTES = 1 << 30
+PROGRESS_INTERVAL_S = 0.5
+START_DEADLINE_S = 60.0
+RECYCLE_BYTES = 1 << 30
+"""A worker that holds more than this after a file is replaced: native decoders leak."""
+ATTEMPTS = 2
+"""How often a file is tried on which the worker dies; one that ran out of time is not tried again."""
+TOTAL_DEADLINES = 10
+"""A file that keeps making progress may take this many deadlines, plus one per `BYTES_PER_DEADLINE`."""
+BYTES_PER_DEADLINE = 50 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a worker may use.
+
+    Attributes:
+        deadline_s: seconds without progress after which a worker is killed.
+        memory_bytes: address space of a worker; 0 for no limit.
+        max_image_pixels, max_pages: see `ingest.readers.Reading`.
+    """
+
+    deadline_s: float = 120.0
+    memory_bytes: int = 4 << 30
+    max_image_pixels: int = 400_000_000
+    max_pages: int = 5000
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A source to read, or only to count the items of. `key` comes back with every event; items before `first_ordinal` are skipped."""
+
+    key: int
+    source: Source
+    first_ordinal: int = 0
+    is_count: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What became of a task: any number of drafts, then one "done" (with notes, for a count task with `expected`) or "failed".
+
+    `seconds` is the time that the worker spent on the task, without waiting for the parent to take its drafts.
+    """
+
+    type: Literal["draft", "done", "failed"]
+    task: Task
+    draft: ItemDraft | None = None
+    error: SourceError | None = None
+    notes: Mapping[str, int] = field(default_factory=dict)
+    expected: tuple[Kind, int, float] | None = None
+    seconds: float = 0.0
+
+
+def default_jobs() -> int:
+    """Half of the cores decode; the embedder needs the others."""
+    return max(1, (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1) // 2)
+
+
+# The parent's side
+
+
+class WorkerPool:
+    """`jobs` workers, started when first needed. Use as a context manager: at the end no worker is left.
+
+    `look_ahead_bytes` bounds the decoded pixels that wait for the embedder; beyond it the workers wait.
+    """
+
+    def __init__(
+        self,
+        budget: Mapping[Kind, int],
+        *,
+        jobs: int | None = None,
+        limits: Limits | None = None,
+        look_ahead_bytes: int = 96 << 20,
+    ) -> None:
+        self.jobs = jobs or default_jobs()
+        self.budget = dict(budget)
+        self.limits = limits or Limits()
+        self._mail = _Mailbox(look_ahead_bytes)
+        self._threads: list[threading.Thread] = []
+        self._workers: set[_Worker] = set()
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def __enter__(self) -> WorkerPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def read(self, tasks: Iterable[Task], *, tick_s: float = 1.0) -> Iterator[Event | None]:
+        """Do the tasks and yield what comes of them, in the order in which it comes; None when nothing came for `tick_s`.
+
+        One `read` at a time; abandoning one leaves tasks undone: close the pool then.
+
+        Raises:
+            MMSearchError: workers do not start.
+        """
+        queue = collections.deque(tasks)
+        running = min(self.jobs, len(queue))
+        self._threads = [
+            threading.Thread(target=self._serve, args=(queue,), name=f"decode-{n}", daemon=True) for n in range(running)
+        ]
+        for thread in self._threads:
+            thread.start()
+        while running:
+            event = self._mail.take(tick_s)
+            if event is _END:
+                running -= 1
+            elif isinstance(event, BaseException):
+                raise event
+            elif event is None or isinstance(event, Event):
+                yield event
+
+    def close(self) -> None:
+        """Kill the workers, whatever they do, and wait for their threads."""
+        with self._lock:
+            self._closed = True
+            workers = list(self._workers)
+        self._mail.close()
+        for worker in workers:
+            worker.kill()
+        for thread in self._threads:
+            thread.join(timeout=10)
+
+    def _serve(self, queue: collections.deque[Task]) -> None:
+        """One thread per worker: hand it tasks, pass on what it sends, replace it when it dies."""
+        worker: _Worker | None = None
+        try:
+            while not self._closed:
+                try:
+                    task = queue.popleft()
+                except IndexError:
+                    break
+                for attempt in range(1, ATTEMPTS + 1):
+                    if worker is None:
+                        worker = self._start()
+                    outcome = worker.run(task, self._mail.put)
+                    if worker.is_spent:
+                        self._discard(worker)
+                        worker = None
+                    if outcome.event is not None:
+                        self._mail.put(outcome.event)
+                        break
+                    assert outcome.died is not None
+                    if attempt == ATTEMPTS:
+                        self._mail.put(Event("failed", task, error=outcome.died, seconds=outcome.seconds))
+                    else:  # go on after the last draft that arrived
+                        task = Task(task.key, task.source, outcome.next_ordinal, task.is_count)
+        except _Closed:
+            pass
+        except BaseException as error:
+            self._mail.put(error)
+        finally:
+            if worker is not None:
+                self._discard(worker)
+            self._mail.put(_END)
+
+    def _start(self) -> _Worker:
+        with self._lock:
+            if self._closed:
+                raise _Closed
+            worker = _Worker(self.budget, self.limits)
+            self._workers.add(worker)
+            return worker
+
+    def _discard(self, worker: _Worker) -> None:
+        worker.kill()
+        with self._lock:
+            self._workers.discard(worker)
+
+
+class _Closed(Exception):
+    """The pool was closed while a thread worked."""
+
+
+class _End:
+    """A serving thread has ended."""
+
+
+_END = _End()
+Mail = Event | BaseException | _End
+
+
+class _Mailbox:
+    """A queue bounded by the bytes of the drafts in it, not by their number."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit = limit_bytes
+        self._bytes = 0
+        self._items: collections.deque[tuple[Mail, int]] = collections.deque()
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def put(self, item: Mail) -> None:
+        """Waits while too much is inside already. Raises _Closed for events once the box is closed."""
+        size = 0
+        if isinstance(item, Event) and item.draft is not None:
+            size = sum(image.width * image.height * 3 for image in item.draft.images)
+        with self._changed:
+            while self._bytes and self._bytes + size > self._limit and not self._closed:
+                self._changed.wait()
+            if self._closed:
+                if isinstance(item, Event):
+                    raise _Closed
+                return
+            self._items.append((item, size))
+            self._bytes += size
+            self._changed.notify_all()
+
+    def take(self, timeout_s: float) -> Mail | None:
+        """The next item, or None if nothing comes in time."""
+        with self._changed:
+            if not self._items:
+                self._changed.wait(timeout_s)
+            if not self._items:
+                return None
+            item, size = self._items.popleft()
+            self._bytes -= size
+            self._changed.notify_all()
+            return item
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._items.clear()
+            self._bytes = 0
+            self._changed.notify_all()
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """How a task ended in a worker: with an event, or with the worker's death and what to say of it."""
+
+    event: Event | None = None
+    died: SourceError | None = None
+    next_ordinal: int = 0
+    seconds: float = 0.0
+
+
+class _Worker:
+    """A worker process as its thread in the parent sees it."""
+
+    def __init__(self, budget: Mapping[Kind, int], limits: Limits) -> None:
+        self.limits = limits
+        self.is_spent = False
+        self._process = subprocess.Popen(
+            # -P: the working folder may hold anything; -m finds this package on the parent's own path.
+            [sys.executable, "-P", "-m", "ingest.workers"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=_environment(),
+        )
+        terms = {
+            "budget": dict(budget),
+            "memory_bytes": limits.memory_bytes,
+            "max_image_pixels": limits.max_image_pixels,
+            "max_pages": limits.max_pages,
+            "parent": os.getpid(),
+        }
+        try:
+            write_message(self._stdin, terms)
+            with _Watch(self._process).within(START_DEADLINE_S):
+                read_message(self._stdout)
+        except (EOFError, BrokenPipeError, ValueError) as error:
+            self.kill()
+            raise MMSearchError(
+                "the decoding worker does not start; `python -m ingest.workers < /dev/null` says why"
+            ) from error
+
+    @property
+    def _stdin(self) -> IO[bytes]:
+        assert self._process.stdin is not None
+        return self._process.stdin
+
+    @property
+    def _stdout(self) -> IO[bytes]:
+        assert self._process.stdout is not None
+        return self._process.stdout
+
+    def run(self, task: Task, put: Callable[[Event], None]) -> _Outcome:
+        """Have a task done; drafts go to `put`, which may wait: that time counts against nobody."""
+        source = task.source
+        next_ordinal = task.first_ordinal
+        worked_s = 0.0
+        allowed_s = self.limits.deadline_s * (TOTAL_DEADLINES + source.size_bytes / BYTES_PER_DEADLINE)
+        watch = _Watch(self._process)
+        try:
+            write_message(
+                self._stdin,
+                {
+                    "path": os.fspath(source.path),
+                    "sha256": source.sha256,
+                    "size_bytes": source.size_bytes,
+                    "modified_ns": source.modified_ns,
+                    "first_ordinal": task.first_ordinal,
+                    "is_count": task.is_count,
+                },
+            )
+            while True:
+                began = time.monotonic()
+                with watch.within(min(self.limits.deadline_s, max(allowed_s - worked_s, 0.01))):
+                    header, body = read_message(self._stdout)
+                worked_s += time.monotonic() - began
+                match header["type"]:
+                    case "progress":
+                        continue
+                    case "draft":
+                        draft = unpack_draft(header, body, source)
+                        next_ordinal = draft.ordinal + 1
+                        put(Event("draft", task, draft=draft, seconds=header["seconds"]))
+                    case "failed":
+                        self.is_spent = header["rss"] > RECYCLE_BYTES
+                        error = _error(header["error"], source.path, header["reason"])
+                        return _Outcome(Event("failed", task, error=error, seconds=header["seconds"]))
+                    case "done":
+                        self.is_spent = header["rss"] > RECYCLE_BYTES
+                        expected = header["expected"]
+                        return _Outcome(
+                            Event(
+                                "done",
+                                task,
+                                notes=header["notes"],
+                                expected=None
+                                if expected is None
+                                else (expected[0], int(expected[1]), float(expected[2])),
+                                seconds=header["seconds"],
+                            )
+                        )
+                    case other:
+                        raise ValueError(f"message of type {other!r}")
+        except (EOFError, BrokenPipeError, ValueError, KeyError, TypeError, IndexError):
+            self.is_spent = True
+            if watch.has_expired:
+                limit = self.limits.deadline_s if worked_s < allowed_s else allowed_s
+                error = DecodeTimeout(source.path, f"decoding made no progress for {limit:.0f} s and was stopped")
+                return _Outcome(Event("failed", task, error=error, seconds=worked_s))
+            return _Outcome(died=self._last_words(source.path), next_ordinal=next_ordinal, seconds=worked_s)
+
+    def _last_words(self, path: Path) -> SourceError:
+        """What the worker died of, as far as its exit status tells."""
+        try:
+            status = self._process.wait(timeout=2)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return CorruptFile(path, "the decoder sent nonsense and was stopped")
+        if status == -signal.SIGKILL:  # the system's last resort
+            return FileTooLarge(path, "decoding needs more memory than allowed")
+        if status < 0:
+            return CorruptFile(path, f"the decoder died (signal {-status})")
+        return CorruptFile(path, f"the decoder died (exit status {status})")
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError):
+                if pipe is not None:
+                    pipe.close()
+
+
+class _Watch:
+    """Kills a process that outstays a time limit; the reader of its pipe then meets the end of the stream."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self.has_expired = False
+
+    @contextlib.contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
+        timer = threading.Timer(seconds, self._expire)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _expire(self) -> None:
+        self.has_expired = True
+        self._process.kill()
+
+
+def _environment() -> dict[str, str]:
+    """The parent's, with its import path, and without more threads than a worker needs."""
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "PYTHONWARNINGS": "ignore",
+    }
+
+
+ERROR_TYPES: Mapping[str, type[SourceError]] = {
+    name: value
+    for name, value in vars(mmsearch.errors).items()
+    if isinstance(value, type) and issubclass(value, SourceError)
+}
+
+
+def _error(name: str, path: Path, reason: str) -> SourceError:
+    return ERROR_TYPES.get(name, CorruptFile)(path, str(reason))
+
+
+# Messages
+
+
+def write_message(stream: IO[bytes], header: Mapping[str, Any], body: Iterable[bytes] = ()) -> None:
+    parts = list(body)
+    head = json.dumps(header).encode("ascii")  # lone surrogates of odd file names pass as \uXXXX
+    stream.write(LENGTHS.pack(len(head), sum(map(len, parts))))
+    stream.write(head)
+    for part in parts:
+        stream.write(part)
+    stream.flush()
+
+
+def read_message(stream: IO[bytes]) -> tuple[dict[str, Any], bytes]:
+    """Raises EOFError at the end of the stream, ValueError for what is no message."""
+    head_bytes, body_bytes = LENGTHS.unpack(_read_exactly(stream, LENGTHS.size))
+    if head_bytes > MAX_HEADER_BYTES or body_bytes > MAX_BODY_BYTES:
+        raise ValueError("message too long")
+    header = json.loads(_read_exactly(stream, head_bytes))
+    if not isinstance(header, dict):
+        raise ValueError("no header")
+    return header, _read_exactly(stream, body_bytes)
+
+
+def _read_exactly(stream: IO[bytes], size: int) -> bytes:
+    data = stream.read(size)
+    if len(data) < size:
+        raise EOFError
+    return data
+
+
+def pack_draft(draft: ItemDraft, seconds: float) -> tuple[dict[str, Any], list[bytes]]:
+    """A draft as header and body: raw RGB of each image, then the preview."""
+    preview = draft.preview or b""
+    header = {
+        "type": "draft",
+        "seconds": seconds,
+        "kind": draft.kind,
+        "ordinal": draft.ordinal,
+        "page_number": draft.page_number,
+        "start_s": draft.start_s,
+        "end_s": draft.end_s,
+        "text": draft.text,
+        "meta": dict(draft.meta),
+        "sizes": [image.size for image in draft.images],
+        "preview_bytes": len(preview),
+    }
+    return header, [*(image.tobytes() for image in draft.images), preview]
+
+
+def unpack_draft(header: Mapping[str, Any], body: bytes, source: Source) -> ItemDraft:
+    """The reverse; whatever does not fit raises ValueError, KeyError, TypeError or IndexError."""
+    from PIL import Image
+
+    images = []
+    at = 0
+    for width, height in header["sizes"]:
+        size_bytes = width * height * 3
+        images.append(Image.frombytes("RGB", (width, height), body[at : at + size_bytes]))
+        at += size_bytes
+    if at + header["preview_bytes"] != len(body):
+        raise ValueError("a draft's body has another length than its header says")
+    if header["kind"] not in ("page", "image", "clip"):
+        raise ValueError(f"kind {header['kind']!r}")
+    return ItemDraft(
+        source=source,
+        kind=header["kind"],
+        ordinal=int(header["ordinal"]),
+        page_number=header["page_number"],
+        start_s=header["start_s"],
+        end_s=header["end_s"],
+        text=str(header["text"]),
+        images=tuple(images),
+        preview=body[at:] or None,
+        meta=dict(header["meta"]),
+    )
+
+
+# The worker's side
+
+
+def main() -> None:
+    """Serve tasks from stdin until it closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    stdin, stdout = sys.stdin.buffer, os.fdopen(os.dup(1), "wb", buffering=1 << 20)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)  # decoders print: neither into the protocol nor onto the user's terminal
+    os.dup2(nowhere, 2)
+    try:
+        terms, _ = read_message(stdin)
+    except EOFError:
+        return
+    _die_with(terms["parent"])
+    _limit_memory(terms["memory_bytes"])
+    write_message(stdout, {"type": "ready"})
+    while True:
+        try:
+            task, _ = read_message(stdin)
+        except EOFError:
+            return
+        try:
+            _do(task, terms, stdout)
+        except BrokenPipeError:
+            os._exit(0)  # the parent is gone
+
+
+def _do(task: Mapping[str, Any], terms: Mapping[str, Any], stdout: IO[bytes]) -> None:
+    from ingest import readers
+
+    source = Source(Path(task["path"]), task["sha256"], task["size_bytes"], task["modified_ns"])
+    clock = _Clock(stdout)
+    reading = readers.Reading(
+        budget=terms["budget"],
+        max_image_pixels=terms["max_image_pixels"],
+        max_pages=terms["max_pages"],
+        first_ordinal=task["first_ordinal"],
+        on_progress=clock.progress,
+    )
+    expected = None
+    answer: dict[str, Any]
+    try:
+        if task["is_count"]:
+            expected = readers.count_items(source.path)
+        else:
+            for draft in readers.read_items(source, reading.budget, reading=reading):
+                clock.send_draft(draft)
+        answer = {"type": "done", "notes": dict(reading.notes), "expected": expected}
+    except SourceError as error:
+        answer = {"type": "failed", "error": type(error).__name__, "reason": error.reason}
+    except BrokenPipeError:
+        raise
+    except MemoryError:
+        answer = {"type": "failed", "error": "FileTooLarge", "reason": "decoding needs more memory than allowed"}
+    except OSError as error:
+        reason = f"cannot be read: {error.strerror or error}"
+        answer = {"type": "failed", "error": "CorruptFile", "reason": reason}
+    except Exception as error:  # a decoder's own way of saying that the file is bad
+        reason = f"the decoder failed ({type(error).__name__}: {str(error)[:300]})"
+        answer = {"type": "failed", "error": "CorruptFile", "reason": reason}
+    write_message(stdout, {**answer, "seconds": clock.worked_s(), "rss": _resident_bytes()})
+
+
+class _Clock:
+    """Measures the worker's own time, without the time in which the parent does not take its messages."""
+
+    def __init__(self, stdout: IO[bytes]) -> None:
+        self._stdout = stdout
+        self._began = time.monotonic()
+        self._waited_s = 0.0
+        self._last_message = self._began
+
+    def worked_s(self) -> float:
+        return time.monotonic() - self._began - self._waited_s
+
+    def send_draft(self, draft: ItemDraft) -> None:
+        header, body = pack_draft(draft, self.worked_s())
+        self._send(header, body)
+
+    def progress(self) -> None:
+        if time.monotonic() - self._last_message >= PROGRESS_INTERVAL_S:
+            self._send({"type": "progress"})
+
+    def _send(self, header: Mapping[str, Any], body: Iterable[bytes] = ()) -> None:
+        began = time.monotonic()
+        write_message(self._stdout, header, body)
+        self._last_message = time.monotonic()
+        self._waited_s += self._last_message - began
+
+
+def _limit_memory(memory_bytes: int) -> None:
+    if not memory_bytes:
+        return
+    try:
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        limit = memory_bytes if hard == resource.RLIM_INFINITY else min(memory_bytes, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    except (ImportError, AttributeError, OSError, ValueError):
+        pass  # a platform without it (Windows; macOS ignores it)
+
+
+def _die_with(parent: int) -> None:
+    """End with the parent even inside a decoder that hangs: by the kernel on Linux, else by a thread that looks."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:
+            os._exit(0)
+        return
+
+    def look() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(0)
+
+    threading.Thread(target=look, daemon=True).start()
+
+
+def _resident_bytes() -> int:
+    """Memory in use now, or 0 where the system does not say."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as handle:  # noqa: PTH123
+            return int(handle.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+if __name__ == "__main__":
+    main()
