@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
+from mmsearch.embedders.qwen2vl_inputs import MERGE, PATCH, TEMPORAL
 from mmsearch.errors import EmbedderError, ModelNotFound
 
 SHIPPED = Path(__file__).parents[1] / "checkpoints"
@@ -163,9 +164,10 @@ def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
         vocabulary = checkpoint.file("vocab.json")
         if vocabulary is None or checkpoint.file("merges.txt") is None:
             raise ModelNotFound(f"no tokenizer.json (nor vocab.json and merges.txt) in {checkpoint.base}")
-        from transformers import AutoTokenizer  # slow to import, hence only here
+        from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(vocabulary.parent, local_files_only=True)._tokenizer
+        slow_to_load: Any = AutoTokenizer.from_pretrained(vocabulary.parent, local_files_only=True)
+        tokenizer = slow_to_load.backend_tokenizer
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
@@ -291,8 +293,61 @@ def _compare(what: str, found: Iterable[str], expected: Iterable[str]) -> None:
             raise EmbedderError(f"{len(names)} {what} {verb}: {first}")
 
 
-def fill(model: torch.nn.Module, tensors: Tensors, dtype: torch.dtype, device: torch.device | str) -> None:
-    """Put tensors into a model whose parameters are on the meta device.
+def text_fields(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The language model's part of a `config.json`, flat or nested."""
+    return config.get("text_config") or config
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Refuse what this forward pass does not compute, rather than compute something else.
+
+    Raises:
+        EmbedderError: another architecture, or an option of it that no published Qwen2-VL uses.
+    """
+    if config.get("model_type") != "qwen2_vl":
+        raise EmbedderError(f"model type {config.get('model_type')!r} is not supported, only 'qwen2_vl'")
+    text, vision = text_fields(config), config.get("vision_config") or {}
+    rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    wanted = (
+        ("hidden_act", text.get("hidden_act", "silu"), "silu"),
+        ("use_sliding_window", bool(text.get("use_sliding_window")), False),
+        ("rope type", rope.get("rope_type", rope.get("type", "default")).replace("mrope", "default"), "default"),
+        ("patch_size", vision.get("patch_size", PATCH), PATCH),
+        ("temporal_patch_size", vision.get("temporal_patch_size", TEMPORAL), TEMPORAL),
+        ("spatial_merge_size", vision.get("spatial_merge_size", MERGE), MERGE),
+        ("in_channels", vision.get("in_channels", 3), 3),
+    )
+    for option, found, supported in wanted:
+        if found != supported:
+            raise EmbedderError(f"the model's {option} is {found!r}; only {supported!r} is supported")
+
+
+def check_names(names: Iterable[str], config: Mapping[str, Any]) -> None:
+    """Compare tensor names with what the configuration calls for, before any model is built.
+
+    Raises:
+        EmbedderError: one is missing or unexpected.
+    """
+    visual, text = "visual.", "language_model."
+    blocks = range(config["vision_config"]["depth"])
+    layers = range(text_fields(config)["num_hidden_layers"])
+    both = ("weight", "bias")
+    expected = {f"{visual}patch_embed.proj.weight", f"{text}embed_tokens.weight", f"{text}norm.weight"}
+    expected |= {f"{visual}merger.{part}.{kind}" for part in ("ln_q", "mlp.0", "mlp.2") for kind in both}
+    for part in ("norm1", "norm2", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"):
+        expected |= {f"{visual}blocks.{block}.{part}.{kind}" for block in blocks for kind in both}
+    for part in ("input_layernorm", "post_attention_layernorm", "self_attn.o_proj", *_MLP):
+        expected |= {f"{text}layers.{layer}.{part}.weight" for layer in layers}
+    for part in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"):
+        expected |= {f"{text}layers.{layer}.{part}.{kind}" for layer in layers for kind in both}
+    _compare("tensors", names, expected)
+
+
+_MLP = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+
+
+def fill(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Make tensors the parameters of a model that is on the meta device; nothing is copied.
 
     Raises:
         EmbedderError: a key is missing, unexpected or of another shape.
@@ -302,8 +357,7 @@ def fill(model: torch.nn.Module, tensors: Tensors, dtype: torch.dtype, device: t
     for name, shape in expected.items():
         if tensors[name].shape != shape:
             raise EmbedderError(f"{name} has shape {tuple(tensors[name].shape)}, the configuration says {tuple(shape)}")
-    placed = {name: tensor.to(device=device, dtype=dtype) for name, tensor in tensors.items()}
-    model.load_state_dict(placed, strict=False, assign=True)  # strict was checked above; buffers are not stored
+    model.load_state_dict(tensors, strict=False, assign=True)  # strict was checked above; buffers are not stored
 
 
 def flat_config(config: Any) -> dict[str, Any]:
@@ -341,4 +395,5 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], dtype: torch.
     stored = {public_key_of(k): t.detach().to(device="cpu", dtype=dtype).contiguous() for k, t in tensors.items()}
     partial = path.with_suffix(".partial")
     save_file(stored, partial, metadata={"format": "pt"})
+    partial.chmod(0o644)  # save_file makes it private
     partial.replace(path)

@@ -11,7 +11,7 @@ layers, and gradient checkpointing). What differs from its own forward, with equ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,9 @@ from torch import Tensor, nn
 
 from mmsearch.embedders.qwen2vl_inputs import MERGE, Grid
 
+Walked = Any
+"""A module of transformers' Qwen2-VL (or one of the same shape), walked by the names it has there."""
+
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary embedding of [..., heads, head_dim] by angles [..., 1, head_dim / 2]; computed in float32."""
@@ -28,7 +31,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((first * cos - second * sin, second * cos + first * sin), -1).to(x.dtype)
 
 
-def checkpointed(tower: nn.Module, layer: Callable[..., Tensor], *args: Any) -> Tensor:
+def checkpointed(tower: Walked, layer: Callable[..., Tensor], *args: Any) -> Tensor:
     """Call a layer, keeping its activations for the backward pass or not, as the tower is set."""
     if getattr(tower, "gradient_checkpointing", False) and tower.training and torch.is_grad_enabled():
         return torch.utils.checkpoint.checkpoint(layer, *args, use_reentrant=False)
@@ -48,7 +51,7 @@ class _SizeGroup:
     sin: Tensor
 
 
-def vision_features(visual: nn.Module, pixel_values: Tensor, grids: Sequence[Grid]) -> Tensor:
+def vision_features(visual: Walked, pixel_values: Tensor, grids: Sequence[Grid]) -> Tensor:
     """Features of all images and videos.
 
     Args:
@@ -96,7 +99,7 @@ def _patch_angles(rows: int, columns: int, inverse_frequencies: Tensor) -> Tenso
     return (blocks[..., None] * inverse_frequencies).flatten(1)
 
 
-def _vision_block(block: nn.Module, hidden: Tensor, groups: Sequence[_SizeGroup]) -> Tensor:
+def _vision_block(block: Walked, hidden: Tensor, groups: Sequence[_SizeGroup]) -> Tensor:
     attention = block.attn
     heads = attention.num_heads
     mixed = attention.qkv(block.norm1(hidden))
@@ -111,6 +114,59 @@ def _vision_block(block: nn.Module, hidden: Tensor, groups: Sequence[_SizeGroup]
 
 
 # The language model
+
+
+class LanguageModel(nn.Module):
+    """The weights of transformers' `Qwen2VLTextModel` under the same names, for text alone.
+
+    It exists because importing transformers takes longer than everything else that a text query does.
+
+    Args:
+        config: the text fields of a Qwen2-VL `config.json`.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        hidden, heads, eps = config["hidden_size"], config["num_attention_heads"], config.get("rms_norm_eps", 1e-6)
+        head_dim = hidden // heads
+        key_values = (config.get("num_key_value_heads") or heads) * head_dim
+        # Not nn.Embedding(…): its random start imports torch's compiler, which takes two seconds.
+        self.embed_tokens = nn.Embedding.from_pretrained(torch.empty(config["vocab_size"], hidden), freeze=False)
+        self.layers = nn.ModuleList()
+        for _ in range(config["num_hidden_layers"]):
+            layer: Walked = nn.Module()
+            layer.input_layernorm = nn.RMSNorm(hidden, eps)
+            layer.self_attn = nn.Module()
+            layer.self_attn.q_proj = nn.Linear(hidden, hidden)
+            layer.self_attn.k_proj = nn.Linear(hidden, key_values)
+            layer.self_attn.v_proj = nn.Linear(hidden, key_values)
+            layer.self_attn.o_proj = nn.Linear(hidden, hidden, bias=False)
+            layer.post_attention_layernorm = nn.RMSNorm(hidden, eps)
+            layer.mlp = _GatedMlp(hidden, config["intermediate_size"])
+            self.layers.append(layer)
+        self.norm = nn.RMSNorm(hidden, eps)
+        self.rotary_emb: Walked = nn.Module()
+        exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device="cpu") / head_dim
+        self.rotary_emb.register_buffer("inv_freq", 1.0 / rope_theta(config) ** exponents, persistent=False)
+
+
+class _GatedMlp(nn.Module):
+    def __init__(self, hidden: int, inner: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(hidden, inner, bias=False)
+        self.up_proj = nn.Linear(hidden, inner, bias=False)
+        self.down_proj = nn.Linear(inner, hidden, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+def rope_theta(config: Mapping[str, Any]) -> float:
+    """The base of the rotary frequencies, wherever this release of transformers wrote it."""
+    for place in (config, config.get("rope_parameters") or {}, config.get("rope_scaling") or {}):
+        if "rope_theta" in place:
+            return float(place["rope_theta"])
+    return 1_000_000.0
 
 
 @dataclass(frozen=True)
@@ -148,7 +204,9 @@ def _bucket(lengths: Sequence[int], device: torch.device) -> _LengthBucket:
     is_token = torch.arange(longest, device=device) < length[:, None]
     gather = torch.zeros(rows, longest, dtype=torch.int64, device=device)
     gather[is_token] = torch.arange(tokens, device=device)
-    return _LengthBucket(rows, longest, tokens, gather.flatten(), is_token.flatten().nonzero()[:, 0], is_token[:, None, None])
+    return _LengthBucket(
+        rows, longest, tokens, gather.flatten(), is_token.flatten().nonzero()[:, 0], is_token[:, None, None]
+    )
 
 
 def _buckets(lengths: Sequence[int], device: torch.device) -> list[_LengthBucket]:
@@ -162,11 +220,11 @@ def _buckets(lengths: Sequence[int], device: torch.device) -> list[_LengthBucket
     return buckets
 
 
-def last_states(language_model: nn.Module, tokens: Tensor, lengths: Sequence[int]) -> Tensor:
+def last_states(language_model: Walked, tokens: Tensor, lengths: Sequence[int]) -> Tensor:
     """The final hidden state of each sequence's last token.
 
     Args:
-        language_model: that of a `Qwen2VLModel`, or a `LanguageModel`.
+        language_model: a `Qwen2VLModel`'s, or a `LanguageModel`.
         tokens: [sum(lengths), hidden], the input embeddings of all sequences one after the other.
         lengths: tokens of each sequence, at least 1.
 
@@ -200,7 +258,7 @@ def last_states(language_model: nn.Module, tokens: Tensor, lengths: Sequence[int
 
 
 def _layer(
-    layer: nn.Module, tokens: Tensor, cos: Tensor, sin: Tensor, buckets: Sequence[_LengthBucket], last: Tensor | None
+    layer: Walked, tokens: Tensor, cos: Tensor, sin: Tensor, buckets: Sequence[_LengthBucket], last: Tensor | None
 ) -> Tensor:
     """A decoder layer; with `last` (indices of the last tokens) only those rows are computed and returned."""
     attention = layer.self_attn

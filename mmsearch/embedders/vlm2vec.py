@@ -10,7 +10,9 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +23,7 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from mmsearch.embedders import checkpoint as files
-from mmsearch.embedders.encoder import last_states, vision_features
+from mmsearch.embedders.encoder import LanguageModel, last_states, vision_features
 from mmsearch.embedders.qwen2vl_inputs import (
     CLIP_MEAN,
     CLIP_STD,
@@ -48,15 +50,24 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+EMBEDDING = "language_model.embed_tokens.weight"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 QUERY_TEXT_TOKENS = 128
 TOKENS_PER_BATCH = {"cpu": 4096, "cuda": 32768}
+
+
+EMBEDDING = "language_model.embed_tokens.weight"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+QUERY_TEXT_TOKENS = 128
+SMALL_MODEL_PARAMETERS = 200_000_000
+POSITIONS_PER_BATCH = {"small": 1024, "cpu": 4096, "cuda": 65536}
+"""Patches and tokens together. Small batches stay in a CPU's cache."""
 
 
 class Vlm2VecEmbedder:
     """An embedder over transformers' `Qwen2VLModel`; implements `mmsearch.embedders.Embedder`.
 
     Attributes:
-        model: without language head; its parameters are what training changes.
         tokenizer: from tokenizer.json.
         min_pixels: pixels of one image or frame at least.
         page_text_tokens: tokens of a document's text that the model is given at most; 0: pixels only.
@@ -65,9 +76,11 @@ class Vlm2VecEmbedder:
 
     def __init__(
         self,
-        model: Qwen2VLModel,
         tokenizer: Tokenizer,
         *,
+        config: Mapping[str, Any],
+        model: Qwen2VLModel | None = None,
+        tensors: Mapping[str, torch.Tensor] | None = None,
         name: str,
         digest: str,
         min_pixels: int,
@@ -75,15 +88,25 @@ class Vlm2VecEmbedder:
         page_text_tokens: int,
         query_text_tokens: int,
     ) -> None:
-        self.model = model
+        """Use `load` or `from_model`. Either `model` or its `tensors` (all on one device) is given."""
         self.tokenizer = tokenizer
         self.name = name
         self.min_pixels = min_pixels
         self.max_pixels: Mapping[Kind, int] = dict(max_pixels)
         self.page_text_tokens = page_text_tokens
+        self.page_text = page_text_tokens > 0
         self.query_text_tokens = query_text_tokens
-        self.dim: int = model.config.text_config.hidden_size
+        self.dim = int(files.text_fields(config)["hidden_size"])
         self.model_key = self._model_key(digest)
+        self._config = config
+        self._image_id, self._video_id = int(config["image_token_id"]), int(config["video_token_id"])
+        self._tensors = tensors or {}
+        self._model = model
+        self._building = threading.Lock()
+        self._language_model = model.language_model if model is not None else text_model(config, self._tensors)
+        self.device = str(self._device)
+        self._is_small = sum(p.numel() for p in self._language_model.parameters()) < SMALL_MODEL_PARAMETERS
+        self._workers: ThreadPoolExecutor | None = None
 
     @classmethod
     def load(
@@ -97,18 +120,24 @@ class Vlm2VecEmbedder:
     ) -> Vlm2VecEmbedder:
         """Open a checkpoint; arguments and errors as in `mmsearch.embedders.load_embedder`."""
         device = device or default_device()
-        torch_dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, None: default_dtype(device)}.get(dtype)
+        torch_dtype = default_dtype(device) if dtype is None else DTYPES.get(dtype)
         if torch_dtype is None:
-            raise EmbedderError(f"dtype {dtype!r} is not one of float32, bfloat16")
+            raise EmbedderError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
         found = files.find_checkpoint(name_or_folder)
-        model = empty_model(found.json("config.json"))
-        files.fill(model, files.model_tensors(found), torch_dtype, device)
-        model.to(device).eval()
+        config = found.json("config.json")
+        files.check_config(config)
+        stored = files.model_tensors(found)
+        files.check_names(stored, config)
+        try:
+            tensors = {key: tensor.to(device=device, dtype=torch_dtype) for key, tensor in stored.items()}
+        except (RuntimeError, AssertionError) as error:
+            raise EmbedderError(f"the model cannot be placed on device {device!r}: {error}") from error
         sidecar = found.json(files.SIDECAR)
         budgets = sidecar.get("max_pixels", {})
         return cls(
-            model,
             files.load_tokenizer(found),
+            config=config,
+            tensors=tensors,
             name=sidecar.get("name", found.name),
             digest=found.sha256(),
             min_pixels=min_pixels or sidecar.get("min_pixels", MIN_PIXELS),
@@ -136,8 +165,9 @@ class Vlm2VecEmbedder:
         if isinstance(max_pixels, int):
             max_pixels = dict.fromkeys(KINDS, max_pixels)
         return cls(
-            model,
             tokenizer,
+            config=files.flat_config(model.config),
+            model=model,
             name=name,
             digest="unsaved",
             min_pixels=min_pixels,
@@ -185,12 +215,20 @@ class Vlm2VecEmbedder:
         files.write_tensors(folder / "model.safetensors", dict(self.model.named_parameters()), dtype)
 
     @property
-    def page_text(self) -> bool:
-        return self.page_text_tokens > 0
+    def model(self) -> Qwen2VLModel:
+        """Without language head; its parameters are what training changes.
+
+        Built when first needed, since importing transformers takes seconds that a text query need not wait for.
+        """
+        with self._building:
+            if self._model is None:
+                self._model = full_model(self._config, self._tensors)
+                self._language_model = self._model.language_model
+            return self._model
 
     @property
-    def device(self) -> str:
-        return str(self.model.device)
+    def _device(self) -> torch.device:
+        return self._language_model.embed_tokens.weight.device
 
     def _model_key(self, digest: str) -> str:
         decisive = {
@@ -230,7 +268,6 @@ class Vlm2VecEmbedder:
             max_pixels=[self.max_pixels[item.kind] for item in inputs],
         )
 
-    @torch.no_grad()
     def embed_prompts(
         self,
         prompts: Sequence[str],
@@ -256,22 +293,61 @@ class Vlm2VecEmbedder:
         vectors = np.empty((len(prompts), self.dim), np.float32)
         budgets = self._budgets(is_video) if max_pixels is None else max_pixels
         costs = [
-            len(prompt) // 3 + sum(min(i.width * i.height, budget) for i in visuals or ()) // 784
+            self._cost(prompt, list(visuals or ()), budget)
             for prompt, visuals, budget in zip(prompts, images, budgets, strict=True)
         ]
-        for rows in batches_by_cost(costs, TOKENS_PER_BATCH["cuda" if self.device.startswith("cuda") else "cpu"]):
-            batch = self.prepare(
-                [prompts[i] for i in rows],
-                [images[i] for i in rows],
-                [is_video[i] for i in rows],
-                [budgets[i] for i in rows],
+
+        def prepare(rows: Sequence[int]) -> Batch:
+            return self.prepare(
+                [prompts[row] for row in rows],
+                [images[row] for row in rows],
+                [is_video[row] for row in rows],
+                [budgets[row] for row in rows],
             )
-            vectors[rows] = self.forward(batch).cpu().numpy()
+
+        place = "cuda" if self._device.type == "cuda" else "small" if self._is_small else "cpu"
+        batches = batches_by_cost(costs, POSITIONS_PER_BATCH[place])
+        if place == "small":
+            results = self._pool().map(lambda rows: (rows, self._embed(prepare, rows)), batches)
+        else:
+            results = ((rows, self._embed(prepare, rows)) for rows in batches)
+        for rows, embeddings in results:
+            vectors[rows] = embeddings
         finite = np.isfinite(vectors).all(1)
         if not finite.all():
             index = int(np.flatnonzero(~finite)[0])
-            raise EmbedderError(f"the model's output for input {index} is not finite: {prompts[index][:80]!r}")
+            raise EmbedderError(f"the model's output for input {index} is not finite")
         return vectors
+
+    @torch.inference_mode()
+    def _embed(self, prepare: Callable[[Sequence[int]], Batch], rows: Sequence[int]) -> np.ndarray:
+        """float32 [len(rows), dim]. What does not fit into the accelerator's memory is tried in halves."""
+        try:
+            return self.forward(prepare(rows)).cpu().numpy()
+        except torch.OutOfMemoryError as error:
+            if len(rows) == 1:
+                raise EmbedderError(f"input {rows[0]} does not fit into the memory of {self.device}") from error
+        torch.cuda.empty_cache()
+        half = len(rows) // 2
+        logger.info("%d inputs do not fit into the memory of %s together; trying halves", len(rows), self.device)
+        return np.concatenate([self._embed(prepare, rows[:half]), self._embed(prepare, rows[half:])])
+
+    def _pool(self) -> ThreadPoolExecutor:
+        """One thread per core, each computing alone.
+
+        A small model's operations are too short to share between cores: the wait at the end of each costs more than it
+        saves, and many times more while other processes (decoders) keep the cores busy.
+        """
+        with self._building:
+            if self._workers is None:
+                self._workers = single_core_threads(torch.get_num_threads())
+            return self._workers
+
+    def _cost(self, prompt: str, visuals: Sequence[Image.Image], budget: int) -> tuple[int, int]:
+        """Estimated (patches, tokens) of one input."""
+        pixels = sum(min(max(image.width * image.height, self.min_pixels), budget) for image in visuals)
+        patches = pixels // PATCH**2
+        return patches, patches // MERGE**2 + len(prompt) // 4 + 1
 
     def _budgets(self, is_video: Sequence[bool]) -> list[int]:
         return [self.max_pixels["clip" if video else "image"] for video in is_video]
@@ -293,7 +369,6 @@ class Vlm2VecEmbedder:
         visual_index: list[int] = []
         patches: list[np.ndarray] = []
         grids: list[Grid] = []
-        image_id, video_id = self.model.config.image_token_id, self.model.config.video_token_id
         for prompt, visuals, video, budget in zip(prompts, images, is_video, budgets, strict=True):
             shots = [list(visuals)] if video and visuals else [[image] for image in visuals or ()]
             counts = []
@@ -302,7 +377,9 @@ class Vlm2VecEmbedder:
                 patches.append(rows)
                 grids.append(grid)
                 counts.append(len(rows) // MERGE**2)
-            found, positions = expand(token_ids(self.tokenizer, prompt), video_id if video else image_id, counts)
+            found, positions = expand(
+                token_ids(self.tokenizer, prompt), self._video_id if video else self._image_id, counts
+            )
             if not found:
                 raise EmbedderError("an empty prompt cannot be embedded")
             visual_index.extend(len(ids) + position for position in positions)
@@ -319,47 +396,91 @@ class Vlm2VecEmbedder:
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Embeddings [len(batch), dim]: float32, unit length, with gradients if enabled. Follows `torch.autocast`."""
-        model = self.model
-        batch = batch.to(model.device)
-        tokens = model.language_model.embed_tokens(batch.input_ids)
-        if batch.grids:
-            features = vision_features(model.visual, batch.pixel_values(), batch.grids)
+        batch = batch.to(self._device)
+        if not batch.grids:
+            language_model = self._language_model
+            tokens = language_model.embed_tokens(batch.input_ids)
+        else:
+            language_model = self.model.language_model
+            tokens = language_model.embed_tokens(batch.input_ids)
+            features = vision_features(self.model.visual, batch.pixel_values(), batch.grids)
             tokens = tokens.index_copy(0, batch.visual_index, features.to(tokens.dtype))
-        return F.normalize(last_states(model.language_model, tokens, batch.lengths).float(), dim=-1)
+        return F.normalize(last_states(language_model, tokens, batch.lengths).float(), dim=-1)
 
 
-def batches_by_cost(costs: Sequence[int], budget: int) -> list[list[int]]:
-    """Group indices of similar cost, so that a batch times its largest cost stays within `budget`."""
+def batches_by_cost(costs: Sequence[tuple[int, int]], budget: int) -> list[list[int]]:
+    """Group indices of like (patches, tokens), the costliest first, so that a batch's sum stays within `budget`."""
     batches: list[list[int]] = []
+    room = 0
     for index in sorted(range(len(costs)), key=costs.__getitem__, reverse=True):
-        if not batches or (len(batches[-1]) + 1) * max(1, costs[batches[-1][0]]) > budget:
+        cost = sum(costs[index])
+        if cost > room or not batches:
             batches.append([])
+            room = budget
         batches[-1].append(index)
+        room -= cost
     return batches
 
 
-def empty_model(config: Mapping[str, Any]) -> Qwen2VLModel:
-    """A `Qwen2VLModel` of that configuration (flat or nested) with its parameters on the meta device."""
+def single_core_threads(count: int) -> ThreadPoolExecutor:
+    """Threads in which torch computes on one core, whatever it does in others."""
+    everyone = threading.Barrier(count + 1)
+
+    def start() -> None:
+        torch.get_num_threads()  # makes torch set this thread up, which would undo the next line later
+        torch.set_num_threads(1)
+        everyone.wait()
+
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(count, thread_name_prefix="embed", initializer=start)
+    for _ in range(count):
+        pool.submit(int)
+    everyone.wait()
+    torch.set_num_threads(before)  # the number is also the default of threads to come
+    return pool
+
+
+def text_model(config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> LanguageModel:
+    """The language model alone, over the given tensors."""
+    prefix = "language_model."
+    with torch.device("meta"):
+        model = LanguageModel(files.text_fields(config))
+    own = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+    files.fill(model, own)
+    model.rotary_emb.to(tensors[EMBEDDING].device)
+    return model.eval()
+
+
+def full_model(config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Qwen2VLModel:
+    """transformers' model of a configuration (flat or nested), over the given tensors."""
     from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLConfig
     from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLModel
 
-    if config.get("model_type") != "qwen2_vl":
-        raise EmbedderError(f"model type {config.get('model_type')!r} is not supported, only qwen2_vl")
     try:
         parsed = Qwen2VLConfig(**{key: value for key, value in config.items() if key != "transformers_version"})
         with torch.device("meta"):
             model = Qwen2VLModel(parsed)
     except (TypeError, ValueError, KeyError) as error:
         raise EmbedderError(f"the configuration does not describe a Qwen2-VL model: {error}") from error
-    # The rotary frequencies are computed, not stored: make them again outside the meta device.
+    # Rotary frequencies are computed, not stored: make them again outside the meta device.
     model.visual.rotary_pos_emb = type(model.visual.rotary_pos_emb)(parsed.vision_config)
     model.language_model.rotary_emb = type(model.language_model.rotary_emb)(parsed.text_config)
-    return model
+    files.fill(model, tensors)
+    model.language_model.rotary_emb.to(tensors[EMBEDDING].device)
+    model.visual.rotary_pos_emb.to(tensors[EMBEDDING].device)
+    return model.eval()
 
 
 def default_device() -> str:
+    """The GPU if torch has one, else the CPU."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def default_dtype(device: str) -> torch.dtype:
-    return torch.float32
+    """bfloat16 where the device multiplies it natively, else float32 (elsewhere it is emulated, a hundred times slower)."""
+    if device.startswith("cuda"):
+        is_native = torch.cuda.get_device_capability(device) >= (8, 0)
+    else:
+        checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+        is_native = device == "cpu" and any(check() for check in checks if check is not None)
+    return torch.bfloat16 if is_native else torch.float32
