@@ -123,6 +123,12 @@ class Catalog:
         engine, read_only = open_database(folder, create=create, read_only=read_only)
         return cls(folder, engine, read_only=read_only)
 
+    @property
+    def id(self) -> str:
+        """Tells this catalog from every other: a snapshot of another one's vectors must not answer for it."""
+        with self._reading() as c:
+            return c.execute(text("SELECT value FROM meta WHERE key = 'id'")).scalar_one()
+
     def close(self) -> None:
         self._engine.dispose()
 
@@ -835,6 +841,20 @@ class Catalog:
                 _halves(rows),
                 np.fromiter(removed, np.int64),
             )
+
+    def vector_sums(self, model_key: str, kind: Kind, generation: int) -> tuple[int, int] | None:
+        """Number and sum of the ids that a store at this generation must hold; None if the catalog has gone on since."""
+        with self._reading() as c:
+            if int(c.execute(text("SELECT value FROM meta WHERE key = 'generation'")).scalar_one()) != generation:
+                return None
+            row = c.execute(
+                text(
+                    "SELECT count(*), total(i.id) FROM items i JOIN vectors v ON v.item_id = i.id"
+                    " AND v.model_id = (SELECT id FROM models WHERE key = :key) WHERE i.kind = :kind AND i.visible = 1"
+                ),
+                {"key": model_key, "kind": kind},
+            ).one()
+            return row[0], int(row[1])
 
     def vectors_of(self, ids: Sequence[int] | np.ndarray, model_key: str) -> tuple[np.ndarray, np.ndarray]:
         """The ids (int64, ascending) among `ids` that are visible and have a vector of this model, and float32 [n, dim]."""

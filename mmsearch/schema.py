@@ -49,7 +49,8 @@ meta = Table(
     Column("key", Text, primary_key=True),
     Column("value", Text, nullable=False),
 )
-"""`generation`: counts the commits that altered visible items; `active_model`: the id of the model that answers queries."""
+"""`id`: random, tells catalogs apart; `generation`: counts the commits that altered visible items; `active_model`: the id of the
+model that answers queries."""
 
 models = Table(
     "models",

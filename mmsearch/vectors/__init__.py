@@ -22,11 +22,17 @@ class VectorStore(Protocol):
     """
 
     dim: int
+    generation: int
+    """The catalog's generation that the store has caught up with; set by who fills it, kept by `save`."""
 
     def __len__(self) -> int: ...
 
     def ids(self) -> np.ndarray:
         """int64 [n], ascending."""
+        ...
+
+    def vectors(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        """float32 [n, dim] in the order of `ids`; raises KeyError for an unknown id."""
         ...
 
     def upsert(self, ids: Sequence[int] | np.ndarray, vectors: np.ndarray) -> None:
@@ -46,11 +52,20 @@ class VectorStore(Protocol):
         ...
 
 
-def open_store(name: str, folder: Path, dim: int, *, model_key: str) -> VectorStore:
-    """The store `name` ("faiss" or "exact") whose files lie in `folder`.
+def open_store(
+    name: str,
+    folder: Path,
+    dim: int,
+    *,
+    model_key: str,
+    label: str = "items",
+    catalog_id: str = "",
+    read_only: bool = False,
+) -> VectorStore:
+    """The store `name` ("faiss" or "exact") whose files `<label>.*` lie in `folder`.
 
-    A snapshot that is unreadable, of another model key or of another dim is set aside (`*.corrupt-<ns>`), said in the log,
-    and an empty store is returned: the caller fills it from the catalog.
+    A snapshot that is unreadable, of another model key, dim or catalog is set aside (`*.corrupt-<ns>`; with `read_only` left
+    where it is), said in the log, and an empty store of generation 0 is returned: the caller fills it from the catalog.
     """
     if name == "exact":
         from mmsearch.vectors.exact import ExactStore
@@ -59,5 +74,7 @@ def open_store(name: str, folder: Path, dim: int, *, model_key: str) -> VectorSt
     if name == "faiss":
         from mmsearch.vectors.faiss import FaissStore
 
-        return FaissStore.open(folder, dim, model_key=model_key)
+        return FaissStore.open(
+            folder, dim, model_key=model_key, label=label, catalog_id=catalog_id, read_only=read_only
+        )
     raise ValueError(f"unknown vector store {name!r}; known: faiss, exact")

@@ -75,7 +75,7 @@ CREATE TABLE calibrations (
     data BLOB NOT NULL,
     PRIMARY KEY (model_id, kind)
 );
-INSERT INTO meta VALUES ('generation', '0');
+INSERT INTO meta VALUES ('generation', '0'), ('id', lower(hex(randomblob(8))));
 CREATE VIRTUAL TABLE words USING fts5(
     text, name, content='items', content_rowid='id', tokenize='porter unicode61 remove_diacritics 2'
 );

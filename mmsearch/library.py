@@ -1,0 +1,454 @@
+"""A library: an opened `index_data/` = catalog + vector stores + embedder, each loaded when it is first needed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import threading
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmsearch import prompts, relevance
+from mmsearch.catalog import Catalog, Filters, unit
+from mmsearch.config import Settings, find_library_folder, load_settings
+from mmsearch.errors import CatalogError, ModelMismatch
+from mmsearch.items import KIND_ALIASES, KINDS, EmbedInput, Kind, Query
+from mmsearch.lock import lock_holder, locked, snapshot_lock
+from mmsearch.vectors import VectorStore, open_store
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from mmsearch.embedders import Embedder
+    from mmsearch.search import Hits
+
+log = logging.getLogger(__name__)
+
+PREVIEWS_NAME = "previews"
+FILL_BLOCK = 8192
+SAVE_WHEN_BEHIND_SHARE = 0.1
+"""A reader that had to add more than this share of a store writes the snapshot, so that the next one need not."""
+SAMPLE_DRIFT_SHARE = 0.05
+"""Backgrounds are taken anew once a store has grown or shrunk by more than this."""
+BACKGROUND_QUERIES = 200
+QUERY_CACHE_SIZE = 256
+
+
+def open(
+    folder: str | os.PathLike[str] | None = None,
+    *,
+    create: bool = False,
+    read_only: bool = False,
+    model: str | None = None,
+    device: str | None = None,
+    store: str | None = None,
+) -> Library:
+    """Open the library in `folder` (default: see `find_library_folder`); nothing heavy is loaded yet.
+
+    Args:
+        model, device, store: over the settings. A library remembers its model, so none need be named for a query.
+
+    Raises:
+        LibraryMissing, NewerSchema, CorruptIndex, CatalogError: the catalog cannot be used. ConfigError: a setting cannot.
+    """
+    path = find_library_folder(None if folder is None else Path(folder))
+    settings = load_settings(path, model=model, device=device, store=store)
+    return Library(Catalog.open(path, create=create, read_only=read_only), settings)
+
+
+class Library:
+    """What searches and ingestion work with. Threads may share one; only one process at a time may hold `lock()`.
+
+    Attributes:
+        folder: where it lies. previews: the folder of preview pictures.
+        catalog: the truth. settings: gathered when it was opened.
+    """
+
+    def __init__(self, catalog: Catalog, settings: Settings) -> None:
+        self.folder = catalog.folder
+        self.previews = self.folder / PREVIEWS_NAME
+        self.catalog = catalog
+        self.settings = settings
+        self._embedder: Embedder | None = None
+        self._stores: dict[tuple[str, Kind], _OpenedStore] = {}
+        self._samples: dict[tuple[str, Kind], tuple[int, np.ndarray]] = {}
+        self._backgrounds: dict[tuple[str, Kind, bool], relevance.Background] = {}
+        self._generic: dict[tuple[str, Kind], np.ndarray] = {}
+        self._queries: OrderedDict[tuple[str, str, str | None, Kind], np.ndarray] = OrderedDict()
+        self._guard = threading.RLock()  # stores, and what is derived from them, are not safe to change while read
+        self._loading = threading.Lock()
+        self._locked = 0
+
+    def close(self) -> None:
+        """Close the catalog and let go of vectors and model."""
+        with self._guard:
+            self._stores.clear()
+            self._samples.clear()
+            self._embedder = None
+            self.catalog.close()
+
+    def __enter__(self) -> Library:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ---- the model
+
+    @property
+    def model_key(self) -> str | None:
+        """The model key of the generation that answers queries, known without loading the model; None while empty."""
+        return self.catalog.active_model_key()
+
+    @property
+    def model_name(self) -> str:
+        """What `embedder` loads: the model asked for, else the one that the library remembers, else the default."""
+        if "model" not in self.settings.model_fields_set and (key := self.model_key) is not None:
+            return self.catalog.model_name(key) or self.settings.model
+        return self.settings.model
+
+    @property
+    def embedder_loaded(self) -> bool:
+        return self._embedder is not None
+
+    @property
+    def embedder(self) -> Embedder:
+        """The model, loaded on first use. Raises EmbedderError."""
+        with self._loading:
+            if self._embedder is None:
+                from mmsearch.embedders import load_embedder
+
+                self._embedder = load_embedder(self.model_name, device=self.settings.device)
+                if self._locked:
+                    self._remember_model()
+            return self._embedder
+
+    def _remember_model(self) -> None:
+        if self._embedder is not None and not self.catalog.read_only:
+            self.catalog.register_model(self._embedder.model_key, self._embedder.dim, self.model_name)
+
+    def encode(self, query: Query, kinds: Sequence[Kind]) -> dict[Kind, np.ndarray]:
+        """The query as float32 [dim] for each kind, in one call of the model; texts are remembered.
+
+        Raises:
+            ModelMismatch: the model is not the one whose vectors answer queries.
+        """
+        embedder = self.embedder
+        if (active := self.model_key) not in (None, embedder.model_key):
+            raise ModelMismatch(
+                f"the library holds vectors of model {active} ({self.catalog.model_name(active or '') or 'no name'}), not of"
+                f" {self.model_name!r} ({embedder.model_key}): ingest with that model first, or ask with the library's own"
+            )
+        is_text = not (query.images or query.frames)
+        keys = {kind: (embedder.model_key, query.text, query.instruction, kind) for kind in kinds}
+        with self._guard:
+            known = {kind: self._queries[key] for kind, key in keys.items() if is_text and key in self._queries}
+        wanted = [kind for kind in kinds if kind not in known]
+        if wanted:
+            encoded = embedder.encode_queries([prompts.query_input(query, kind) for kind in wanted])
+            known |= dict(zip(wanted, encoded, strict=True))
+            with self._guard:
+                for kind in wanted if is_text else ():
+                    self._queries[keys[kind]] = known[kind]
+                while len(self._queries) > QUERY_CACHE_SIZE:
+                    self._queries.popitem(last=False)
+        return {kind: known[kind] for kind in kinds}
+
+    # ---- vectors
+
+    def store(self, kind: Kind) -> VectorStore:
+        """The vectors of a kind, of the active model, up to the catalog's present generation."""
+        key = self.model_key
+        if key is None:
+            raise CatalogError(f"the library at {self.folder} is empty: `mmsearch ingest FOLDER` fills it")
+        with self._guard:
+            opened = self._stores.get((key, kind))
+            if opened is None:
+                opened = self._stores[key, kind] = self._open_store(key, kind)
+            else:
+                self._catch_up(opened.store, key, kind)
+            return opened.store
+
+    def nearest(
+        self, kind: Kind, vector: np.ndarray, k: int, allowed: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The `k` nearest items of a kind to float32 [dim]: ids int64, cosines float32."""
+        with self._guard:
+            ids, scores = self.store(kind).search(vector[None], k, allowed)
+            return ids[0], scores[0]
+
+    def cosines(self, kind: Kind, vector: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Those of `ids` that are of this kind, and their cosines (float32) with float32 [dim]."""
+        with self._guard:
+            store = self.store(kind)
+            ids = ids[np.isin(ids, store.ids())]
+            return ids, store.vectors(ids) @ vector
+
+    def sync_vectors(self) -> None:
+        """Bring the snapshots on disk up to the catalog and, while the model is loaded, keep what calibration needs of it."""
+        key = self.model_key
+        if key is None or self.catalog.read_only:
+            return
+        self._remember_model()
+        kinds = [kind for kind in KINDS if self.catalog.item_counts().get(kind)]
+        if self._embedder is not None and self._embedder.model_key == key:
+            self._generic_queries(key, kinds)
+        with snapshot_lock(self.folder / key, wait=True), self._guard:
+            for kind in KINDS:
+                if kind in kinds or (key, kind) in self._stores or self._snapshot(key, kind).exists():
+                    self.store(kind)
+                    self._stores[key, kind].save()
+
+    def _open_store(self, key: str, kind: Kind) -> _OpenedStore:
+        if self.catalog.read_only:
+            return self._load_store(key, kind, read_only=True)
+        with snapshot_lock(self.folder / key, wait=False) as is_ours:
+            opened = self._load_store(key, kind, read_only=not is_ours)
+            if is_ours and opened.added > SAVE_WHEN_BEHIND_SHARE * len(opened.store):
+                opened.save()
+            return opened
+
+    def _load_store(self, key: str, kind: Kind, *, read_only: bool) -> _OpenedStore:
+        store = open_store(
+            self.settings.store,
+            self.folder / key,
+            self.catalog.model_keys()[key],
+            model_key=key,
+            label=kind,
+            catalog_id=self.catalog.id,
+            read_only=read_only,
+        )
+        saved = store.generation
+        added = self._catch_up(store, key, kind) if saved <= self.catalog.generation() else 0
+        if saved and self.catalog.vector_sums(key, kind, store.generation) not in (None, _sums(store)):
+            log.warning("%s: does not hold what the catalog holds; built anew", self._snapshot(key, kind))
+            store.remove(store.ids())
+            store.generation = saved = 0
+            added = self._catch_up(store, key, kind)
+        return _OpenedStore(store, saved, added)
+
+    def _catch_up(self, store: VectorStore, key: str, kind: Kind) -> int:
+        """Bring a store to the catalog's present generation. Returns how many vectors were added."""
+        if store.generation == self.catalog.generation():
+            return 0
+        tail = self.catalog.tail(key, kind, store.generation)
+        store.remove(tail.removed)
+        for start in range(0, len(tail.added), FILL_BLOCK):
+            block = slice(start, start + FILL_BLOCK)
+            store.upsert(tail.added[block], unit(tail.vectors[block]))
+        store.generation = tail.generation
+        return len(tail.added)
+
+    def _snapshot(self, key: str, kind: Kind) -> Path:
+        return self.folder / key / f"{kind}.json"
+
+    # ---- what calibration needs
+
+    def background(self, kind: Kind, *, is_text: bool) -> tuple[np.ndarray, relevance.Background]:
+        """A random sample of the stored vectors of a kind, float32 [n, dim], and how irrelevant queries score on it.
+
+        With `is_text` the irrelevant queries are generic texts (the model encodes them, unless the catalog has them); else they
+        are stored vectors.
+        """
+        with self._guard:
+            key, store = self.model_key, self.store(kind)
+            assert key is not None
+            size, sample = self._samples.get((key, kind), (0, None))
+            if sample is None or abs(len(store) - size) > SAMPLE_DRIFT_SHARE * size:
+                chosen = np.random.default_rng(0).permutation(len(store))[: relevance.SAMPLE_SIZE]
+                sample = store.vectors(store.ids()[np.sort(chosen)])
+                self._samples[key, kind] = len(store), sample
+                self._backgrounds.pop((key, kind, True), None)
+                self._backgrounds.pop((key, kind, False), None)
+            prior = self._backgrounds.get((key, kind, is_text))
+            if prior is None:
+                if is_text:
+                    prior = relevance.background(self._generic_queries(key, [kind])[kind], sample)
+                else:
+                    some = sample[np.random.default_rng(1).permutation(len(sample))[:BACKGROUND_QUERIES]]
+                    prior = relevance.background(some, sample, is_same_set=True)
+                self._backgrounds[key, kind, is_text] = prior
+            return sample, prior
+
+    def _generic_queries(self, key: str, kinds: Sequence[Kind]) -> dict[Kind, np.ndarray]:
+        """The generic queries encoded for each kind, float32 [n, dim]: from memory, the catalog, or the model."""
+        inputs = {
+            kind: [prompts.query_input(Query(text=words), kind) for words in relevance.GENERIC_QUERIES]
+            for kind in kinds
+        }
+        for kind in kinds:
+            if (key, kind) not in self._generic:
+                stored = self.catalog.generic_queries(key, kind, _version(inputs[kind]))
+                if stored is not None:
+                    self._generic[key, kind] = stored
+        missing = [kind for kind in kinds if (key, kind) not in self._generic]
+        if missing:
+            encoded = self.embedder.encode_queries([one for kind in missing for one in inputs[kind]])
+            for kind, vectors in zip(missing, np.split(encoded, len(missing)), strict=True):
+                self._generic[key, kind] = vectors
+                if not self.catalog.read_only:
+                    self.catalog.save_generic_queries(key, kind, _version(inputs[kind]), vectors)
+        return {kind: self._generic[key, kind] for kind in kinds}
+
+    # ---- searching
+
+    def search(
+        self,
+        text: str = "",
+        *,
+        k: int = 10,
+        kinds: Sequence[str] | None = None,
+        image: Path | str | Image | None = None,
+        images: Sequence[Path | str | Image] = (),
+        like: int | None = None,
+        instruction: str | None = None,
+        path: str | Sequence[str] | None = None,
+        after: date | datetime | None = None,
+        before: date | datetime | None = None,
+        under: Path | None = None,
+        min_relevance: float | None = None,
+        offset: int = 0,
+        mode: str = "fused",
+    ) -> Hits:
+        """Find items. See `mmsearch.search.search`; this only puts the query and the filters together.
+
+        Args:
+            kinds: "page", "image", "clip" or what users call them ("pdf", "photo", "video").
+            image, images: files or PIL images to search with, beside or instead of `text`.
+            like: the id of an item; finds more like it, `text` and images are ignored.
+            path: one glob or several, see `Filters.path_globs`.
+            min_relevance: the cut-off, 0…1; None for the default, 0 for everything.
+
+        Raises:
+            ValueError: an unknown kind or mode, or nothing to search for. KeyError: no item `like`.
+            SourceError: a picture cannot be read. EmbedderError, CatalogError: as the model or the catalog raise them.
+        """
+        from mmsearch import search as searching  # the sugar's only look upwards
+
+        filters = Filters(
+            kinds=tuple(_kind(name) for name in kinds or ()),
+            path_globs=(path,) if isinstance(path, str) else tuple(path or ()),
+            after=after,
+            before=before,
+            under=under,
+        )
+        chosen = filters.kinds or None
+        if like is not None:
+            return searching.more_like(
+                self, like, k=k, kinds=chosen, filters=filters, min_relevance=min_relevance, offset=offset
+            )
+        pictures = [*images] if image is None else [image, *images]
+        query = Query(text=text, images=tuple(map(self.picture, pictures)), instruction=instruction)
+        return searching.search(
+            self,
+            query,
+            k=k,
+            kinds=chosen,
+            filters=filters,
+            min_relevance=min_relevance,
+            offset=offset,
+            mode=mode,
+        )
+
+    def picture(self, picture: Path | str | Image) -> Image:
+        """A query picture, as the model takes it at most; raises SourceError for a file that cannot be read."""
+        if not isinstance(picture, str | Path):
+            return picture
+        from mmsearch.media import open_image
+
+        return open_image(Path(picture), max_pixels=max(self.embedder.max_pixels.values()))
+
+    # ---- upkeep
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Be the one writer. May be nested; raises LibraryLocked, naming the other writer's pid, and CatalogError if read-only."""
+        if self.catalog.read_only:
+            raise CatalogError(f"the library at {self.folder} is open for reading only")
+        if self._locked:
+            self._locked += 1
+            try:
+                yield
+            finally:
+                self._locked -= 1
+            return
+        with locked(self.folder):
+            self._locked = 1
+            try:
+                self._remember_model()
+                yield
+            finally:
+                self._locked = 0
+
+    def status(self) -> dict[str, Any]:
+        """Facts for people and scripts: where, which model, what is in it, what failed, who writes. Loads nothing."""
+        key = self.model_key
+        counts = self.catalog.counts(key)
+        return {
+            "library": str(self.folder),
+            "read_only": self.catalog.read_only,
+            "generation": self.catalog.generation(),
+            "model": self.model_name,
+            "model_key": key,
+            "models": self.catalog.model_keys(),
+            "items": {kind: counts["items"].get(kind, 0) for kind in KINDS},
+            "vectors": {kind: counts["vectors"].get(kind, 0) for kind in KINDS},
+            "sources": {
+                state: counts["sources"].get(state, 0) for state in ("indexed", "pending", "offline", "failed")
+            },
+            "sources_to_embed": 0 if key is None else self.catalog.sources_to_embed(key),
+            "roots": {str(root): at for root, at in self.catalog.roots().items()},
+            "writer_pid": lock_holder(self.folder),
+            "bytes": sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file()),
+        }
+
+    def compact(self) -> None:
+        """Delete for good what is only marked as deleted, with its previews and the snapshots of models no longer used."""
+        with self.lock():
+            former = set(self.catalog.model_keys())
+            for preview in self.catalog.compact():
+                (self.folder / preview).unlink(missing_ok=True)
+            for key in former - set(self.catalog.model_keys()):
+                shutil.rmtree(self.folder / key, ignore_errors=True)
+            self.sync_vectors()
+
+
+@dataclass
+class _OpenedStore:
+    """A store, the generation of its snapshot on disk, and how many vectors it lacked when it was opened."""
+
+    store: VectorStore
+    saved_generation: int
+    added: int
+
+    def save(self) -> None:
+        """Write the snapshot, unless it stands at this generation already."""
+        if self.saved_generation != self.store.generation:
+            self.store.save()
+            self.saved_generation = self.store.generation
+
+
+def _kind(name: str) -> Kind:
+    try:
+        return KIND_ALIASES[name.lower()]
+    except KeyError:
+        raise ValueError(f"unknown kind {name!r}; known: {', '.join(sorted(KIND_ALIASES))}") from None
+
+
+def _sums(store: VectorStore) -> tuple[int, int]:
+    return len(store), int(store.ids().sum())
+
+
+def _version(inputs: Sequence[EmbedInput]) -> str:
+    """Names the generic queries as the model reads them; vectors of another version are encoded anew."""
+    strings = "\n".join(prompts.final_prompt(one.instruction, one.text) for one in inputs)
+    return f"{len(inputs)}-{zlib.crc32(strings.encode()):08x}"
