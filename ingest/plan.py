@@ -1,0 +1,234 @@
+"""What an ingest run is going to do, in numbers for people: how many photos, pages and minutes of video, and how long it takes."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ingest.readers import READERS, SUFFIX_TYPES, sniff
+from ingest.workers import Limits, Task, WorkerPool
+from mmsearch import prompts
+from mmsearch.errors import MMSearchError
+from mmsearch.items import EmbedInput, Kind, Source
+
+if TYPE_CHECKING:
+    from mmsearch.embedders import Embedder
+
+log = logging.getLogger(__name__)
+
+COUNT_BUDGET_S = 3.0
+"""Counting pages and clips stops here; what is left is extrapolated."""
+COUNT_DEADLINE_S = 5.0
+PAGES_PER_DOCUMENT = 10
+CLIPS_PER_VIDEO = 5
+PROBE_BUDGET_S = 1.5
+"""The model is timed on made-up items for about so long."""
+SAVE_S = 0.004
+"""What an item costs beside the model: its preview, its rows."""
+
+FILE_WORDS: Mapping[Kind, tuple[str, str]] = {
+    "image": ("photo", "photos"),
+    "page": ("PDF", "PDFs"),
+    "clip": ("video", "videos"),
+}
+ITEM_WORDS: Mapping[Kind, tuple[str, str]] = {
+    "image": ("photo", "photos"),
+    "page": ("page", "pages"),
+    "clip": ("clip", "clips"),
+}
+
+
+@dataclass(slots=True)
+class IngestPlan:
+    """What a run will do.
+
+    Attributes:
+        files: to be read, by the kind of items in them. items: expected of them; `is_estimate` if not all were counted.
+        video_s: seconds of video to read.
+        expected: items expected of each source, by its path.
+        new, changed, reembed, moved, copied, unchanged, failed_before, returned, missing, offline: files, see `mmsearch.plan.Plan`.
+        unsupported, junk, ignored: files passed over. unreadable: files and folders. changing: files in motion.
+        seconds: how long it will take, None if unknown. device: where the model runs.
+    """
+
+    files: Counter[Kind] = field(default_factory=Counter)
+    items: Counter[Kind] = field(default_factory=Counter)
+    is_estimate: bool = False
+    video_s: float = 0.0
+    expected: dict[str, tuple[Kind, int]] = field(default_factory=dict)
+    new: int = 0
+    changed: int = 0
+    reembed: int = 0
+    moved: int = 0
+    copied: int = 0
+    unchanged: int = 0
+    failed_before: int = 0
+    returned: int = 0
+    missing: int = 0
+    offline: int = 0
+    unsupported: int = 0
+    junk: int = 0
+    ignored: int = 0
+    unreadable: int = 0
+    changing: int = 0
+    seconds: float | None = None
+    device: str = ""
+
+    def is_empty(self) -> bool:
+        """Whether there is nothing to do at all."""
+        return not (self.files or self.moved or self.copied or self.returned or self.missing or self.offline)
+
+    def sentence(self) -> str:
+        """`3,120 photos, 41 PDFs (1,902 pages), 12 videos (1 h 20 min) · about 38 min on cpu`."""
+        parts = []
+        about = "about " if self.is_estimate else ""
+        if self.files["image"]:
+            parts.append(counted(self.files["image"], FILE_WORDS["image"]))
+        if self.files["page"]:
+            pages = counted(self.items["page"], ITEM_WORDS["page"])
+            parts.append(f"{counted(self.files['page'], FILE_WORDS['page'])} ({about}{pages})")
+        if self.files["clip"]:
+            parts.append(f"{counted(self.files['clip'], FILE_WORDS['clip'])} ({duration(self.video_s)})")
+        for number, word in (
+            (self.moved, "moved"),
+            (self.copied, "copied"),
+            (self.returned, "back again"),
+            (self.missing, "deleted"),
+            (self.offline, "out of reach"),
+        ):
+            if number:
+                parts.append(f"{number:,} {word}")
+        if not parts:
+            return f"nothing to do: {counted(self.unchanged, ('file', 'files'))} unchanged"
+        line = ", ".join(parts)
+        if self.seconds is not None and self.files:
+            line += f" · about {duration(self.seconds)} on {self.device}"
+        return line
+
+    def record(self) -> dict[str, Any]:
+        """JSON values, for machines."""
+        return {
+            "files": dict(self.files),
+            "items": dict(self.items),
+            "is_estimate": self.is_estimate,
+            "video_s": round(self.video_s, 1),
+            **{
+                name: getattr(self, name)
+                for name in (
+                    "new", "changed", "reembed", "moved", "copied", "unchanged", "failed_before", "returned", "missing",
+                    "offline", "unsupported", "junk", "ignored", "unreadable", "changing", "device",
+                )
+            },
+            "seconds": None if self.seconds is None else round(self.seconds, 1),
+            "sentence": self.sentence(),
+        }  # fmt: skip
+
+
+def counted(number: int, words: tuple[str, str]) -> str:
+    """`1 photo`, `3,120 photos`."""
+    return f"{number:,} {words[0] if number == 1 else words[1]}"
+
+
+def duration(seconds: float) -> str:
+    """`8 s`, `12 min`, `1 h 20 min`."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def count_items(
+    plan: IngestPlan, sources: Sequence[Source], budget: Mapping[Kind, int], limits: Limits, jobs: int
+) -> None:
+    """Fill in `files`, `items`, `video_s` and `expected`: photos by type, documents and videos by asking workers, within `COUNT_BUDGET_S`."""
+    tasks = []
+    for number, source in enumerate(sources):
+        kind = kind_of(source)
+        plan.files[kind] += 1
+        plan.expected[str(source.path)] = (kind, 1)
+        if kind == "image":
+            plan.items[kind] += 1
+        else:
+            tasks.append(Task(number, source, is_count=True))
+    if not tasks:
+        return
+    # Every n-th first, so that what is left out resembles what was counted.
+    tasks.sort(key=lambda task: (task.key * 2654435761) % (1 << 32))
+    counts: dict[Kind, list[int]] = {"page": [], "clip": []}
+    video_s: list[float] = []
+    open_tasks = {task.key: kind_of(task.source) for task in tasks}
+    give_up = time.monotonic() + COUNT_BUDGET_S
+    terms = Limits(COUNT_DEADLINE_S, limits.memory_bytes, limits.max_image_pixels, limits.max_pages)
+    with WorkerPool(budget, jobs=jobs, limits=terms) as pool:
+        for event in pool.read(tasks, tick_s=0.2):
+            if event is not None and event.type != "draft":
+                kind = open_tasks.pop(event.task.key)
+                number, seconds = (event.expected[1], event.expected[2]) if event.expected else (0, 0.0)
+                counts.setdefault(kind, []).append(number)
+                if kind == "clip" and event.expected:
+                    video_s.append(seconds)
+                plan.expected[str(event.task.source.path)] = (kind, number)
+                plan.items[kind] += number
+            if time.monotonic() > give_up:
+                break
+    plan.video_s = sum(video_s)
+    plan.is_estimate = bool(open_tasks)
+    usual: dict[Kind, int] = {
+        "page": round(float(np.mean(counts["page"]))) if counts["page"] else PAGES_PER_DOCUMENT,
+        "clip": round(float(np.mean(counts["clip"]))) if counts["clip"] else CLIPS_PER_VIDEO,
+    }
+    for key, kind in open_tasks.items():
+        plan.expected[str(sources[key].path)] = (kind, usual[kind])
+        plan.items[kind] += usual[kind]
+        if kind == "clip":
+            plan.video_s += float(np.mean(video_s)) if video_s else usual[kind] * 7.0
+
+
+def kind_of(source: Source) -> Kind:
+    """What a file's items will be, judged by its first bytes."""
+    try:
+        file_type = sniff(source.path)
+    except OSError:
+        file_type = None
+    module = READERS.get(file_type or SUFFIX_TYPES.get(source.suffix, ""), "ingest.image")
+    kinds: Mapping[str, Kind] = {"ingest.pdf": "page", "ingest.video": "clip"}
+    return kinds.get(module, "image")
+
+
+def measure_costs(embedder: Embedder, kinds: Sequence[Kind]) -> dict[Kind, float]:
+    """Seconds per item of each kind, by timing the model on made-up pages, photos and clips for a moment.
+
+    Raises nothing: a model that cannot embed them gives no costs, and the run itself will say why.
+    """
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    costs: dict[Kind, float] = {}
+    for kind in kinds:
+        side = max(28, int(embedder.max_pixels[kind] ** 0.5) // 28 * 28)
+        noise = rng.integers(0, 255, (side, side, 3), np.uint8)
+        images = (Image.fromarray(noise),) * (8 if kind == "clip" else 1)
+        words = "the quick brown fox jumps over the lazy dog " * 30 if kind == "page" and embedder.page_text else ""
+        item = EmbedInput(prompts.DOCUMENT_INSTRUCTIONS[kind], words, images, kind == "clip", kind)
+        try:
+            began = time.monotonic()
+            embedder.encode_documents([item])  # the first call also warms up
+            first_s = time.monotonic() - began
+            count = int(min(8, PROBE_BUDGET_S / len(kinds) / max(first_s, 1e-3)))
+            if count >= 2:
+                began = time.monotonic()
+                embedder.encode_documents([item] * count)
+                costs[kind] = (time.monotonic() - began) / count + SAVE_S
+            else:
+                costs[kind] = first_s + SAVE_S
+        except (MMSearchError, RuntimeError, ValueError) as error:
+            log.debug("timing of %s items failed: %s", kind, error)
+    return costs
