@@ -1,0 +1,721 @@
+"""From disk to the catalog: scan, plan, read in worker processes, embed in batches across files, save, retire what is gone.
+
+Decoding runs ahead in other processes while the model computes here. Each batch is one transaction; a source counts as
+indexed when its last item is saved. Whatever stops a run, what is committed stays, and the same call goes on from there.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from ingest.plan import (
+    FILE_WORDS,
+    ITEM_WORDS,
+    SAVE_S,
+    IngestPlan,
+    count_items,
+    counted,
+    duration,
+    kind_of,
+    measure_costs,
+)
+from ingest.scan import ScanResult, find_sources, has_changed, resolve_roots
+from ingest.workers import Event, Limits, Task, WorkerPool, default_jobs
+from mmsearch import prompts
+from mmsearch.errors import CorruptFile, SourceError
+from mmsearch.items import ItemDraft, Kind, Source
+from mmsearch.plan import Plan
+
+if TYPE_CHECKING:
+    from mmsearch.embedders import Embedder
+    from mmsearch.library import Library
+
+log = logging.getLogger(__name__)
+
+BATCH_ITEMS = 32
+BATCH_WAIT_S = 5.0
+"""An item waits no longer than this for its batch to fill, so that a slow video does not hold back what is found."""
+SYNC_INTERVAL_S = 60.0
+PROGRESS_INTERVAL_S = 0.2
+
+Stage = Literal["scan", "plan", "read", "sync"]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A file that was not (wholly) indexed, and why."""
+
+    path: Path
+    type: str
+    reason: str
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a run stands; given to the `progress` callback a few times a second.
+
+    `items` are saved so far, `expected` is what they will be at the end as far as is known now, both by kind; `fraction`
+    (0…1) and `eta_s` weigh kinds by what they cost here. `rate` is items per second. `path` was worked on last.
+    """
+
+    stage: Stage
+    plan: IngestPlan | None = None
+    items: dict[Kind, int] = field(default_factory=dict)
+    expected: dict[Kind, int] = field(default_factory=dict)
+    files: int = 0
+    files_total: int = 0
+    failures: int = 0
+    elapsed_s: float = 0.0
+    rate: float = 0.0
+    eta_s: float | None = None
+    fraction: float = 0.0
+    path: Path | None = None
+
+    def sentence(self) -> str:
+        """`412 of 1,902 pages, 88 of 3,120 photos · 9.8 items/s · 4 min left`."""
+        if self.stage == "scan":
+            return "looking for files"
+        if self.stage == "plan":
+            return "counting"
+        if self.stage == "sync":
+            return "writing the index"
+        parts = [
+            f"{self.items.get(kind, 0):,} of {counted(expected, ITEM_WORDS[kind])}"
+            for kind, expected in self.expected.items()
+            if expected
+        ]
+        line = ", ".join(parts) or "starting"
+        if self.rate:
+            line += f" · {self.rate:.1f} items/s"
+        if self.eta_s is not None:
+            line += f" · {duration(self.eta_s)} left"
+        if self.failures:
+            line += f" · {self.failures:,} failed"
+        return line
+
+    def record(self) -> dict[str, Any]:
+        """JSON values, for machines."""
+        return {
+            "stage": self.stage,
+            "items": dict(self.items),
+            "expected": dict(self.expected),
+            "files": self.files,
+            "files_total": self.files_total,
+            "failures": self.failures,
+            "elapsed_s": round(self.elapsed_s, 2),
+            "rate": round(self.rate, 3),
+            "eta_s": None if self.eta_s is None else round(self.eta_s, 1),
+            "fraction": round(self.fraction, 4),
+            "path": None if self.path is None else os.fspath(self.path),
+            "sentence": self.sentence(),
+        }
+
+
+@dataclass(slots=True)
+class IngestReport:
+    """What a run did.
+
+    Attributes:
+        plan: what it set out to do.
+        items: saved, by kind. files: sources completed. copied: sources indexed from another with the same content.
+        moved, returned, retired, offline, unchanged: sources, see `mmsearch.plan.Plan`.
+        failures: of this run, files and folders that cannot be read included. failed_before: known failures left alone.
+        changing: files that changed while they were read; the next run takes them.
+        blank_pages, damaged_pages, merged_clips: what was not made an item.
+        seconds: of the whole run; seconds_by_stage: scan, plan, embed, save, sync; `wait` for decoders; `decode`: in the workers,
+            beside the rest.
+        interrupted: stopped by KeyboardInterrupt; what was saved stays.
+    """
+
+    plan: IngestPlan = field(default_factory=IngestPlan)
+    items: Counter[Kind] = field(default_factory=Counter)
+    files: int = 0
+    copied: int = 0
+    moved: int = 0
+    returned: int = 0
+    retired: int = 0
+    offline: int = 0
+    unchanged: int = 0
+    failed_before: int = 0
+    failures: list[Failure] = field(default_factory=list)
+    changing: list[Path] = field(default_factory=list)
+    blank_pages: int = 0
+    damaged_pages: int = 0
+    merged_clips: int = 0
+    seconds: float = 0.0
+    seconds_by_stage: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    interrupted: bool = False
+    dry_run: bool = False
+
+    def sentence(self) -> str:
+        """`3,120 photos, 1,902 pages and 96 clips added in 37 min · 3 files failed`."""
+        if self.dry_run:
+            return self.plan.sentence()
+        if self.interrupted:
+            saved, expected = sum(self.items.values()), max(sum(self.plan.items.values()), sum(self.items.values()))
+            return f"interrupted: kept {saved:,} of {expected:,} items; the same command goes on from there"
+        parts = [counted(number, ITEM_WORDS[kind]) for kind, number in self.items.items() if number]
+        did = []
+        if parts:
+            did.append(f"{', '.join(parts)} added in {duration(self.seconds)}")
+        for number, word in (
+            (self.copied, "copied"),
+            (self.moved, "moved"),
+            (self.returned, "back again"),
+            (self.retired, "removed"),
+            (self.offline, "out of reach, kept for when they return"),
+        ):
+            if number:
+                did.append(f"{counted(number, ('file', 'files'))} {word}")
+        if not did:
+            did.append(f"nothing to do: {counted(self.unchanged, ('file', 'files'))} unchanged")
+        if self.failures:
+            did.append(f"{counted(len(self.failures), ('file', 'files'))} failed")
+        if self.changing:
+            did.append(f"{counted(len(self.changing), ('file', 'files'))} changed while being read: run again")
+        return " · ".join(did)
+
+    def record(self) -> dict[str, Any]:
+        """JSON values, for machines."""
+        return {
+            "items": dict(self.items),
+            **{
+                name: getattr(self, name)
+                for name in (
+                    "files", "copied", "moved", "returned", "retired", "offline", "unchanged", "failed_before",
+                    "blank_pages", "damaged_pages", "merged_clips", "interrupted", "dry_run",
+                )
+            },
+            "failures": [{"path": os.fspath(f.path), "type": f.type, "reason": f.reason} for f in self.failures],
+            "changing": [os.fspath(path) for path in self.changing],
+            "seconds": round(self.seconds, 3),
+            "seconds_by_stage": {stage: round(s, 3) for stage, s in self.seconds_by_stage.items()},
+            "plan": self.plan.record(),
+            "sentence": self.sentence(),
+        }  # fmt: skip
+
+
+ProgressCallback = Callable[[Progress], None]
+
+
+def ingest_paths(
+    library: Library,
+    paths: Sequence[str | os.PathLike[str]],
+    *,
+    jobs: int | None = None,
+    dry_run: bool = False,
+    retry_failed: bool = False,
+    prune: bool = False,
+    progress: ProgressCallback | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+) -> IngestReport:
+    """Bring the library up to the files at and below `paths`. Running it again changes nothing.
+
+    Args:
+        jobs: worker processes; default: the setting, else half of the cores.
+        dry_run: only plan. retry_failed: try files again that failed with their present content.
+        prune: files that are gone are retired even where a whole disk seems to be away.
+        progress: called with the plan once it is made (stage "read", nothing done), then a few times a second.
+        include, exclude: globs, see `ingest.scan.find_sources`.
+
+    Raises:
+        LibraryLocked, CatalogError, EmbedderError: the library or the model cannot be used.
+        Files that cannot be read stand in the report; KeyboardInterrupt ends in a report with `interrupted`.
+    """
+    if dry_run:
+        return _Run(library, jobs, progress).plan_only(
+            paths, retry_failed=retry_failed, prune=prune, include=include, exclude=exclude
+        )
+    with library.lock():
+        return _Run(library, jobs, progress).run(
+            paths, retry_failed=retry_failed, prune=prune, include=include, exclude=exclude
+        )
+
+
+def plan_paths(
+    library: Library,
+    paths: Sequence[str | os.PathLike[str]],
+    *,
+    jobs: int | None = None,
+    retry_failed: bool = False,
+    prune: bool = False,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+) -> IngestPlan:
+    """What `ingest_paths` would do; changes nothing. Errors as there."""
+    return ingest_paths(
+        library,
+        paths,
+        jobs=jobs,
+        dry_run=True,
+        retry_failed=retry_failed,
+        prune=prune,
+        include=include,
+        exclude=exclude,
+    ).plan
+
+
+@dataclass(slots=True)
+class _Job:
+    """A source on its way: what is known of it, and what is still missing before it counts as indexed."""
+
+    source: Source
+    kind: Kind
+    expected: int
+    replaces: int | None = None
+    resumes_at: int = 0
+    source_id: int | None = None
+    saved: set[int] = field(default_factory=set)
+    unsaved: int = 0
+    items: int = 0
+    is_read: bool = False
+    is_closed: bool = False
+    error: SourceError | None = None
+
+
+class _Run:
+    """One call of `ingest_paths`: its steps in order, and the state that they share."""
+
+    def __init__(self, library: Library, jobs: int | None, progress: ProgressCallback | None) -> None:
+        self.library = library
+        self.catalog = library.catalog
+        self.settings = library.settings
+        self.jobs = jobs or self.settings.jobs or default_jobs()
+        self.report = IngestReport()
+        self.began = time.monotonic()
+        self.started_reading = self.began
+        self.costs: dict[Kind, float] = {}
+        self.busy: dict[Kind, list[float]] = {}
+        self.waiting: list[tuple[_Job, ItemDraft]] = []
+        self.waiting_since = 0.0
+        self.closing: list[_Job] = []
+        self.jobs_by_key: dict[int, _Job] = {}
+        self.last_sync = self.began
+        self.last_progress = 0.0
+        self.last_path: Path | None = None
+        self._progress = progress
+        self.limits = Limits(
+            deadline_s=self.settings.decode_timeout_s,
+            memory_bytes=self.settings.decode_memory_bytes,
+            max_image_pixels=self.settings.max_image_pixels,
+            max_pages=self.settings.max_pages,
+        )
+
+    # ---- the steps
+
+    def run(self, paths: Sequence[str | os.PathLike[str]], **options: Any) -> IngestReport:
+        try:
+            scan, plan = self.look(paths, **options)
+            self.settle(scan, plan)
+            if plan.new or plan.changed or plan.reembed or plan.copied:
+                self.read(plan)
+                self.copy(plan.copied)
+        except KeyboardInterrupt:
+            self.report.interrupted = True
+        self.sync()
+        return self.finished()
+
+    def plan_only(self, paths: Sequence[str | os.PathLike[str]], **options: Any) -> IngestReport:
+        self.report.dry_run = True
+        _, plan = self.look(paths, **options)
+        if self.report.plan.files:
+            self.estimate(self.library.embedder)
+        return self.finished()
+
+    def finished(self) -> IngestReport:
+        self.report.seconds = time.monotonic() - self.began
+        self.report.seconds_by_stage = dict(self.report.seconds_by_stage)
+        return self.report
+
+    def look(
+        self,
+        paths: Sequence[str | os.PathLike[str]],
+        *,
+        retry_failed: bool,
+        prune: bool,
+        include: Sequence[str],
+        exclude: Sequence[str],
+    ) -> tuple[ScanResult, Plan]:
+        """Scan, compare with the catalog, count."""
+        self.tell("scan")
+        with self.timed("scan"):
+            known = self.catalog.known_files(resolve_roots(paths))
+            scan = find_sources(paths, known, library_folder=self.library.folder, include=include, exclude=exclude)
+        self.note_scan(scan, known)
+        self.tell("plan")
+        with self.timed("plan"):
+            comparing = {
+                "seen_unreadable": scan.seen_unreadable(),
+                "retry_failed": retry_failed,
+                "prune": prune,
+            }
+            # A partial look proves nothing about what it left out.
+            roots = [] if include or exclude else scan.roots
+            key = self.planning_key()
+            plan = self.catalog.plan(scan.sources, scan.roots, key, **comparing)
+            if plan.new or plan.changed or plan.reembed or plan.copied:
+                key_now = self.library.embedder.model_key
+                if key_now != key:  # the checkpoint of that name is another one than when it was last used
+                    plan = self.catalog.plan(scan.sources, scan.roots, key_now, **comparing)
+            if not roots:
+                plan.missing, plan.offline = [], []
+            self.describe(scan, plan)
+        return scan, plan
+
+    def planning_key(self) -> str:
+        """The model key to plan with; the model is loaded for it only where the catalog does not know."""
+        active = self.library.model_key
+        if active is None or self.library.embedder_loaded or "model" in self.settings.model_fields_set:
+            return self.library.embedder.model_key
+        return active
+
+    def describe(self, scan: ScanResult, plan: Plan) -> None:
+        """Put the plan into numbers."""
+        summary = self.report.plan
+        summary.new, summary.changed, summary.reembed = len(plan.new), len(plan.changed), len(plan.reembed)
+        summary.moved, summary.copied, summary.unchanged = len(plan.moved), len(plan.copied), len(plan.unchanged)
+        summary.failed_before, summary.returned = len(plan.failed_before), len(plan.returned)
+        summary.missing, summary.offline = len(plan.missing), len(plan.offline)
+        summary.unsupported, summary.junk, summary.ignored = scan.unsupported.total(), scan.junk, scan.ignored
+        summary.unreadable, summary.changing = len(scan.unreadable), len(scan.changing)
+        to_read = [*plan.new, *(s for _, s in plan.changed), *(s for _, s in plan.reembed)]
+        if to_read:
+            embedder = self.library.embedder
+            count_items(summary, to_read, embedder.max_pixels, self.limits, self.jobs)
+            summary.device = embedder.device
+        self.report.unchanged, self.report.failed_before = len(plan.unchanged), len(plan.failed_before)
+
+    def note_scan(self, scan: ScanResult, known: dict[bytes, Any]) -> None:
+        """What the scan could not read is told, but not remembered: nothing in the file says when it can be read again."""
+        for path, reason in scan.unreadable:
+            self.report.failures.append(Failure(path, "CorruptFile", f"cannot be read: {reason}"))
+        for root in scan.gone_roots:
+            prefix = os.fsencode(root)
+            if not any(path == prefix or path.startswith(prefix + b"/") for path in known):
+                self.report.failures.append(Failure(root, "CorruptFile", "there is no such file or folder"))
+        self.report.changing += scan.changing
+
+    def settle(self, scan: ScanResult, plan: Plan) -> None:
+        """Everything that needs no model: moved, returned, missing and offline files; attempts at files that are gone."""
+        with self.timed("save"):
+            folders = [root for root in scan.roots if root.is_dir()]
+            self.catalog.settle(plan, folders)
+            found = {source.path for source in scan.sources}
+            blind = set(scan.seen_unreadable())
+            for row in self.catalog.sources(states=("pending",)):
+                within = any(row.path.is_relative_to(root) for root in folders)
+                if within and row.path not in found and blind.isdisjoint((row.path, *row.path.parents)):
+                    self.catalog.retire([row.id])
+        self.report.moved, self.report.returned = len(plan.moved), len(plan.returned)
+        self.report.retired, self.report.offline = len(plan.missing), len(plan.offline)
+
+    def read(self, plan: Plan) -> None:
+        """Decode, embed and save everything new, changed or not yet embedded by this model."""
+        embedder = self.library.embedder
+        self.catalog.register_model(embedder.model_key, embedder.dim, self.library.model_name)
+        jobs = [
+            *(self.job(source) for source in plan.new),
+            *(self.job(source, replaces=former) for former, source in plan.changed),
+            *(self.job(source) for _, source in plan.reembed),
+        ]
+        self.resume(jobs, plan, embedder.model_key)
+        with self.timed("plan"):
+            self.estimate(embedder)
+        self.read_jobs(jobs, embedder)
+
+    def job(self, source: Source, replaces: int | None = None) -> _Job:
+        kind, expected = self.report.plan.expected.get(str(source.path)) or (kind_of(source), 1)
+        return _Job(source, kind, expected, replaces)
+
+    def resume(self, jobs: Sequence[_Job], plan: Plan, model_key: str) -> None:
+        """Find out how far interrupted work on these sources got: items are saved in order."""
+        pending = {row.path: row for row in self.catalog.sources(states=("pending",))}
+        holders = {source.path: source_id for source_id, source in plan.reembed}
+        for job in jobs:
+            row = pending.get(job.source.path)
+            if row is not None and row.sha256 == job.source.sha256:
+                job.saved = self.catalog.saved_ordinals(row.id, model_key)
+            elif job.source.path in holders:
+                job.saved = self.catalog.saved_ordinals(holders[job.source.path], model_key)
+            job.resumes_at = max(job.saved, default=-1) + 1
+
+    def estimate(self, embedder: Embedder) -> None:
+        """Time the model on each kind that the plan holds."""
+        kinds = [kind for kind, number in self.report.plan.items.items() if number]
+        self.costs = measure_costs(embedder, kinds)
+        if set(kinds) <= set(self.costs):
+            self.report.plan.seconds = sum(self.costs[kind] * self.report.plan.items[kind] for kind in kinds)
+
+    def copy(self, copies: Sequence[Source]) -> None:
+        """Content that is indexed under another path by now needs no model; what failed there is read on its own."""
+        left = []
+        for source in copies:
+            with self.timed("save"):
+                original = self.catalog.find_indexed(source.sha256)
+                if original is None or has_changed(source):
+                    left.append(self.job(source))
+                else:
+                    self.catalog.copy_source(original, source)
+                    self.report.copied += 1
+        if left:
+            self.read_jobs(left, self.library.embedder)
+
+    def sync(self) -> None:
+        """Let the vector stores catch up, and answer queries with this model once it has embedded everything."""
+        self.tell("sync")
+        with self.timed("sync"):
+            if self.library.embedder_loaded and self.library.embedder.model_key in self.catalog.model_keys():
+                self.catalog.activate_if_complete(self.library.embedder.model_key)
+            self.library.sync_vectors()
+        self.last_sync = time.monotonic()
+
+    # ---- reading
+
+    def read_jobs(self, jobs: Sequence[_Job], embedder: Embedder) -> None:
+        """The loop: take what the workers decoded, embed it in batches, save each batch, close sources that are complete."""
+        offset = len(self.jobs_by_key)
+        self.jobs_by_key.update(enumerate(jobs, offset))
+        self.started_reading = time.monotonic() if not offset else self.started_reading
+        tasks = [Task(key, job.source, job.resumes_at) for key, job in enumerate(jobs, offset)]
+        self.tell("read", always=True)
+        with WorkerPool(embedder.max_pixels, jobs=self.jobs, limits=self.limits) as pool:
+            events = pool.read(tasks, tick_s=min(1.0, BATCH_WAIT_S))
+            while True:
+                with self.timed("wait"):
+                    event = next(events, _END)
+                if event is _END:
+                    break
+                if isinstance(event, Event):
+                    self.take(event)
+                is_due = self.waiting and time.monotonic() - self.waiting_since > BATCH_WAIT_S
+                if is_due or len(self.waiting) >= BATCH_ITEMS:
+                    self.flush(embedder)
+                self.close_complete()
+                if time.monotonic() - self.last_sync > SYNC_INTERVAL_S:
+                    self.sync()
+                self.tell("read")
+        self.flush(embedder)
+        self.close_complete()
+        self.tell("read", always=True)
+
+    def take(self, event: Event) -> None:
+        job = self.jobs_by_key[event.task.key]
+        self.last_path = job.source.path
+        if event.type == "draft" and event.draft is not None:
+            if event.draft.ordinal in job.saved:
+                return
+            if job.source_id is None:
+                self.begin(job)
+            if not self.waiting:
+                self.waiting_since = time.monotonic()
+            self.waiting.append((job, event.draft))
+            job.unsaved += 1
+            return
+        self.report.seconds_by_stage["decode"] += event.seconds
+        self.report.blank_pages += event.notes.get("blank_pages", 0)
+        self.report.damaged_pages += event.notes.get("damaged_pages", 0)
+        self.report.merged_clips += event.notes.get("merged_clips", 0)
+        job.is_read = True
+        job.error = job.error or event.error
+        self.closing.append(job)
+
+    def begin(self, job: _Job) -> None:
+        with self.timed("save"):
+            job.source_id = self.catalog.begin_source(
+                job.source, model_key=self.library.embedder.model_key, replaces=job.replaces
+            )
+
+    def close_complete(self) -> None:
+        """Sources that are read and saved to the end: indexed, failed, or, if the file changed meanwhile, left for the next run."""
+        still_open = []
+        for job in self.closing:
+            if job.unsaved:
+                still_open.append(job)
+                continue
+            job.is_closed = True
+            if has_changed(job.source):
+                self.report.changing.append(job.source.path)
+                continue
+            if job.error is not None:
+                self.fail(job, job.error)
+                continue
+            if job.source_id is None:
+                self.begin(job)
+            assert job.source_id is not None
+            with self.timed("save"):
+                self.catalog.finish_source(job.source_id)
+            self.report.files += 1
+        self.closing = still_open
+
+    def fail(self, job: _Job, error: SourceError) -> None:
+        with self.timed("save"):
+            self.catalog.fail_source(job.source, error, replaces=job.replaces)
+        self.report.failures.append(Failure(job.source.path, type(error).__name__, error.reason))
+        log.info("%s", error)
+
+    def flush(self, embedder: Embedder) -> None:
+        """Embed and save what waits, in one transaction."""
+        batch, self.waiting = self.waiting, []
+        if not batch:
+            return
+        began = time.monotonic()
+        with self.timed("embed"):
+            embedded = self.embed(batch, embedder)
+        with self.timed("save"):
+            rows = [
+                (job.source_id, draft, vector, self.write_preview(draft))
+                for job, draft, vector in embedded
+                if job.source_id is not None
+            ]
+            self.catalog.save_batch(rows, embedder.model_key)
+        for job, draft in batch:
+            job.unsaved -= 1
+        for job, draft, _ in embedded:
+            job.items += 1
+            self.report.items[draft.kind] += 1
+        self.learn_costs([draft.kind for _, draft in batch], time.monotonic() - began)
+
+    def embed(
+        self, batch: Sequence[tuple[_Job, ItemDraft]], embedder: Embedder
+    ) -> list[tuple[_Job, ItemDraft, np.ndarray]]:
+        """Vectors for a batch. If the model refuses it, its items are tried singly, and the culprit's file is to blame.
+
+        Raises:
+            Exception: the model's own, where it refuses every item: then the fault is not in the files.
+        """
+        inputs = [prompts.document_input(draft, with_text=embedder.page_text) for _, draft in batch]
+        try:
+            vectors = checked(embedder.encode_documents(inputs), len(inputs))
+            return [(job, draft, vector) for (job, draft), vector in zip(batch, vectors, strict=True)]
+        except Exception as error:
+            log.warning("a batch of %d items failed (%s); trying them one by one", len(batch), error)
+            found = []
+            for (job, draft), one in zip(batch, inputs, strict=True):
+                try:
+                    found.append((job, draft, checked(embedder.encode_documents([one]), 1)[0]))
+                except Exception as single:
+                    reason = f"{place(draft)} cannot be embedded ({type(single).__name__}: {single})"
+                    job.error = job.error or CorruptFile(job.source.path, reason)
+            if not found and (len(batch) > 1 or not self.report.items):
+                raise error
+            return found
+
+    def write_preview(self, draft: ItemDraft) -> str | None:
+        """Store an item's preview under its content's hash, whole or not at all; the path relative to the library."""
+        if draft.preview is None:
+            return None
+        name = Path(draft.source.sha256[:2]) / f"{draft.source.sha256[:32]}-{draft.ordinal}.webp"
+        target = self.library.previews / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=target.parent, suffix=".tmp")
+        try:
+            with os.fdopen(descriptor, "wb") as handle:
+                handle.write(draft.preview)
+            Path(temporary).replace(target)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        return (Path(self.library.previews.name) / name).as_posix()
+
+    # ---- telling
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.report.seconds_by_stage[stage] += time.monotonic() - began
+
+    def learn_costs(self, kinds: Sequence[Kind], seconds: float) -> None:
+        """Share a batch's time among its kinds as the former costs stood, and let the costs follow slowly."""
+        numbers = Counter(kinds)
+        presumed = sum(self.costs.get(kind, SAVE_S) * number for kind, number in numbers.items())
+        if presumed <= 0:
+            return
+        factor = min(max(seconds / presumed, 0.1), 10.0)
+        for kind in numbers:
+            self.costs[kind] = self.costs.get(kind, SAVE_S) * factor**0.3
+
+    def tell(self, stage: Stage, *, always: bool = False) -> None:
+        """Call back, a few times a second at most."""
+        now = time.monotonic()
+        if self._progress is None or (
+            stage == "read" and not always and now - self.last_progress < PROGRESS_INTERVAL_S
+        ):
+            return
+        self.last_progress = now
+        self._progress(self.progress_now(stage))
+
+    def progress_now(self, stage: Stage) -> Progress:
+        saved: Counter[Kind] = Counter()
+        expected: Counter[Kind] = Counter()
+        closed = 0
+        for job in self.jobs_by_key.values():
+            done = job.items + len(job.saved)
+            saved[job.kind] += done
+            expected[job.kind] += done if job.is_closed else max(job.expected, done + job.unsaved)
+            closed += job.is_closed
+        spent = sum(self.cost(kind) * number for kind, number in saved.items())
+        total = sum(self.cost(kind) * number for kind, number in expected.items())
+        elapsed_s = time.monotonic() - self.started_reading
+        new = sum(self.report.items.values())
+        pace = sum(self.cost(kind) * number for kind, number in self.report.items.items()) / max(elapsed_s, 1e-6)
+        knows_pace = new >= 8 and elapsed_s > 1.0 and pace > 0
+        return Progress(
+            stage=stage,
+            plan=self.report.plan,
+            items=dict(saved),
+            expected=dict(expected),
+            files=closed,
+            files_total=len(self.jobs_by_key),
+            failures=len(self.report.failures),
+            elapsed_s=time.monotonic() - self.began,
+            rate=new / elapsed_s if new and elapsed_s > 0.2 else 0.0,
+            eta_s=max(0.0, (total - spent) / pace) if stage == "read" and knows_pace else None,
+            fraction=min(1.0, spent / total) if total else 0.0,
+            path=self.last_path,
+        )
+
+    def cost(self, kind: Kind) -> float:
+        return self.costs.get(kind, SAVE_S)
+
+
+_END: Any = object()
+
+
+def checked(vectors: np.ndarray, count: int) -> np.ndarray:
+    """The model's vectors, if they can be stored. Raises ValueError where one is not finite or not of unit length."""
+    vectors = np.asarray(vectors, np.float32)
+    if vectors.ndim != 2 or len(vectors) != count:
+        raise ValueError(f"{count} inputs gave vectors of shape {vectors.shape}")
+    lengths = np.linalg.norm(vectors, axis=1)
+    if not np.all(np.abs(lengths - 1.0) < 1e-3):  # NaN fails too
+        raise ValueError("a vector is not finite or not of unit length")
+    return vectors
+
+
+def place(draft: ItemDraft) -> str:
+    """Where an item stands in its file, for a message."""
+    if draft.page_number is not None:
+        return f"page {draft.page_number}"
+    if draft.start_s is not None:
+        return f"the clip at {draft.start_s:.1f} s"
+    return "the picture"
+
+
+__all__ = [
+    "FILE_WORDS", "ITEM_WORDS", "Failure", "IngestPlan", "IngestReport", "Progress", "ingest_paths", "plan_paths",
+]  # fmt: skip
