@@ -632,7 +632,7 @@ def scanned(lay: Callable[[pymupdf.Document], None], seed: int) -> pymupdf.Docum
     clean, document = pymupdf.open(), pymupdf.open()
     lay(clean)
     rng = np.random.default_rng(seed)
-    for page in clean:
+    for page in clean.pages():
         pixels = page.get_pixmap(dpi=110, colorspace=pymupdf.csGRAY)
         image = Image.frombytes("L", (pixels.width, pixels.height), pixels.samples)
         image = image.rotate(float(rng.uniform(-1.6, 1.6)), Image.Resampling.BICUBIC, fillcolor=214)

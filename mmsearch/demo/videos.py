@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -271,10 +272,11 @@ def typing() -> Frame:
     whole = "\n".join(_SHELL)
 
     def paint(c: Canvas, t: float) -> None:
-        for i, line in enumerate(whole[: round(len(whole) * min(1.0, t * 1.15))].split("\n")):
+        lines = whole[: round(len(whole) * min(1.0, t * 1.15))].split("\n")
+        for i, line in enumerate(lines):
             c.text(4, 9 + i * 5.6, line, 2.9, (120, 240, 140) if line.startswith("$") else (210, 214, 222), anchor="lm")
-        if round(t * 24) % 2:
-            c.box(4, 9 + 5.6 * 8 - 1, 1.6, 2.6, (120, 240, 140))
+        if t > 0.9 and round(t * 24) % 2:
+            c.box(4, 9 + 5.6 * len(lines) - 1.3, 1.6, 2.6, (120, 240, 140))
 
     return _moving(c.finish(grain=0, vignette=0), paint)
 
@@ -305,9 +307,9 @@ def _pan(
 
     def frame(t: float) -> Image.Image:
         eased = t * t * (3 - 2 * t)
-        left, top, width = (a + (b - a) * eased for a, b in zip(start, end, strict=True))
-        box = [left, top, left + width, top + width * SIZE_PX[1] / SIZE_PX[0]]
-        return picture.resize(SIZE_PX, Image.Resampling.BILINEAR, box=tuple(v * picture.width for v in box))
+        left, top, width = ((a + (b - a) * eased) * picture.width for a, b in zip(start, end, strict=True))
+        box = (left, top, left + width, top + width * SIZE_PX[1] / SIZE_PX[0])
+        return picture.resize(SIZE_PX, Image.Resampling.BILINEAR, box=box)
 
     return frame
 
@@ -378,7 +380,7 @@ def write_film(film: Film, path: Path) -> None:
     """Encode `film` (H.264, or MPEG-4 where PyAV has no x264); the same bytes every time."""
     codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
     with av.open(str(path), "w", format="mp4", options={"fflags": "+bitexact"}) as container:
-        stream = container.add_stream(codec, rate=FPS)
+        stream: Any = container.add_stream(codec, rate=FPS)
         stream.width, stream.height, stream.pix_fmt = *SIZE_PX, "yuv420p"
         stream.gop_size = FPS * 2
         stream.codec_context.thread_count = 1
