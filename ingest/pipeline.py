@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ingest.plan import (
+    DECODE_S,
     FILE_WORDS,
     ITEM_WORDS,
     SAVE_S,
@@ -85,7 +86,7 @@ class Progress:
     def sentence(self) -> str:
         """`412 of 1,902 pages, 88 of 3,120 photos · 9.8 items/s · 4 min left`."""
         if self.stage == "scan":
-            return "looking for files"
+            return f"looking for files: {self.files:,} found" if self.files else "looking for files"
         if self.stage == "plan":
             return "counting"
         if self.stage == "sync":
@@ -297,7 +298,6 @@ class _Run:
         self.began = time.monotonic()
         self.started_reading = self.began
         self.costs: dict[Kind, float] = {}
-        self.busy: dict[Kind, list[float]] = {}
         self.waiting: list[tuple[_Job, ItemDraft]] = []
         self.waiting_since = 0.0
         self.closing: list[_Job] = []
@@ -329,7 +329,7 @@ class _Run:
 
     def plan_only(self, paths: Sequence[str | os.PathLike[str]], **options: Any) -> IngestReport:
         self.report.dry_run = True
-        _, plan = self.look(paths, **options)
+        self.look(paths, **options)
         if self.report.plan.files:
             self.estimate(self.library.embedder)
         return self.finished()
@@ -356,21 +356,24 @@ class _Run:
         self.note_scan(scan, known)
         self.tell("plan")
         with self.timed("plan"):
-            comparing = {
-                "seen_unreadable": scan.seen_unreadable(),
-                "retry_failed": retry_failed,
-                "prune": prune,
-            }
-            # A partial look proves nothing about what it left out.
-            roots = [] if include or exclude else scan.roots
+            blind = scan.seen_unreadable()
+            if include or exclude:
+                blind += scan.roots  # a partial look proves nothing about what it left out
+
+            def compare(model_key: str) -> Plan:
+                return self.catalog.plan(
+                    scan.sources,
+                    scan.roots,
+                    model_key,
+                    seen_unreadable=blind,
+                    retry_failed=retry_failed,
+                    prune=prune,
+                )
+
             key = self.planning_key()
-            plan = self.catalog.plan(scan.sources, scan.roots, key, **comparing)
-            if plan.new or plan.changed or plan.reembed or plan.copied:
-                key_now = self.library.embedder.model_key
-                if key_now != key:  # the checkpoint of that name is another one than when it was last used
-                    plan = self.catalog.plan(scan.sources, scan.roots, key_now, **comparing)
-            if not roots:
-                plan.missing, plan.offline = [], []
+            plan = compare(key)
+            if (plan.new or plan.changed or plan.reembed) and (key_now := self.library.embedder.model_key) != key:
+                plan = compare(key_now)  # the checkpoint of that name is another one than when it was last used
             self.describe(scan, plan)
         return scan, plan
 
@@ -412,11 +415,8 @@ class _Run:
         with self.timed("save"):
             folders = [root for root in scan.roots if root.is_dir()]
             self.catalog.settle(plan, folders)
-            found = {source.path for source in scan.sources}
-            blind = set(scan.seen_unreadable())
             for row in self.catalog.sources(states=("pending",)):
-                within = any(row.path.is_relative_to(root) for root in folders)
-                if within and row.path not in found and blind.isdisjoint((row.path, *row.path.parents)):
+                if any(row.path.is_relative_to(root) for root in folders) and not os.path.lexists(row.path):
                     self.catalog.retire([row.id])
         self.report.moved, self.report.returned = len(plan.moved), len(plan.returned)
         self.report.retired, self.report.offline = len(plan.missing), len(plan.offline)
@@ -456,7 +456,9 @@ class _Run:
         kinds = [kind for kind, number in self.report.plan.items.items() if number]
         self.costs = measure_costs(embedder, kinds)
         if set(kinds) <= set(self.costs):
-            self.report.plan.seconds = sum(self.costs[kind] * self.report.plan.items[kind] for kind in kinds)
+            numbers = self.report.plan.items
+            decode_s = sum(DECODE_S[kind] * numbers[kind] for kind in kinds) / self.jobs
+            self.report.plan.seconds = max(decode_s, sum(self.costs[kind] * numbers[kind] for kind in kinds))
 
     def copy(self, copies: Sequence[Source]) -> None:
         """Content that is indexed under another path by now needs no model; what failed there is read on its own."""
@@ -580,7 +582,7 @@ class _Run:
                 if job.source_id is not None
             ]
             self.catalog.save_batch(rows, embedder.model_key)
-        for job, draft in batch:
+        for job, _ in batch:
             job.unsaved -= 1
         for job, draft, _ in embedded:
             job.items += 1
@@ -658,6 +660,12 @@ class _Run:
             return
         self.last_progress = now
         self._progress(self.progress_now(stage))
+
+    def tell_scan(self, scan: ScanResult) -> None:
+        if self._progress is not None and time.monotonic() - self.last_progress >= PROGRESS_INTERVAL_S:
+            self.last_progress = time.monotonic()
+            elapsed_s = self.last_progress - self.began
+            self._progress(Progress("scan", self.report.plan, files=len(scan.sources), elapsed_s=elapsed_s))
 
     def progress_now(self, stage: Stage) -> Progress:
         saved: Counter[Kind] = Counter()

@@ -15,7 +15,7 @@ import os
 import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -86,6 +86,7 @@ def find_sources(
     library_folder: Path | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    on_progress: Callable[[ScanResult], None] = lambda _: None,
 ) -> ScanResult:
     """Find the sources at and below `paths`.
 
@@ -96,12 +97,13 @@ def find_sources(
     Args:
         known: by `os.fsencode`d path; a file of the same size and time keeps the hash it had, unopened.
         library_folder: never entered.
+        on_progress: called after each file with what is found so far.
         include: globs on the path below its root or on the name; others are left out. exclude: the other way round.
 
     Raises:
         Nothing for files and folders that cannot be read: they stand in the result.
     """
-    walk = _Walk(known or {}, library_folder, include, exclude)
+    walk = _Walk(known or {}, library_folder, include, exclude, on_progress)
     walk.result.roots = resolve_roots(paths)
     for root in walk.result.roots:
         walk.add_root(root)
@@ -125,8 +127,14 @@ class _Walk:
     """One scan's state: what to pass over, where it has been, what it has found."""
 
     def __init__(
-        self, known: Mapping[bytes, Known], library_folder: Path | None, include: Sequence[str], exclude: Sequence[str]
+        self,
+        known: Mapping[bytes, Known],
+        library_folder: Path | None,
+        include: Sequence[str],
+        exclude: Sequence[str],
+        on_progress: Callable[[ScanResult], None],
     ) -> None:
+        self.on_progress = on_progress
         self.known = known
         self.library = os.path.realpath(library_folder) if library_folder is not None else None
         self.include = [glob.rstrip("/") for glob in include]
@@ -216,6 +224,7 @@ class _Walk:
         self._add_file(entry.path, os.stat(entry.path))
 
     def _add_file(self, path: str, status: os.stat_result, *, is_named: bool = False) -> None:
+        self.on_progress(self.result)
         known = self.known.get(os.fsencode(path))
         if (
             known is not None

@@ -31,7 +31,7 @@ class Settings(BaseSettings):
     model: str = Field("mini", min_length=1, description="checkpoint: mini, toy, a folder, or a cached hub name")
     device: str | None = Field(None, description="cpu, cuda, cuda:1, …; chosen by itself if empty")
     store: Literal["faiss", "exact"] = Field("faiss", description="vector store")
-    jobs: int | None = Field(None, ge=1, description="decoding processes; one per core if empty")
+    jobs: int | None = Field(None, ge=1, description="decoding processes; half of the cores if empty")
     decode_timeout_s: float = Field(120.0, gt=0, description="deadline for decoding one item")
     decode_memory_bytes: int = Field(4 << 30, ge=256 << 20, description="memory limit of a decoding process")
     max_image_pixels: int = Field(400_000_000, ge=1, description="larger pictures are refused by their header")

@@ -374,7 +374,7 @@ def open_document(source: str | os.PathLike[str] | pymupdf.Document) -> Iterator
     except OSError:
         raise
     except Exception as error:  # PyMuPDF raises RuntimeErrors and MuPDF's own classes
-        raise CorruptFile(name, f"damaged document ({_first_line(error)})") from error
+        raise CorruptFile(name, "damaged document: it cannot be opened") from error
     try:
         if document.needs_pass:
             raise EncryptedFile(name, "the document needs a password")
@@ -542,6 +542,47 @@ def probe_video(path: str | os.PathLike[str]) -> VideoInfo:
             has_video=True,
             captured_at=_creation_time(container, stream),
         )
+
+
+def video_duration(path: str | os.PathLike[str]) -> float:
+    """Seconds, by the container's header alone. Raises as `probe_video`, UnsupportedFile for sound."""
+    import av
+
+    with _open_video(path) as container:
+        stream = _demand_stream(container, path)
+        if stream.duration and stream.time_base:
+            return float(stream.duration * stream.time_base)
+        return (container.duration or 0) / av.time_base
+
+
+TEXT_SUBTITLES = {"subrip", "srt", "mov_text", "webvtt", "ass", "ssa", "text"}
+
+
+def text_subtitles(path: str | os.PathLike[str]) -> list[tuple[float, float, str]]:
+    """The first embedded subtitle track that is text: (start_s, end_s, text) by start; empty where there is none.
+
+    Raises:
+        CorruptFile: the container cannot be read.
+    """
+    found: list[tuple[float, float, str]] = []
+    with _open_video(path) as container:
+        for stream in container.streams.subtitles:
+            codec = stream.codec_context.codec.canonical_name
+            if codec not in TEXT_SUBTITLES:
+                continue
+            for packet in container.demux(stream):
+                if packet.pts is None or not packet.size or not packet.duration:
+                    continue
+                raw = bytes(packet)
+                if codec == "mov_text":
+                    raw = raw[2 : 2 + int.from_bytes(raw[:2], "big")]
+                text = raw.decode("utf-8", "replace")
+                if codec in {"ass", "ssa"}:  # ReadOrder, Layer, Style, Name, three margins, Effect, Text
+                    text = text.split(",", 8)[-1]
+                base = packet.time_base
+                found.append((float(packet.pts * base), float((packet.pts + packet.duration) * base), text))
+            break
+    return sorted(found)
 
 
 def _creation_time(container: av.container.InputContainer, stream: av.video.stream.VideoStream) -> str | None:
