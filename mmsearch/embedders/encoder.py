@@ -31,11 +31,11 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((first * cos - second * sin, second * cos + first * sin), -1).to(x.dtype)
 
 
-def checkpointed(tower: Walked, layer: Callable[..., Tensor], *args: Any) -> Tensor:
-    """Call a layer, keeping its activations for the backward pass or not, as the tower is set."""
-    if getattr(tower, "gradient_checkpointing", False) and tower.training and torch.is_grad_enabled():
-        return torch.utils.checkpoint.checkpoint(layer, *args, use_reentrant=False)
-    return layer(*args)
+def run(function: Callable[..., Tensor], layer: Walked, *args: Any) -> Tensor:
+    """function(layer, *args); its activations are computed again in the backward pass if the layer is set so."""
+    if getattr(layer, "gradient_checkpointing", False) and layer.training and torch.is_grad_enabled():
+        return layer._gradient_checkpointing_func(function, layer, *args)
+    return function(layer, *args)
 
 
 # The vision tower
@@ -80,7 +80,7 @@ def vision_features(visual: Walked, pixel_values: Tensor, grids: Sequence[Grid])
     kernel = visual.patch_embed.proj.weight  # a convolution whose stride is its size: a plain product
     hidden = F.linear(pixel_values.to(kernel.dtype), kernel.flatten(1))
     for block in visual.blocks:
-        hidden = checkpointed(visual, _vision_block, block, hidden, groups)
+        hidden = run(_vision_block, block, hidden, groups)
     features = visual.merger(hidden)
 
     if is_sorted:
@@ -249,8 +249,8 @@ def last_states(language_model: Walked, tokens: Tensor, lengths: Sequence[int]) 
 
     *layers, final = language_model.layers
     for layer in layers:
-        tokens = checkpointed(language_model, _layer, layer, tokens, cos, sin, buckets, None)
-    last = checkpointed(language_model, _layer, final, tokens, cos, sin, buckets, ends - 1)
+        tokens = run(_layer, layer, tokens, cos, sin, buckets, None)
+    last = run(_layer, final, tokens, cos, sin, buckets, ends - 1)
     last = language_model.norm(last)
     if is_sorted:
         return last
