@@ -1,0 +1,1 @@
+"""The tests. A package, so that they share `tests.samples`."""

@@ -1,0 +1,386 @@
+"""Pixels: sizes, modes, orientation, pages and frames, each against what was drawn or against the reference's formula."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmsearch import media
+from mmsearch.errors import CorruptFile, EncryptedFile, FileTooLarge, UnsupportedFile
+from tests import samples
+
+BUDGET = 200_704
+
+
+def reference_size(height: int, width: int, max_pixels: int) -> tuple[int, int]:
+    """The published rule, as its formula is stated (REFERENCE §1.6), in (width, height)."""
+    if height < 28 or width < 28 or max(height, width) / min(height, width) > 200:
+        height = width = max(28, height, width)
+    h, w = round(height / 28) * 28, round(width / 28) * 28
+    if h * w > max_pixels:
+        beta = math.sqrt(height * width / max_pixels)
+        h, w = (math.floor(side / beta / 28) * 28 for side in (height, width))
+    elif h * w < 3136:
+        beta = math.sqrt(3136 / (height * width))
+        h, w = (math.ceil(side * beta / 28) * 28 for side in (height, width))
+    return w, h
+
+
+def test_smart_resize_agrees_with_the_reference_wherever_that_gives_a_size():
+    rng = random.Random(7)
+    for _ in range(20_000):
+        width, height = (int(2 ** rng.uniform(0, 13)) for _ in range(2))
+        max_pixels = rng.choice([12_544, 50_176, 200_704, 1_003_520])
+        size = media.smart_resize(width, height, max_pixels=max_pixels)
+        assert size[0] * size[1] <= max_pixels and size[0] % 28 == size[1] % 28 == 0 and min(size) >= 28
+        expected = reference_size(height, width, max_pixels)
+        assert size == expected or min(expected) == 0
+
+
+@pytest.mark.parametrize(
+    ("size", "max_pixels", "expected"),
+    [
+        ((640, 480), 1_003_520, (644, 476)),
+        ((70, 98), 1_003_520, (56, 112)),  # 2.5 and 3.5: half to even, both
+        ((4000, 3000), 200_704, (504, 364)),
+        ((10, 10), 1_003_520, (56, 56)),
+        ((28, 6000), 1_003_520, (980, 980)),  # an aspect above 200 becomes a square
+    ],
+)
+def test_smart_resize_by_hand(size, max_pixels, expected):
+    assert media.smart_resize(*size, max_pixels=max_pixels) == expected
+
+
+def test_fit_leaves_small_images_and_makes_the_models_own_resize_the_identity():
+    small = Image.new("RGB", (300, 200))
+    assert media.fit(small, max_pixels=BUDGET) is small
+    rng = random.Random(3)
+    for _ in range(60):
+        image = Image.new("RGB", (rng.randint(28, 900), rng.randint(28, 900)))
+        fitted = media.fit(image, max_pixels=50_176)
+        assert media.fit(fitted, max_pixels=50_176) is fitted
+        if fitted is not image:
+            assert media.smart_resize(*fitted.size, max_pixels=50_176) == fitted.size
+
+
+def test_page_size_uses_the_whole_budget_whatever_the_unit():
+    assert (
+        media.page_size(595, 842, BUDGET)
+        == media.page_size(59_500, 84_200, BUDGET)
+        == media.page_size(0.595, 0.842, BUDGET)
+    )
+    for shape in ((595, 842), (842, 595), (1, 1), (16, 9), (3, 20)):
+        width, height = media.page_size(*shape, BUDGET)
+        assert 0.5 * BUDGET < width * height <= BUDGET
+    with pytest.raises(ValueError):
+        media.page_size(0, 100, BUDGET)
+    with pytest.raises(ValueError):
+        media.page_size(float("inf"), 100, BUDGET)
+
+
+# Photos
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp", "tiff", "bmp", "gif", "jpg", "jp2"])
+def test_formats_give_the_picture(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    samples.corners().save(path, **({"lossless": True} if suffix == "webp" else {}))
+    image = media.open_image(path)
+    assert image.mode == "RGB" and image.size == (64, 48)
+    assert samples.corner_colours(image) == ["red", "green", "blue", "white"]
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_exif_orientation_is_applied_also_to_draft_decoding(tmp_path, orientation):
+    path = samples.camera_photo(tmp_path / "a.jpg", orientation=orientation)
+    for max_pixels in (None, 12_544):
+        image = media.open_image(path, max_pixels=max_pixels)
+        assert image.width > image.height
+        assert samples.corner_colours(image) == ["red", "green", "blue", "white"]
+    with media.open_header(path) as header:
+        meta = media.image_meta(header)
+    assert (meta["width"], meta["height"]) == (640, 480)
+    assert meta["captured_at"] == "2024-05-06T07:08:09+02:00"
+    assert meta["camera"] == "Canon EOS R6"
+    assert meta["gps"] == [52.52, 13.405]
+
+
+def test_damaged_exif_costs_entries_not_the_picture(tmp_path):
+    exif = Image.Exif()
+    exif[0x0132] = "yesterday"
+    exif.get_ifd(0x8825)[2] = (1.0, 2.0)
+    samples.corners().save(tmp_path / "a.jpg", exif=exif)
+    with media.open_header(tmp_path / "a.jpg") as header:
+        assert media.image_meta(header) == {"width": 64, "height": 48}
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGBA", "LA", "CMYK", "YCbCr", "I;16", "I;16B", "I", "F", "PA"])
+def test_every_mode_keeps_its_brightness(tmp_path, mode):
+    """A picture that is black on the left and white on the right stays so."""
+    ramp = np.zeros((48, 64), np.uint8)
+    ramp[:, 32:] = 255
+    grey = Image.fromarray(ramp)
+    if mode.startswith("I;16"):
+        image = Image.fromarray(ramp.astype(">u2" if mode == "I;16B" else "<u2") * 257)
+    elif mode in {"I", "F"}:
+        image = Image.fromarray(ramp.astype(np.int32 if mode == "I" else np.float32) * 1000)
+    elif mode in {"RGBA", "LA", "PA"}:
+        image = grey.convert("LA" if mode != "RGBA" else "RGBA").convert(mode)
+    else:
+        image = grey.convert("RGB").convert(mode) if mode in {"CMYK", "YCbCr"} else grey.convert(mode)
+    rgb = media.to_rgb(image)
+    assert rgb.mode == "RGB"
+    assert rgb.getpixel((5, 5)) == (0, 0, 0)
+    assert min(rgb.getpixel((60, 5))) >= 254
+
+
+def test_sixteen_bit_files_are_scaled_not_clipped(tmp_path):
+    values = np.tile(np.linspace(0, 65535, 64).astype(np.uint16), (48, 1))
+    for suffix in ("png", "tiff"):
+        Image.fromarray(values).save(tmp_path / f"a.{suffix}")
+        image = media.open_image(tmp_path / f"a.{suffix}")
+        assert np.abs(np.asarray(image)[0, :, 0] - values[0] / 257).max() <= 1
+    Image.fromarray((values // 16).astype(np.uint16)).save(tmp_path / "twelve.tiff")  # 12 bits in 16
+    assert media.open_image(tmp_path / "twelve.tiff").getpixel((63, 0)) == (255, 255, 255)
+
+
+def test_alpha_lies_over_white(tmp_path):
+    image = Image.new("RGBA", (40, 40), (255, 0, 0, 0))
+    image.paste((0, 0, 255, 255), (0, 0, 20, 40))
+    image.save(tmp_path / "a.png")
+    opened = media.open_image(tmp_path / "a.png")
+    assert opened.getpixel((5, 5)) == (0, 0, 255) and opened.getpixel((35, 5)) == (255, 255, 255)
+    palette = Image.new("P", (40, 40), 0)
+    palette.putpalette([255, 0, 0, 0, 0, 255])
+    palette.paste(1, (0, 0, 20, 40))
+    palette.save(tmp_path / "p.png", transparency=0)
+    opened = media.open_image(tmp_path / "p.png")
+    assert opened.getpixel((5, 5)) == (0, 0, 255) and opened.getpixel((35, 5)) == (255, 255, 255)
+
+
+def test_cmyk_jpeg_has_its_colours(tmp_path):
+    samples.corners(320, 240).convert("CMYK").save(tmp_path / "a.jpg", quality=95)
+    for max_pixels in (None, 12_544):
+        image = media.open_image(tmp_path / "a.jpg", max_pixels=max_pixels)
+        assert samples.corner_colours(image) == ["red", "green", "blue", "white"]
+
+
+def test_heic_is_read_with_the_extra(tmp_path):
+    pillow_heif = pytest.importorskip("pillow_heif", reason="the heic extra is not installed")
+    pillow_heif.from_pillow(samples.corners()).save(tmp_path / "a.heic", quality=100)
+    assert samples.corner_colours(media.open_image(tmp_path / "a.heic")) == ["red", "green", "blue", "white"]
+
+
+def test_draft_decoding_is_close_to_full_decoding(tmp_path):
+    rng = np.random.default_rng(0)
+    noise = Image.fromarray(rng.integers(0, 255, (30, 40, 3), np.uint8)).resize((2400, 1800), Image.Resampling.BICUBIC)
+    noise.save(tmp_path / "a.jpg", quality=95)
+    fast = np.asarray(media.open_image(tmp_path / "a.jpg", max_pixels=50_176), int)
+    full = np.asarray(media.fit(media.open_image(tmp_path / "a.jpg"), max_pixels=50_176), int)
+    assert fast.shape == full.shape
+    assert np.abs(fast - full).mean() < 2.0
+
+
+def test_a_header_above_the_limit_is_refused_before_decoding(tmp_path):
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    (tmp_path / "bomb.png").write_bytes(bomb)
+    with pytest.raises(FileTooLarge, match="100000 × 100000"):
+        media.open_image(tmp_path / "bomb.png")
+    samples.photo(tmp_path / "a.png", size=(100, 100))
+    with pytest.raises(FileTooLarge):
+        media.open_image(tmp_path / "a.png", header_limit_pixels=9_999)
+    assert media.open_image(tmp_path / "a.png", header_limit_pixels=10_000).size == (100, 100)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "webp", "tiff"])
+def test_a_truncated_picture_is_corrupt(tmp_path, suffix):
+    rng = np.random.default_rng(0)
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(rng.integers(0, 255, (120, 160, 3), np.uint8)).save(path)
+    samples.cut_short(path, 0.5)
+    with pytest.raises(CorruptFile) as caught:
+        media.open_image(path)
+    assert caught.value.path == str(path)
+
+
+def test_text_is_no_picture(tmp_path):
+    (tmp_path / "a.jpg").write_text("hello")
+    with pytest.raises(UnsupportedFile):
+        media.open_image(tmp_path / "a.jpg")
+
+
+def test_preview_is_small_webp(tmp_path):
+    import io
+
+    data = media.webp_preview(samples.corners(1600, 900))
+    preview = Image.open(io.BytesIO(data))
+    assert preview.format == "WEBP" and preview.size == (320, 180)
+    assert samples.corner_colours(preview.convert("RGB")) == ["red", "green", "blue", "white"]
+
+
+# Pages
+
+
+def test_a_page_is_drawn_at_the_models_size_and_the_right_way_up(tmp_path):
+    path = samples.pdf_with_boxes(tmp_path / "a.pdf", [(400, 300)])
+    image = media.render_page(path, 0, max_pixels=BUDGET)
+    assert image.size == media.page_size(400, 300, BUDGET)
+    assert samples.corner_colours(image) == ["red", "white", "white", "white"]
+    assert media.render_page(path, 0, dpi=72).size == (400, 300)
+    with pytest.raises(IndexError):
+        media.render_page(path, 1, max_pixels=BUDGET)
+
+
+@pytest.mark.parametrize("box", [(2_000_000, 2_000_000), (14_400, 14_400), (1, 5000), (7, 7)])
+def test_odd_page_boxes_stay_within_the_budget(tmp_path, box):
+    image = media.render_page(samples.pdf_with_boxes(tmp_path / "a.pdf", [box]), 0, max_pixels=BUDGET)
+    assert image.width * image.height <= BUDGET
+    assert max(media.render_page(tmp_path / "a.pdf", 0, dpi=600).size) <= 4000
+
+
+def test_a_page_box_that_starts_elsewhere_is_drawn_from_its_corner(tmp_path):
+    import pymupdf
+
+    document = pymupdf.open()
+    page = document.new_page(width=400, height=400)
+    page.draw_rect((200, 200, 300, 300), color=None, fill=(1, 0, 0))
+    page.set_cropbox(pymupdf.Rect(200, 200, 400, 400))
+    document.save(tmp_path / "a.pdf")
+    image = media.render_page(tmp_path / "a.pdf", 0, max_pixels=BUDGET)
+    assert samples.corner_colours(image) == ["red", "white", "white", "white"]
+
+
+def test_document_errors_have_names(tmp_path):
+    with pytest.raises(EncryptedFile):
+        media.render_page(samples.encrypted_pdf(tmp_path / "e.pdf"), 0, max_pixels=BUDGET)
+    (tmp_path / "g.pdf").write_bytes(b"%PDF-1.7\n" + bytes(range(256)) * 8)
+    with pytest.raises(CorruptFile):
+        media.render_page(tmp_path / "g.pdf", 0, max_pixels=BUDGET)
+
+
+def test_documents_are_recognised_by_content(tmp_path):
+    path = samples.pdf(tmp_path / "report.txt")
+    assert media.render_page(path, 0, max_pixels=BUDGET).size == media.page_size(595, 842, BUDGET)
+
+
+# Videos
+
+VARIABLE_MS = [0]
+for _step in range(119):
+    VARIABLE_MS.append(VARIABLE_MS[-1] + (20 if _step % 2 else 70))
+
+
+@pytest.fixture(scope="module")
+def variable(tmp_path_factory) -> Path:
+    """120 numbered frames, 70 and 20 ms apart in turn."""
+    return samples.video(tmp_path_factory.mktemp("video") / "v.mp4", samples.numbered, VARIABLE_MS)
+
+
+def test_frame_times_are_exact_at_a_variable_rate(variable):
+    times_s = media.frame_times(variable)
+    assert times_s.dtype == np.float64
+    assert np.abs(times_s - np.array(VARIABLE_MS) / 1000).max() < 1e-9
+    info = media.probe_video(variable)
+    assert (info.width, info.height, info.codec, info.rotation, info.has_video) == (160, 96, "h264", 0, True)
+    assert info.duration_s == pytest.approx(media.index_frames(variable).end_s, abs=0.05)
+
+
+@pytest.mark.parametrize("decoder", ["decord", "pyav"])
+def test_frames_by_index_are_the_frames(variable, decoder, monkeypatch):
+    if decoder == "decord":
+        pytest.importorskip("decord", reason="no decord on this platform")
+        assert media._open_decord(variable, 120, None) is not None
+    else:
+        monkeypatch.setattr(media, "_open_decord", lambda *_: None)
+    order = [0, 119, 3, 3, 60, 61, 17, 118]
+    assert [samples.read_number(image) for image in media.sample_frames(variable, indices=order)] == order
+    assert [i for i, _ in media.iter_frames(variable, range(40, 80))] == list(range(40, 80))
+    with pytest.raises(IndexError):
+        media.sample_frames(variable, indices=[120])
+
+
+@pytest.mark.parametrize("decoder", ["decord", "pyav"])
+def test_frames_by_time_are_those_on_the_screen(variable, decoder, monkeypatch):
+    if decoder == "pyav":
+        monkeypatch.setattr(media, "_open_decord", lambda *_: None)
+    wanted_s = [-1.0, 0.0, 0.0699, 0.07, 0.0899, 0.09, 99.0]
+    shown = [samples.read_number(image) for image in media.sample_frames(variable, wanted_s)]
+    assert shown == [0, 0, 0, 1, 1, 2, 119]
+
+
+def test_frames_come_at_the_models_size(variable):
+    images = media.sample_frames(variable, indices=[5, 50], max_pixels=7000)
+    assert [image.size for image in images] == [media.smart_resize(160, 96, max_pixels=7000)] * 2
+    assert [samples.read_number(image) for image in images] == [5, 50]
+
+
+@pytest.mark.parametrize("rotation", [90, -90, 180])
+def test_rotation_is_applied(tmp_path, rotation):
+    def upright(_: int) -> Image.Image:
+        return samples.corners(96, 160) if rotation % 180 else samples.corners(160, 96)
+
+    # Stored turned against the sense in which the player will turn it.
+    path = samples.video(
+        tmp_path / "v.mp4", lambda n: upright(n).rotate(-rotation, expand=True), range(0, 1000, 50), rotation=rotation
+    )
+    info = media.probe_video(path)
+    assert info.rotation == rotation % 360 and (info.width, info.height) == upright(0).size
+    for max_pixels in (None, 7000):
+        (image,) = media.sample_frames(path, indices=[7], max_pixels=max_pixels)
+        assert samples.corner_colours(image) == ["red", "green", "blue", "white"]
+
+
+@pytest.mark.parametrize(
+    ("codec", "suffix"),
+    [("libx264", "mkv"), ("libx264", "ts"), ("mpeg4", "avi"), ("libvpx-vp9", "webm"), ("libsvtav1", "mp4")],
+)
+def test_containers_and_codecs(tmp_path, codec, suffix):
+    import av
+
+    if codec not in av.codecs_available:
+        pytest.skip(f"this PyAV has no {codec}")
+    path = samples.video(tmp_path / f"v.{suffix}", samples.numbered, range(0, 2000, 40), codec=codec)
+    times_s = media.frame_times(path)
+    assert np.abs(times_s - np.arange(50) * 0.04).max() < 2e-3
+    assert [samples.read_number(i) for i in media.sample_frames(path, indices=[0, 25, 49])] == [0, 25, 49]
+
+
+def test_broken_videos_are_corrupt(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"\0\0\0\x18ftypisom" + b"\0" * 500)
+    with pytest.raises(CorruptFile):
+        media.frame_times(tmp_path / "a.mp4")
+    path = samples.cut_short(samples.scenes(tmp_path / "b.mp4", [2.0]), 0.5)  # its index lay at the end
+    with pytest.raises(CorruptFile):
+        media.probe_video(path)
+
+
+def test_a_damaged_stretch_costs_its_frames_only(tmp_path):
+    path = samples.video(tmp_path / "v.mkv", samples.numbered, range(0, 4000, 40), options={"g": "10"})
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 200] = b"\xff" * 200
+    path.write_bytes(data)
+    images = media.sample_frames(path, indices=[0, 5])
+    assert [samples.read_number(image) for image in images] == [0, 5]
+
+
+def test_names_that_are_not_utf8_are_read(tmp_path):
+    folder = os.fsencode(tmp_path)
+    odd_video = Path(os.fsdecode(folder + b"/v\xff.mp4"))
+    odd_pdf = Path(os.fsdecode(folder + b"/d\xff.pdf"))
+    samples.video(tmp_path / "v.mp4", samples.numbered, range(0, 400, 40)).rename(odd_video)
+    samples.pdf(tmp_path / "d.pdf").rename(odd_pdf)
+    assert samples.read_number(media.sample_frames(odd_video, indices=[3])[0]) == 3
+    assert media.render_page(odd_pdf, 0, max_pixels=BUDGET).size == media.page_size(595, 842, BUDGET)

@@ -1,0 +1,366 @@
+"""From a file to its drafts: every type, its text, times and metadata, and a named error for each way of being broken."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ingest import clips, readers, video
+from mmsearch.errors import CorruptFile, EncryptedFile, FileTooLarge, SourceError, UnsupportedFile
+from mmsearch.items import ItemDraft, Source
+from tests import samples
+
+BUDGET = {"page": 200_704, "image": 50_176, "clip": 12_544}
+
+
+def read(path: Path, **terms: object) -> tuple[list[ItemDraft], Counter[str]]:
+    reading = readers.Reading(BUDGET, **terms)
+    status = path.stat()
+    source = Source(path, "0" * 64, status.st_size, status.st_mtime_ns)
+    return list(readers.read_items(source, BUDGET, reading=reading)), reading.notes
+
+
+# Types
+
+
+def test_types_are_found_by_content_whatever_the_name(tmp_path):
+    made = {
+        "pdf": samples.pdf(tmp_path / "1"),
+        "epub": samples.epub(tmp_path / "2"),
+        "svg": samples.svg(tmp_path / "3"),
+        "cbz": samples.cbz(tmp_path / "4.cbz"),
+        "jpeg": samples.photo(tmp_path / "5.jpg").rename(tmp_path / "5.txt"),
+        "png": samples.photo(tmp_path / "6.png").rename(tmp_path / "6.jpg"),
+        "webp": samples.photo(tmp_path / "7.webp").rename(tmp_path / "7"),
+        "tiff": samples.photo(tmp_path / "8.tiff").rename(tmp_path / "8"),
+        "bmp": samples.photo(tmp_path / "9.bmp").rename(tmp_path / "9"),
+        "gif": samples.photo(tmp_path / "10.gif").rename(tmp_path / "10"),
+        "jpeg2000": samples.photo(tmp_path / "11.jp2").rename(tmp_path / "11"),
+        "video": samples.scenes(tmp_path / "12.mp4", [0.5]).rename(tmp_path / "12.pdf"),
+    }
+    assert {name: readers.sniff(path) for name, path in made.items()} == {name: name for name in made}
+    assert set(readers.READERS) >= set(readers.SUFFIX_TYPES.values())
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "webm", "avi", "ts", "flv", "mov"])
+def test_video_containers_are_known(tmp_path, suffix):
+    codec = "libvpx-vp9" if suffix == "webm" else "mpeg4" if suffix == "avi" else "libx264"
+    path = samples.video(tmp_path / f"v.{suffix}", samples.numbered, range(0, 800, 40), codec=codec)
+    assert readers.sniff(path) == "video"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"hello",
+        b"BM is a word",
+        b"<html><body></body></html>",
+        b"PK\x03\x04" + b"\0" * 60,
+        b"\0" * 4096,
+        b"G" * 100,
+    ],
+)
+def test_other_content_is_unsupported(tmp_path, content):
+    (tmp_path / "a.dat").write_bytes(content)
+    assert readers.sniff(tmp_path / "a.dat") is None
+
+
+def test_a_broken_promise_of_a_name_is_an_error(tmp_path):
+    for name, content, error in (
+        ("a.jpg", b"<html></html>", CorruptFile),
+        ("b.pdf", b"", CorruptFile),
+        ("c.txt", b"hello", UnsupportedFile),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(error) as caught:
+            readers.demand_type(tmp_path / name)
+        assert type(caught.value) is error
+
+
+# Documents
+
+
+def test_pdf_pages(tmp_path):
+    path = samples.pdf(tmp_path / "a.pdf", ["Revenue grew", None, "", "The end"])
+    drafts, notes = read(path)
+    assert [(d.kind, d.ordinal, d.page_number) for d in drafts] == [("page", 0, 1), ("page", 2, 3), ("page", 3, 4)]
+    assert [d.text for d in drafts] == ["Revenue grew", "", "The end"]
+    assert notes == {"blank_pages": 1}
+    for draft in drafts:
+        (image,) = draft.images
+        assert image.mode == "RGB" and 0.6 * 200_704 < image.width * image.height <= 200_704
+        assert draft.preview is not None and draft.preview[8:12] == b"WEBP"
+        assert draft.meta["page_count"] == 4
+
+
+def test_pdf_labels_and_title(tmp_path):
+    import pymupdf
+
+    samples.pdf(tmp_path / "a.pdf", ["one", "two", "three"])
+    document = pymupdf.open(tmp_path / "a.pdf")
+    document.set_page_labels([{"startpage": 0, "style": "r", "firstpagenum": 1}, {"startpage": 2, "style": "D"}])
+    document.set_metadata({"title": "  The\nreport "})
+    document.save(tmp_path / "b.pdf")
+    drafts, _ = read(tmp_path / "b.pdf")
+    assert [d.meta.get("page_label") for d in drafts] == ["i", "ii", "1"]
+    assert {d.meta["title"] for d in drafts} == {"The report"}
+
+
+def test_reading_goes_on_from_an_ordinal(tmp_path):
+    path = samples.pdf(tmp_path / "a.pdf", [f"page {n}" for n in range(6)])
+    drafts, _ = read(path, first_ordinal=4)
+    assert [d.ordinal for d in drafts] == [4, 5]
+
+
+@pytest.mark.parametrize(
+    ("make", "text", "pages"),
+    [(samples.epub, "whales", 1), (samples.svg, "hello", 1), (samples.cbz, "", 2)],
+    ids=["epub", "svg", "cbz"],
+)
+def test_other_documents(tmp_path, make, text, pages):
+    drafts, _ = read(make(tmp_path / f"a.{make.__name__}"))
+    assert len(drafts) == pages and {d.kind for d in drafts} == {"page"}
+    assert text in drafts[0].text
+
+
+def test_document_errors(tmp_path):
+    with pytest.raises(EncryptedFile):
+        read(samples.encrypted_pdf(tmp_path / "e.pdf"))
+    with pytest.raises(CorruptFile, match="no pages"):
+        read(samples.page_less_pdf(tmp_path / "z.pdf"))
+    with pytest.raises(FileTooLarge, match="limit is 2"):
+        read(samples.pdf(tmp_path / "l.pdf", ["a", "b", "c"]), max_pages=2)
+    with pytest.raises(CorruptFile):
+        read(samples.cut_short(samples.pdf(tmp_path / "t.pdf", ["a"] * 5), 0.2))
+
+
+def test_scripts_in_a_pdf_are_not_run(tmp_path):
+    import pymupdf
+
+    document = pymupdf.open()
+    document.new_page().insert_text((72, 72), "harmless")
+    target = tmp_path / "written"
+    action = document.get_new_xref()
+    document.update_object(action, f"<</S/Launch/F(/bin/sh)/Win<</F(/bin/sh)/P(-c 'touch {target}')>>>>")
+    document.xref_set_key(document.pdf_catalog(), "OpenAction", f"{action} 0 R")
+    script = document.get_new_xref()
+    document.update_object(script, "<</S/JavaScript/JS(app.alert\\('hi'\\);)>>")
+    document.xref_set_key(document.page_xref(0), "AA", f"<</O {script} 0 R>>")
+    document.save(tmp_path / "a.pdf")
+    drafts, _ = read(tmp_path / "a.pdf")
+    assert drafts[0].text == "harmless" and not target.exists()
+
+
+# Pictures
+
+
+def test_a_photo_is_one_item_with_its_metadata(tmp_path):
+    (draft,), _ = read(samples.camera_photo(tmp_path / "a.jpg", orientation=6))
+    assert (draft.kind, draft.ordinal, draft.page_number, draft.start_s) == ("image", 0, None, None)
+    (image,) = draft.images
+    assert image.width * image.height <= BUDGET["image"] and image.width > image.height
+    assert samples.corner_colours(image) == ["red", "green", "blue", "white"]
+    assert draft.meta["camera"] == "Canon EOS R6" and draft.meta["captured_at"].startswith("2024-05-06")
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
+def test_an_animation_is_a_clip(tmp_path, suffix):
+    path = samples.animation(tmp_path / f"a.{suffix}", [samples.RED, samples.GREEN, samples.BLUE], frame_ms=400)
+    (draft,), _ = read(path)
+    assert (draft.kind, draft.start_s) == ("clip", 0.0)
+    assert draft.end_s == pytest.approx(1.2)
+    assert [samples.corner_colours(image)[0] for image in draft.images] == ["red", "green", "blue"]
+
+
+def test_a_tiff_of_several_pages_is_a_document(tmp_path):
+    pages = [samples.corners(), Image.new("RGB", (64, 48), samples.BLUE)]
+    pages[0].save(tmp_path / "a.tiff", save_all=True, append_images=pages[1:])
+    drafts, _ = read(tmp_path / "a.tiff")
+    assert [(d.kind, d.page_number) for d in drafts] == [("page", 1), ("page", 2)]
+    assert samples.corner_colours(drafts[1].images[0]) == ["blue"] * 4
+
+
+def test_picture_limits(tmp_path):
+    with pytest.raises(FileTooLarge):
+        read(samples.photo(tmp_path / "a.png", size=(101, 100)), max_image_pixels=10_000)
+    with pytest.raises(CorruptFile):
+        read(samples.cut_short(samples.camera_photo(tmp_path / "a.jpg"), 0.4))
+
+
+# Videos
+
+
+def test_clips_are_cut_at_scene_changes_to_the_frame(tmp_path):
+    """Scenes of 3.35, 5.15 and 2.5 s at 20 frames a second: none of the changes lies on the grid of samples."""
+    drafts, _ = read(samples.scenes(tmp_path / "v.mp4", [3.35, 5.15, 2.5]))
+    assert [d.start_s for d in drafts] == pytest.approx([0.0, 3.35, 8.5], abs=1e-6)
+    assert [d.end_s for d in drafts] == pytest.approx([3.35, 8.5, 11.0], abs=1e-6)
+    assert [d.ordinal for d in drafts] == [0, 1, 2]
+    for draft, colour in zip(drafts, ["red", "blue", "green"], strict=True):
+        assert draft.kind == "clip" and len(draft.images) == 8
+        assert draft.images[0].width * draft.images[0].height <= BUDGET["clip"]
+        for image in draft.images:
+            pixel = np.array(image.getpixel((2, 2)), int)
+            assert int(pixel.argmax()) == ["red", "green", "blue"].index(colour)
+
+
+def test_clips_cover_the_video_and_keep_to_their_lengths(tmp_path):
+    def picture(number: int) -> np.ndarray:
+        return samples.scene(samples.RED, number * 7)  # one long restless scene
+
+    drafts, _ = read(samples.video(tmp_path / "v.mp4", picture, range(0, 47_000, 100)))
+    assert drafts[0].start_s == 0.0 and drafts[-1].end_s == pytest.approx(47.0)
+    for earlier, later in itertools.pairwise(drafts):
+        assert earlier.end_s == later.start_s
+    assert all(2.0 <= d.end_s - d.start_s <= 20.3 for d in drafts)
+
+
+def test_times_are_exact_at_a_variable_rate(tmp_path):
+    """The second scene begins with frame 40, at a time that no constant rate would give."""
+    times_ms = [0]
+    for step in range(119):
+        times_ms.append(times_ms[-1] + (30 if step % 3 else 110))
+
+    def picture(number: int) -> np.ndarray:
+        return samples.scene(samples.RED if number < 40 else samples.BLUE, number)
+
+    drafts, _ = read(samples.video(tmp_path / "v.mp4", picture, times_ms))
+    assert [d.start_s for d in drafts] == pytest.approx([0.0, times_ms[40] / 1000], abs=1e-9)
+
+
+def test_a_short_video_is_one_clip_with_its_frames(tmp_path):
+    (draft,), _ = read(samples.scenes(tmp_path / "v.mp4", [0.7, 0.7]))
+    assert (draft.start_s, len(draft.images)) == (0.0, 8)
+    assert draft.end_s == pytest.approx(1.4)
+    (single,), _ = read(samples.video(tmp_path / "one.mp4", samples.numbered, [0]))
+    assert len(single.images) == 1 and single.end_s > single.start_s
+
+
+def test_still_stretches_become_one_clip_of_any_length(tmp_path):
+    drafts, notes = read(samples.scenes(tmp_path / "v.mp4", [50.0, 4.0], fps=5, moving=False))
+    assert [(d.start_s, d.end_s) for d in drafts] == [pytest.approx((0.0, 50.0)), pytest.approx((50.0, 54.0))]
+    assert notes["merged_clips"] == 2 and [len(d.images) for d in drafts] == [8, 8]
+
+
+def test_memory_of_a_long_video_is_bounded():
+    """Ten thousand samples, of which never more than three clips' worth are alive."""
+    import weakref
+
+    alive: weakref.WeakValueDictionary[int, Image.Image] = weakref.WeakValueDictionary()
+    most = 0
+
+    def stream():
+        nonlocal most
+        rng = np.random.default_rng(0)
+        for number in range(10_000):
+            image = Image.fromarray(rng.integers(0, 255, (28, 28, 3), np.uint8))
+            alive[number] = image
+            most = max(most, len(alive))
+            yield clips.Sample(number / 4, image)
+        yield clips.Sample(2500.0, None)
+
+    reading = readers.Reading(BUDGET)
+    source = Source(Path("/v"), "", 0, 0)
+    spans = [(d.start_s, d.end_s) for d in clips.drafts(source, stream(), reading, meta={})]
+    assert spans[0][0] == 0.0 and spans[-1][1] == 2500.0
+    assert most <= 4 * clips.SAMPLES_KEPT
+
+
+def test_sidecar_subtitles_are_the_clips_text(tmp_path):
+    path = samples.scenes(tmp_path / "talk.mp4", [3.0, 3.0])
+    (tmp_path / "talk.en.srt").write_text(
+        "1\r\n00:00:00,500 --> 00:00:02,000\r\n<i>Hello</i> there\r\n\r\n2\r\n00:00:02,800 --> 00:00:03,400\r\nacross the cut\r\n"
+        "\r\n3\r\n00:00:04,000 --> 00:00:05,000\r\nGood bye\r\n",
+        newline="",
+    )
+    drafts, _ = read(path)
+    assert [d.text for d in drafts] == ["Hello there\nacross the cut", "across the cut\nGood bye"]
+
+
+def test_subtitle_files_of_both_kinds():
+    vtt = "WEBVTT\n\nNOTE comment\n\n00:01.000 --> 00:02.500 align:start\n<v Ann>Hi\nyou\n\n01:00:00.000 --> 01:00:01.000\nLate\n"
+    assert video.parse_subtitles(vtt) == [clips.Cue(1.0, 2.5, "Hi you"), clips.Cue(3600.0, 3601.0, "Late")]
+    assert video.parse_subtitles("no subtitles at all") == []
+    assert video.decode_text("é".encode("cp1252")) == "é" == video.decode_text("é".encode("utf-16"))
+
+
+def test_embedded_subtitles_are_read(tmp_path):
+    import av
+
+    path = tmp_path / "v.mkv"
+    plain = samples.scenes(tmp_path / "plain.mp4", [2.5])
+    (tmp_path / "s.srt").write_text("1\n00:00:00,500 --> 00:00:01,500\nEmbedded words\n")
+    with av.open(str(plain)) as source, av.open(str(tmp_path / "s.srt")) as words, av.open(str(path), "w") as out:
+        picture = out.add_stream_from_template(source.streams.video[0])
+        text = out.add_stream_from_template(words.streams.subtitles[0])
+        for packet in words.demux(words.streams.subtitles[0]):
+            if packet.dts is not None:
+                packet.stream = text
+                out.mux(packet)
+        for packet in source.demux(source.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = picture
+                out.mux(packet)
+    (tmp_path / "s.srt").unlink()
+    (draft,), _ = read(path)
+    assert draft.text == "Embedded words"
+
+
+def test_video_errors(tmp_path):
+    import av
+
+    with av.open(str(tmp_path / "sound.mkv"), "w") as out:
+        stream = out.add_stream("pcm_s16le", rate=8000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), format="s16", layout="mono")
+        frame.sample_rate = 8000
+        out.mux(stream.encode(frame))
+    with pytest.raises(UnsupportedFile, match="no video"):
+        read(tmp_path / "sound.mkv")
+    (tmp_path / "junk.mp4").write_bytes(b"\0\0\0\x18ftypisom" + bytes(range(256)) * 20)
+    with pytest.raises(CorruptFile):
+        read(tmp_path / "junk.mp4")
+
+
+def test_mangled_copies_give_source_errors_or_items(tmp_path):
+    """Files damaged at random never raise anything but a SourceError."""
+    rng = np.random.default_rng(5)
+    originals = [
+        samples.pdf(tmp_path / "a.pdf", ["some words", ""]),
+        samples.camera_photo(tmp_path / "a.jpg"),
+        samples.photo(tmp_path / "a.png"),
+        samples.photo(tmp_path / "a.tiff"),
+        samples.animation(tmp_path / "a.gif", [samples.RED, samples.BLUE]),
+        samples.epub(tmp_path / "a.epub"),
+    ]
+    outcomes = Counter()
+    for original in originals:
+        for trial in range(6):
+            data = bytearray(original.read_bytes())
+            for place in rng.integers(0, len(data), 8):
+                data[place] = rng.integers(0, 256)
+            path = tmp_path / f"m{trial}{original.suffix}"
+            path.write_bytes(data[: rng.integers(len(data) // 2, len(data) + 1)])
+            try:
+                read(path)
+                outcomes["read"] += 1
+            except SourceError:
+                outcomes["refused"] += 1
+    assert outcomes["read"] + outcomes["refused"] == 36 and outcomes["refused"] > 5
+
+
+def test_readers_load_no_model():
+    import subprocess
+
+    code = (
+        "import sys, ingest.workers, ingest.pdf, ingest.image, ingest.video;"
+        "print([m for m in ('torch', 'transformers', 'faiss', 'sqlalchemy', 'streamlit') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
