@@ -11,8 +11,10 @@ import json
 import logging
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +45,7 @@ from mmsearch.embedders.qwen2vl_inputs import (
 )  # fmt: skip
 from mmsearch.errors import EmbedderError
 from mmsearch.items import KINDS, EmbedInput, Kind
-from mmsearch.prompts import DOCUMENT_INSTRUCTIONS, final_prompt
+from mmsearch.prompts import DOCUMENT_INSTRUCTIONS, IMAGE_TOKEN, VIDEO_TOKEN, final_prompt
 
 if TYPE_CHECKING:
     from transformers import Qwen2VLModel
@@ -132,10 +134,17 @@ class Vlm2VecEmbedder:
             tensors = {key: tensor.to(device=device, dtype=torch_dtype) for key, tensor in stored.items()}
         except (RuntimeError, AssertionError) as error:
             raise EmbedderError(f"the model cannot be placed on device {device!r}: {error}") from error
+        tokenizer = files.load_tokenizer(found)
+        for token, option in ((IMAGE_TOKEN, "image_token_id"), (VIDEO_TOKEN, "video_token_id")):
+            if tokenizer.token_to_id(token) != config.get(option):
+                known = tokenizer.token_to_id(token)
+                raise EmbedderError(
+                    f"the tokenizer's {token} is {known}, the configuration's {option} {config.get(option)}"
+                )
         sidecar = found.json(files.SIDECAR)
         budgets = sidecar.get("max_pixels", {})
         return cls(
-            files.load_tokenizer(found),
+            tokenizer,
             config=config,
             tensors=tensors,
             name=sidecar.get("name", found.name),
@@ -293,8 +302,8 @@ class Vlm2VecEmbedder:
         vectors = np.empty((len(prompts), self.dim), np.float32)
         budgets = self._budgets(is_video) if max_pixels is None else max_pixels
         costs = [
-            self._cost(prompt, list(visuals or ()), budget)
-            for prompt, visuals, budget in zip(prompts, images, budgets, strict=True)
+            self._cost(prompt, visuals or (), video, budget)
+            for prompt, visuals, video, budget in zip(prompts, images, is_video, budgets, strict=True)
         ]
 
         def prepare(rows: Sequence[int]) -> Batch:
@@ -308,10 +317,10 @@ class Vlm2VecEmbedder:
         place = "cuda" if self._device.type == "cuda" else "small" if self._is_small else "cpu"
         batches = batches_by_cost(costs, POSITIONS_PER_BATCH[place])
         if place == "small":
-            results = self._pool().map(lambda rows: (rows, self._embed(prepare, rows)), batches)
+            results = self._pool().map(lambda rows: self._embed(prepare, rows, prepare(rows)), batches)
         else:
-            results = ((rows, self._embed(prepare, rows)) for rows in batches)
-        for rows, embeddings in results:
+            results = map(partial(self._embed, prepare), batches, made_ahead(prepare, batches))
+        for rows, embeddings in zip(batches, results, strict=True):
             vectors[rows] = embeddings
         finite = np.isfinite(vectors).all(1)
         if not finite.all():
@@ -319,18 +328,18 @@ class Vlm2VecEmbedder:
             raise EmbedderError(f"the model's output for input {index} is not finite")
         return vectors
 
-    @torch.inference_mode()
-    def _embed(self, prepare: Callable[[Sequence[int]], Batch], rows: Sequence[int]) -> np.ndarray:
+    @torch.no_grad()
+    def _embed(self, prepare: Callable[[Sequence[int]], Batch], rows: Sequence[int], batch: Batch) -> np.ndarray:
         """float32 [len(rows), dim]. What does not fit into the accelerator's memory is tried in halves."""
         try:
-            return self.forward(prepare(rows)).cpu().numpy()
+            return self.forward(batch).cpu().numpy()
         except torch.OutOfMemoryError as error:
             if len(rows) == 1:
                 raise EmbedderError(f"input {rows[0]} does not fit into the memory of {self.device}") from error
         torch.cuda.empty_cache()
-        half = len(rows) // 2
         logger.info("%d inputs do not fit into the memory of %s together; trying halves", len(rows), self.device)
-        return np.concatenate([self._embed(prepare, rows[:half]), self._embed(prepare, rows[half:])])
+        middle = len(rows) // 2
+        return np.concatenate([self._embed(prepare, half, prepare(half)) for half in (rows[:middle], rows[middle:])])
 
     def _pool(self) -> ThreadPoolExecutor:
         """One thread per core, each computing alone.
@@ -343,10 +352,10 @@ class Vlm2VecEmbedder:
                 self._workers = single_core_threads(torch.get_num_threads())
             return self._workers
 
-    def _cost(self, prompt: str, visuals: Sequence[Image.Image], budget: int) -> tuple[int, int]:
+    def _cost(self, prompt: str, visuals: Sequence[Image.Image], is_video: bool, budget: int) -> tuple[int, int]:
         """Estimated (patches, tokens) of one input."""
         pixels = sum(min(max(image.width * image.height, self.min_pixels), budget) for image in visuals)
-        patches = pixels // PATCH**2
+        patches = pixels // PATCH**2 // (TEMPORAL if is_video else 1)
         return patches, patches // MERGE**2 + len(prompt) // 4 + 1
 
     def _budgets(self, is_video: Sequence[bool]) -> list[int]:
@@ -420,6 +429,24 @@ def batches_by_cost(costs: Sequence[tuple[int, int]], budget: int) -> list[list[
         batches[-1].append(index)
         room -= cost
     return batches
+
+
+def made_ahead(
+    make: Callable[[list[int]], Batch], batches: Sequence[list[int]], *, threads: int = 4
+) -> Iterator[Batch]:
+    """make(rows) for all batches in order, at most `threads` of them ahead of the one in use."""
+    waiting: deque[Future[Batch]] = deque()
+    with ThreadPoolExecutor(threads, thread_name_prefix="prepare") as pool:
+        try:
+            for rows in batches:
+                waiting.append(pool.submit(make, rows))
+                if len(waiting) > threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 def single_core_threads(count: int) -> ThreadPoolExecutor:

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from mmsearch.embedders import Embedder, load_embedder
 from mmsearch.embedders.qwen2vl_inputs import CLIP_MEAN, CLIP_STD, Batch, expand, first_tokens, normalise, patches_of
-from mmsearch.embedders.vlm2vec import Vlm2VecEmbedder, batches_by_cost, default_dtype, single_core_threads
+from mmsearch.embedders.vlm2vec import Vlm2VecEmbedder, batches_by_cost, default_dtype, made_ahead, single_core_threads
 from mmsearch.errors import EmbedderError, ModelNotFound
 from mmsearch.items import EmbedInput
 from mmsearch.prompts import final_prompt
@@ -65,6 +65,15 @@ def random_embedder(key_value_heads: int = 2, **options) -> Vlm2VecEmbedder:
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
     return Vlm2VecEmbedder.from_model(model.eval(), tokenizer, max_pixels=112 * 112, **options)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tensors this small are slower on two cores, and far slower beside another busy process."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -228,6 +237,13 @@ class TestForward:
         np.testing.assert_allclose(embedder.embed_prompts(PROMPTS, IMAGES, IS_VIDEO), expected, atol=1e-6)
         assert max(sizes) > 2
 
+    def test_a_large_model_gives_the_same(self, embedder, monkeypatch):
+        """One batch after the other on all cores, prepared ahead."""
+        prompts, images, is_video = PROMPTS * 30, IMAGES * 30, IS_VIDEO * 30
+        expected = embedder.embed_prompts(prompts, images, is_video)
+        monkeypatch.setattr(embedder, "_is_small", False)
+        np.testing.assert_allclose(embedder.embed_prompts(prompts, images, is_video), expected, atol=1e-6)
+
     def test_one_input_that_does_not_fit_is_named(self, monkeypatch):
         embedder = random_embedder()
 
@@ -359,6 +375,12 @@ class TestCheckpoint:
         assert loaded.max_pixels == embedder.max_pixels
         assert (loaded.dim, loaded.device, loaded.page_text) == (64, "cpu", False)
 
+    def test_loaded_and_used_it_can_still_be_trained(self, saved):
+        loaded = Vlm2VecEmbedder.load(saved, dtype="float32")
+        loaded.embed_prompts(PROMPTS, IMAGES, IS_VIDEO)
+        loaded.forward(loaded.prepare(PROMPTS, IMAGES, IS_VIDEO))[:, 0].sum().backward()
+        assert all(parameter.grad is not None for parameter in loaded.model.parameters())
+
     def test_half_precision_file(self, embedder, tmp_path):
         embedder.save(tmp_path)
         stored = load_file(tmp_path / "model.safetensors")
@@ -463,6 +485,12 @@ class TestCheckpoint:
         with pytest.raises(EmbedderError, match=message):
             Vlm2VecEmbedder.load(copy)
 
+    def test_tokenizer_of_another_model(self, copy):
+        config = json.loads((copy / "config.json").read_text())
+        (copy / "config.json").write_text(json.dumps(config | {"image_token_id": 3}))
+        with pytest.raises(EmbedderError, match="image_token_id 3"):
+            Vlm2VecEmbedder.load(copy)
+
     def test_unknown_dtype_and_device(self, saved):
         with pytest.raises(EmbedderError, match="float32, bfloat16"):
             Vlm2VecEmbedder.load(saved, dtype="int3")
@@ -520,6 +548,20 @@ def threads() -> Iterator[int]:
     before = torch.get_num_threads()
     yield before
     assert torch.get_num_threads() == before
+
+
+def test_batches_are_made_ahead_in_order_but_not_all_at_once():
+    made: list[int] = []
+    batches = [[index] for index in range(20)]
+
+    def make(rows: list[int]) -> Batch:
+        made.append(rows[0])
+        return rows  # type: ignore[return-value]
+
+    for step, batch in enumerate(made_ahead(make, batches, threads=3)):
+        assert batch == [step]
+        assert len(made) <= step + 1 + 3
+    assert sorted(made) == list(range(20))
 
 
 def test_pool_threads_compute_on_one_core_and_nobody_else_does(threads):
