@@ -110,7 +110,7 @@ def test_loss_and_gradients(tiny):
 
 
 def test_bfloat16_stays_near(record_property):
-    """The difference that is measured on real weights by `dtype_cosines` in the benchmarks; here its sign of life."""
+    """Measured on real weights by tests/benchmarks/bfloat16.py; here only that it works."""
     inputs = inputs_of(ITEMS)
     cosines = (load("tiny", "bfloat16").embed_prompts(*inputs) * recorded(ITEMS, "embedding")).sum(1)
     record_property("bfloat16_cosine_min", float(cosines.min()))
