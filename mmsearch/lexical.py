@@ -15,6 +15,7 @@ import numpy as np
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
+from mmsearch.filters import read_ids
 from mmsearch.items import KINDS, Kind
 
 MAX_TERMS = 32
@@ -198,11 +199,8 @@ def match(connection: Connection, query: str, k: int, kinds: Sequence[Kind], all
     if not terms or k < 1 or not kinds:
         return NO_MATCHES
     if allowed is None and set(kinds) != set(KINDS):
-        allowed = _ids(
-            connection,
-            "SELECT id FROM items WHERE visible = 1 AND kind IN (SELECT value FROM json_each(:kinds)) ORDER BY id",
-            kinds=json.dumps(list(kinds)),
-        )
+        of_kinds = "SELECT id FROM items WHERE visible = 1 AND kind IN (SELECT value FROM json_each(:kinds))"
+        allowed = read_ids(connection, of_kinds, {"kinds": json.dumps(list(kinds))})
     total = connection.execute(text("SELECT count(*) FROM items WHERE visible = 1")).scalar_one()
     common = int(max(COMMON_FLOOR, COMMON_SHARE * total))
 
@@ -249,12 +247,13 @@ def snippets(connection: Connection, query: str, ids: Sequence[int]) -> dict[int
 
 def _find(connection: Connection, term: str, limit: int) -> tuple[np.ndarray, float]:
     """The ids of the items that hold a term, and the weight of such a match."""
-    by_word = "SELECT rowid FROM words WHERE words MATCH :query LIMIT :limit"
-    ids = _ids(connection, by_word, query=_quoted(term), limit=limit)
+    by_word = "SELECT rowid AS id FROM words WHERE words MATCH :query LIMIT :limit"
+    parameters = {"query": _quoted(term), "limit": limit}
+    ids = read_ids(connection, by_word, parameters)
     if len(ids) or len(term) < 3:  # a trigram needs three characters
         return ids, 1.0
-    by_part = "SELECT rowid FROM trigrams WHERE trigrams MATCH :query LIMIT :limit"
-    return _ids(connection, by_part, query=_quoted(term), limit=limit), SUBSTRING_WEIGHT
+    by_part = "SELECT rowid AS id FROM trigrams WHERE trigrams MATCH :query LIMIT :limit"
+    return read_ids(connection, by_part, parameters), SUBSTRING_WEIGHT
 
 
 def _only_common(connection: Connection, terms: list[str], k: int, allowed: np.ndarray | None) -> TextMatches:
@@ -300,7 +299,3 @@ def _quoted(term: str) -> str:
 
 def _any_of(terms: list[str]) -> str:
     return " OR ".join(map(_quoted, terms))
-
-
-def _ids(connection: Connection, statement: str, **parameters: object) -> np.ndarray:
-    return np.fromiter(connection.execute(text(statement), parameters).scalars(), np.int64)

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmsearch import prompts, relevance
-from mmsearch.catalog import Catalog, Filters, unit
+from mmsearch.catalog import Catalog, Filters
 from mmsearch.config import Settings, find_library_folder, load_settings
 from mmsearch.errors import CatalogError, ModelMismatch
 from mmsearch.items import KIND_ALIASES, KINDS, EmbedInput, Kind, Query
 from mmsearch.lock import lock_holder, locked, snapshot_lock
+from mmsearch.stored_vectors import unit
 from mmsearch.vectors import VectorStore, open_store
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ class Library:
         self._generic: dict[tuple[str, Kind], np.ndarray] = {}
         self._queries: OrderedDict[tuple[str, str, str | None, Kind], np.ndarray] = OrderedDict()
         self._guard = threading.RLock()  # stores, and what is derived from them, are not safe to change while read
+        self._steady_state: tuple[int, str | None] | None = None
         self._loading = threading.Lock()
         self._locked = 0
 
@@ -107,7 +109,21 @@ class Library:
     @property
     def model_key(self) -> str | None:
         """The model key of the generation that answers queries, known without loading the model; None while empty."""
-        return self.catalog.active_model_key()
+        return self._state()[1]
+
+    def _state(self) -> tuple[int, str | None]:
+        """The catalog's generation and active model key."""
+        return self._steady_state or self.catalog.state()
+
+    @contextmanager
+    def steady(self) -> Iterator[None]:
+        """Inside, vectors stay at one generation of the catalog, and it is not asked again for a newer one."""
+        with self._guard:
+            outer, self._steady_state = self._steady_state, self._state()
+            try:
+                yield
+            finally:
+                self._steady_state = outer
 
     @property
     def model_name(self) -> str:
@@ -191,7 +207,7 @@ class Library:
         with self._guard:
             store = self.store(kind)
             ids = ids[np.isin(ids, store.ids())]
-            return ids, store.vectors(ids) @ vector
+            return ids, dot(store.vectors(ids), vector)
 
     def sync_vectors(self) -> None:
         """Bring the snapshots on disk up to the catalog and, while the model is loaded, keep what calibration needs of it."""
@@ -228,7 +244,7 @@ class Library:
             read_only=read_only,
         )
         saved = store.generation
-        added = self._catch_up(store, key, kind) if saved <= self.catalog.generation() else 0
+        added = self._catch_up(store, key, kind) if saved <= self._state()[0] else 0
         if saved and self.catalog.vector_sums(key, kind, store.generation) not in (None, _sums(store)):
             log.warning("%s: does not hold what the catalog holds; built anew", self._snapshot(key, kind))
             store.remove(store.ids())
@@ -238,7 +254,7 @@ class Library:
 
     def _catch_up(self, store: VectorStore, key: str, kind: Kind) -> int:
         """Bring a store to the catalog's present generation. Returns how many vectors were added."""
-        if store.generation == self.catalog.generation():
+        if store.generation >= self._state()[0]:
             return 0
         tail = self.catalog.tail(key, kind, store.generation)
         store.remove(tail.removed)
@@ -435,6 +451,11 @@ class _OpenedStore:
         if self.saved_generation != self.store.generation:
             self.store.save()
             self.saved_generation = self.store.generation
+
+
+def dot(vectors: np.ndarray, vector: np.ndarray) -> np.ndarray:
+    """float32 [n] of [n, dim] and [dim]. For a few thousand rows quicker than waking BLAS's threads, the more on busy cores."""
+    return np.einsum("nd,d->n", vectors, vector)
 
 
 def _kind(name: str) -> Kind:

@@ -120,6 +120,7 @@ items = Table(
     Column("name", Text, nullable=False),  # folder and file name, for the lexical search
     Column("text", Text, nullable=False),
     Index("items_place", "source_id", "ordinal", unique=True, sqlite_where=text("deleted_at IS NULL")),
+    Index("items_source", "source_id"),
     Index("items_visible", "kind", "visible", "id"),
     Index("items_generation", "generation"),
     sqlite_autoincrement=True,

@@ -13,6 +13,7 @@ from mmsearch import relevance
 from mmsearch.catalog import Filters
 from mmsearch.items import KINDS, Hit, Item, Kind, Query
 from mmsearch.lexical import NO_MATCHES, TextMatches
+from mmsearch.library import dot
 
 if TYPE_CHECKING:
     from mmsearch.library import Library
@@ -115,7 +116,8 @@ def search(
         model_ms = 1e3 * (time.perf_counter() - encoding)
     if scope.searched and mode != "dense" and not has_pictures:
         matches = library.catalog.match_text(query.text, depth, scope.kinds, scope.allowed)
-    found = _candidates(library, scope, queries, matches, depth, is_text=not has_pictures)
+    with library.steady():
+        found = _candidates(library, scope, queries, matches, depth, is_text=not has_pictures)
     hits = _hits(library, found, k, offset, min_relevance, query.text if len(matches) else "")
     hits.searched, hits.model_ms = scope.searched, model_ms
     hits.took_ms = 1e3 * (time.perf_counter() - started)
@@ -155,7 +157,8 @@ def more_like(
 
     scope = replace(scope, kinds=tuple(kind for kind in scope.kinds if kind in own))
     depth = max(DEPTH_FLOOR, 2 * (k + offset)) + 1
-    found = _candidates(library, scope, own, NO_MATCHES, depth, is_text=False)
+    with library.steady():
+        found = _candidates(library, scope, own, NO_MATCHES, depth, is_text=False)
     keep = found.ids != item_id
     found = _Candidates(found.ids[keep], found.cosine[keep], found.dense[keep], found.lexical[keep])
     hits = _hits(library, found, k, offset, min_relevance, "")
@@ -190,7 +193,7 @@ def _candidates(
         worded, worded_scores = library.cosines(kind, query, matches.ids[~np.isin(matches.ids, near)])
         sample, prior = library.background(kind, is_text=is_text)
         scores = np.concatenate([scores, worded_scores]).astype(np.float64)
-        z = relevance.standardise(scores, sample @ query, prior)
+        z = relevance.standardise(scores, dot(sample, query), prior)
         ids += [near, worded]
         cosine.append(scores)
         dense.append(relevance.dense_relevance(z, scope.searched))

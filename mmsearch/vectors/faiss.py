@@ -11,15 +11,17 @@ import logging
 import os
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import faiss
+import faiss as faiss_typed
 import numpy as np
 
 from mmsearch.vectors.exact import ROUNDING, checked, checked_queries, ranked
 
+faiss: Any = faiss_typed  # the stubs know neither the Python side (callbacks, numpy arguments) nor the concrete indexes
 log = logging.getLogger(__name__)
 
 ANN_ABOVE = 200_000
@@ -160,7 +162,8 @@ class FaissStore:
             wanted = np.asarray(allowed, np.int64)
             within = self.ids()[np.isin(self.ids(), wanted)]
         k = min(k, len(within))
-        found = [self._search_one(query, k, within, filtered=len(within) < len(self)) for query in queries]
+        with _one_thread():
+            found = [self._search_one(query, k, within, filtered=len(within) < len(self)) for query in queries]
         return [ids for ids, _ in found], [scores for _, scores in found]
 
     def _search_one(
@@ -317,6 +320,17 @@ class _GpuCopy:
 
     def drop(self) -> None:
         self._copy = None
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """A single query is scanned by one thread anyway; waking the others costs milliseconds where the cores are busy."""
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(threads)
 
 
 def _flat(dim: int) -> Any:

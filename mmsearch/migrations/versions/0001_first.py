@@ -56,6 +56,7 @@ CREATE TABLE items (
     text TEXT NOT NULL
 );
 CREATE UNIQUE INDEX items_place ON items (source_id, ordinal) WHERE deleted_at IS NULL;
+CREATE INDEX items_source ON items (source_id);
 CREATE INDEX items_visible ON items (kind, visible, id);
 CREATE INDEX items_generation ON items (generation);
 CREATE TABLE vectors (

@@ -1,0 +1,332 @@
+"""A source's life in the catalog: begun, its items saved, finished or failed; moved, copied, hidden, shown again.
+
+Each function works inside the transaction of the `Catalog` method that calls it and bears the same name there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sqlalchemy import delete, insert, select, text, update
+from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy.engine import Connection
+
+from mmsearch.errors import CatalogError, DimensionMismatch, SourceError
+from mmsearch.filters import absolute
+from mmsearch.items import ItemDraft, Source
+from mmsearch.plan import Plan
+from mmsearch.schema import embedded, items, meta, models, roots, sources, vectors
+from mmsearch.stored_vectors import checked_vectors, to_blob
+
+HOLDERS = ("indexed", "offline")
+ATTEMPTS = ("pending", "failed")
+BEING_INDEXED = ("pending", "indexed", "offline")
+
+_LIVE = items.c.deleted_at.is_(None)
+
+
+def next_generation(c: Connection) -> int:
+    """Count this transaction as one that alters what can be found."""
+    counted = text("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE key = 'generation' RETURNING value")
+    return int(c.execute(counted).scalar_one())
+
+
+def model_id(c: Connection, model_key: str, dim: int) -> int:
+    """The id of a model, made known if it is new; the first one becomes the active one. Raises DimensionMismatch."""
+    row = c.execute(select(models.c.id, models.c.dim).where(models.c.key == model_key)).first()
+    if row is not None:
+        if row.dim != dim:
+            raise DimensionMismatch(row.dim, dim)
+        return row.id
+    new = c.execute(insert(models).values(key=model_key, dim=dim).returning(models.c.id)).scalar_one()
+    if c.execute(select(meta.c.value).where(meta.c.key == "active_model")).scalar() is None:
+        set_active(c, new)
+    return new
+
+
+def set_active(c: Connection, active: int) -> None:
+    _put(c, meta, {"key": "active_model"}, {"value": str(active)})
+
+
+def settle(c: Connection, plan: Plan, scanned: Sequence[Path]) -> None:
+    for source_id, source in plan.touched:
+        _set(c, source_id, size_bytes=source.size_bytes, modified_ns=source.modified_ns)
+    if plan.moved or plan.returned or plan.offline or plan.missing:
+        generation = next_generation(c)
+        for source_id, source in plan.moved:
+            move(c, source_id, source)
+        show(c, [*plan.returned, *(source_id for source_id, _ in plan.moved)], generation)
+        hide(c, plan.offline, generation, state="offline")
+        hide(c, plan.missing, generation, state="removed")
+    for root in scanned:
+        _put(c, roots, {"path": os.fsencode(root)}, {"scanned_at": time.time()})
+
+
+def begin_source(c: Connection, source: Source, *, model_key: str, replaces: int | None) -> int:
+    path = os.fsencode(source.path)
+    columns = (sources.c.id, sources.c.state, sources.c.sha256)
+    here = c.execute(select(*columns).where(sources.c.path == path, sources.c.state != "removed")).all()
+    holder = next((row for row in here if row.state in HOLDERS), None)
+    attempt = next((row for row in here if row.state in ATTEMPTS), None)
+    is_held = holder is not None and holder.sha256 == source.sha256
+    if attempt is not None and (is_held or attempt.sha256 != source.sha256):
+        hide(c, [attempt.id], next_generation(c), state="removed")
+        attempt = None
+    if holder is not None and is_held:
+        _set(c, holder.id, model_key=model_key)
+        return holder.id
+    values = {
+        **_file(source),
+        "state": "pending",
+        "replaces": holder.id if replaces is None and holder is not None else replaces,
+        "error_type": None,
+        "error_reason": None,
+        "model_key": model_key,
+        "changed_at": time.time(),
+    }
+    if attempt is None:
+        return _add(c, values)
+    _set(c, attempt.id, **values)
+    return attempt.id
+
+
+def save_batch(
+    c: Connection, rows: Sequence[tuple[int, ItemDraft, np.ndarray, str | None]], model_key: str
+) -> list[int]:
+    checked = checked_vectors(np.stack([row[2] for row in rows]))
+    model = model_id(c, model_key, checked.shape[1])
+    generation = next_generation(c)
+    begun = _begun(c, {row[0] for row in rows})
+    ids = []
+    for (source_id, draft, _, preview), vector in zip(rows, checked, strict=True):
+        item_id = _save_item(c, begun[source_id], draft, preview, generation)
+        _put(
+            c,
+            vectors,
+            {"model_id": model, "item_id": item_id},
+            {"data": to_blob(vector), "generation": generation},
+        )
+        ids.append(item_id)
+    return ids
+
+
+def finish_source(c: Connection, source_id: int) -> None:
+    row = c.execute(select(sources).where(sources.c.id == source_id)).one()
+    if row.state not in BEING_INDEXED:
+        raise CatalogError(f"source {source_id} is {row.state}, not being indexed")
+    generation = next_generation(c)
+    if row.state == "pending":
+        here = select(sources.c.id).where(sources.c.path == row.path, sources.c.state.in_(HOLDERS))
+        former = {*c.execute(here).scalars(), *([row.replaces] if row.replaces else [])}
+        hide(c, former, generation, state="removed")
+    count = c.execute(
+        text("SELECT count(*) FROM items WHERE source_id = :id AND deleted_at IS NULL"), {"id": source_id}
+    ).scalar_one()
+    state = "indexed" if row.state == "pending" else row.state
+    _set(c, source_id, state=state, replaces=None, item_count=count, changed_at=time.time())
+    if state == "indexed":
+        show(c, [source_id], generation)
+    c.execute(
+        text("INSERT OR IGNORE INTO embedded SELECT :source, id FROM models WHERE key = :key"),
+        {"source": source_id, "key": row.model_key},
+    )
+
+
+def fail_source(c: Connection, source: Source | Path, error: SourceError, *, replaces: int | None) -> int:
+    values = {
+        **_file(source),
+        "state": "failed",
+        "replaces": replaces,
+        "error_type": type(error).__name__,
+        "error_reason": _storable(error.reason),
+        "changed_at": time.time(),
+    }
+    here = select(sources).where(sources.c.path == values["path"], sources.c.state.in_(ATTEMPTS))
+    attempt = c.execute(here).first()
+    if attempt is None:
+        return _add(c, values)
+    if attempt.replaces is not None or replaces is not None:
+        _tombstone(c, items.c.source_id == attempt.id, next_generation(c))
+    _set(c, attempt.id, **values)
+    return attempt.id
+
+
+def move(c: Connection, source_id: int, source: Source) -> None:
+    """Another path for the same content. `show` is left to the caller."""
+    _set(c, source_id, **_file(source), state="indexed", changed_at=time.time())
+    c.execute(update(items).where(items.c.source_id == source_id, _LIVE).values(name=_lexical_name(source.path)))
+
+
+def copy_source(c: Connection, from_id: int, source: Source) -> int:
+    original = c.execute(select(sources).where(sources.c.id == from_id)).one()
+    if original.state != "indexed" or original.sha256 != source.sha256:
+        raise CatalogError(f"source {from_id} does not hold the content of {source.path}")
+    generation = next_generation(c)
+    here = select(sources.c.id).where(sources.c.path == os.fsencode(source.path), sources.c.state != "removed")
+    hide(c, list(c.execute(here).scalars()), generation, state="removed")
+    copy_id = _add(
+        c,
+        {
+            **_file(source),
+            "state": "indexed",
+            "item_count": original.item_count,
+            "model_key": original.model_key,
+            "changed_at": time.time(),
+        },
+    )
+    place = "kind, ordinal, page_number, start_s, end_s, date_s, preview, meta, text"
+    of_items = (
+        f"INSERT INTO items (source_id, visible, generation, name, {place})"
+        f" SELECT :copy, 1, :generation, :name, {place} FROM items WHERE source_id = :original AND visible = 1 ORDER BY ordinal"
+    )
+    of_vectors = (
+        "INSERT INTO vectors (model_id, item_id, generation, data) SELECT v.model_id, new.id, :generation, v.data"
+        " FROM items old JOIN items new ON new.source_id = :copy AND new.ordinal = old.ordinal"
+        " JOIN vectors v ON v.item_id = old.id WHERE old.source_id = :original AND old.visible = 1"
+    )
+    of_models = "INSERT INTO embedded SELECT :copy, model_id FROM embedded WHERE source_id = :original"
+    parameters = {
+        "copy": copy_id,
+        "original": from_id,
+        "generation": generation,
+        "name": _lexical_name(source.path),
+    }
+    for statement in (of_items, of_vectors, of_models):
+        c.execute(text(statement), parameters)
+    return copy_id
+
+
+def hide(c: Connection, source_ids: Collection[int], generation: int, *, state: str) -> None:
+    """Take sources out of sight. State "removed" makes tombstones of their items, "offline" keeps them."""
+    for source_id in source_ids:
+        if state == "removed":
+            _tombstone(c, items.c.source_id == source_id, generation)
+            c.execute(delete(embedded).where(embedded.c.source_id == source_id))
+        else:
+            seen = (items.c.source_id == source_id, items.c.visible == 1, _LIVE)
+            c.execute(update(items).where(*seen).values(visible=0, generation=generation))
+        _set(c, source_id, state=state, changed_at=time.time())
+
+
+def show(c: Connection, source_ids: Collection[int], generation: int) -> None:
+    """Make every live item of these sources findable; offline sources count as indexed again."""
+    for source_id in source_ids:
+        unseen = (items.c.source_id == source_id, items.c.visible == 0, _LIVE)
+        c.execute(update(items).where(*unseen).values(visible=1, generation=generation))
+        was_offline = (sources.c.id == source_id, sources.c.state == "offline")
+        c.execute(update(sources).where(*was_offline).values(state="indexed", changed_at=time.time()))
+
+
+def _begun(c: Connection, source_ids: Collection[int]) -> dict[int, tuple[int, bool, Path]]:
+    """For each source being indexed: its id, whether its new items are seen at once, and its path."""
+    columns = (sources.c.id, sources.c.state, sources.c.replaces, sources.c.path)
+    rows = c.execute(select(*columns).where(sources.c.id.in_(list(source_ids)), sources.c.state.in_(BEING_INDEXED)))
+    begun = {
+        row.id: (row.id, row.replaces is None and row.state != "offline", Path(os.fsdecode(row.path))) for row in rows
+    }
+    if missing := set(source_ids) - set(begun):
+        raise CatalogError(f"source {min(missing)} is not being indexed: call begin_source first")
+    return begun
+
+
+def _save_item(
+    c: Connection, begun: tuple[int, bool, Path], draft: ItemDraft, preview: str | None, generation: int
+) -> int:
+    """The id of the item at this place of its source: the one that stands there, or a new one."""
+    source_id, is_visible, path = begun
+    former = c.execute(
+        text(
+            "SELECT id, kind, page_number, start_s, end_s FROM items"
+            " WHERE source_id = :source AND ordinal = :ordinal AND deleted_at IS NULL"
+        ),
+        {"source": source_id, "ordinal": draft.ordinal},
+    ).first()
+    if former is not None:
+        if tuple(former[1:]) == (draft.kind, draft.page_number, draft.start_s, draft.end_s):
+            return former.id
+        _tombstone(c, items.c.id == former.id, generation)  # the file is cut in another way than before
+    new = {
+        "source_id": source_id,
+        "kind": draft.kind,
+        "visible": int(is_visible),
+        "generation": generation,
+        "ordinal": draft.ordinal,
+        "page_number": draft.page_number,
+        "start_s": draft.start_s,
+        "end_s": draft.end_s,
+        "date_s": _date_s(draft),
+        "preview": preview,
+        "meta": json.dumps(dict(draft.meta), ensure_ascii=True),
+        "name": _lexical_name(path),
+        "text": _storable(draft.text),
+    }
+    return c.execute(insert(items).returning(items.c.id), new).scalar_one()
+
+
+def _tombstone(c: Connection, which: Any, generation: int) -> None:
+    c.execute(update(items).where(which, _LIVE).values(visible=0, deleted_at=time.time(), generation=generation))
+
+
+def _add(c: Connection, values: Mapping[str, Any]) -> int:
+    return c.execute(insert(sources).returning(sources.c.id), {"item_count": 0, **values}).scalar_one()
+
+
+def _set(c: Connection, source_id: int, **values: Any) -> None:
+    c.execute(update(sources).where(sources.c.id == source_id).values(**values))
+
+
+def _put(c: Connection, table: Any, key: dict[str, Any], values: dict[str, Any]) -> None:
+    """Insert a row, or set its values if the key is taken."""
+    new = upsert(table).values(**key, **values)
+    kept = {name: new.excluded[name] for name in values}
+    c.execute(new.on_conflict_do_update(index_elements=list(key), set_=kept))
+
+
+def _file(source: Source | Path) -> dict[str, Any]:
+    """The columns that name a file, and those by which a later scan sees that it has changed."""
+    if isinstance(source, Source):
+        path = source.path
+        content = (source.sha256, source.size_bytes, source.modified_ns)
+    else:
+        path = absolute(source)
+        try:
+            stat = path.stat()
+            content = ("", stat.st_size, stat.st_mtime_ns)
+        except OSError:
+            content = ("", -1, -1)
+    columns = dict(zip(("sha256", "size_bytes", "modified_ns"), content, strict=True))
+    return {"path": os.fsencode(path), "name": _display(path), **columns}
+
+
+def _date_s(draft: ItemDraft) -> float:
+    captured = draft.meta.get("captured_at")
+    if isinstance(captured, str):
+        try:
+            return datetime.fromisoformat(captured).timestamp()
+        except (ValueError, OverflowError, OSError):
+            pass  # a camera's nonsense date
+    return draft.source.modified_ns / 1e9
+
+
+def _display(path: Path) -> str:
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
+def _lexical_name(path: Path) -> str:
+    """What the lexical search knows of a file: the name of its folder and its own, `Q3Report_final` opened into words."""
+    name = _display(Path(*path.parts[-2:]) if len(path.parts) > 2 else Path(path.name))
+    opened = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Za-z])(?=[0-9])|(?<=[0-9])(?=[A-Za-z])", " ", name)
+    return name if opened == name else f"{name} {opened}"
+
+
+def _storable(words: str) -> str:
+    """Text that SQLite can hold: no lone surrogates, no NUL."""
+    return words.encode("utf-8", "replace").decode().replace("\0", " ")
