@@ -1,0 +1,239 @@
+"""Worker processes: drafts arrive as they were made; hanging, dying and greedy decoders cost one file; nobody is left behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ingest import readers
+from ingest.scan import hash_file
+from ingest.workers import Event, Limits, Task, WorkerPool, read_message, write_message
+from mmsearch.errors import CorruptFile, DecodeTimeout, EncryptedFile, FileTooLarge, MMSearchError
+from tests import samples
+
+BUDGET = {"page": 50_176, "image": 12_544, "clip": 12_544}
+
+MISBEHAVIOUR = '''
+"""Loaded by the worker's interpreter: documents whose names say so misbehave."""
+import ctypes, os, signal, sys, time
+try:
+    import ingest.pdf as pdf
+except ImportError:
+    pass
+else:
+    honest = pdf.read_items
+
+    def read_items(source, reading):
+        name = source.path.name
+        with open(source.path.parent / "attempts.log", "a") as log:
+            print(name, reading.first_ordinal, file=log)
+        if name.startswith("hang"):
+            ctypes.PyDLL(None).sleep(1000)  # inside native code, holding the interpreter's lock
+        if name.startswith("greedy"):
+            bytearray(3 << 30)
+        for draft in honest(source, reading):
+            if name.startswith("slow"):
+                time.sleep(0.7)
+            yield draft
+            if name.startswith("crash") and draft.ordinal == 2 or name.startswith("once") and draft.ordinal == 1:
+                os.kill(os.getpid(), signal.SIGSEGV)
+
+    pdf.read_items = read_items
+'''
+
+
+@pytest.fixture
+def bad_decoders(tmp_path, monkeypatch) -> Path:
+    """A folder for documents; those with telling names make the worker misbehave."""
+    (tmp_path / "patch").mkdir()
+    (tmp_path / "patch" / "sitecustomize.py").write_text(MISBEHAVIOUR)
+    monkeypatch.syspath_prepend(str(tmp_path / "patch"))
+    return tmp_path
+
+
+def tasks(*paths: Path) -> list[Task]:
+    found = []
+    for key, path in enumerate(paths):
+        source = hash_file(path)
+        assert source is not None
+        found.append(Task(key, source))
+    return found
+
+
+def do(todo: list[Task], **pool_terms: object) -> list[Event]:
+    pool_terms.setdefault("jobs", 1)
+    with WorkerPool(BUDGET, **pool_terms) as pool:
+        return [event for event in pool.read(todo) if event is not None]
+
+
+def children() -> set[int]:
+    psutil = pytest.importorskip("psutil")
+    return {child.pid for child in psutil.Process().children(recursive=True)}
+
+
+def wait_until(condition, seconds: float = 10.0) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_drafts_arrive_as_they_were_made(tmp_path):
+    path = samples.pdf(tmp_path / "a.pdf", ["Grüße \u2713", None, ""])
+    movie = samples.scenes(tmp_path / "v.mp4", [2.5])
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png"))
+    samples.photo(tmp_path / "p.png").rename(odd)
+    todo = tasks(path, movie, odd)
+    events = do(todo, jobs=2)
+    for task in todo:
+        expected = list(readers.read_items(task.source, BUDGET))
+        mine = [event for event in events if event.task.key == task.key]
+        assert [event.type for event in mine] == ["draft"] * len(expected) + ["done"]
+        for event, draft in zip(mine, expected, strict=False):
+            assert event.draft is not None
+            for field in ("source", "kind", "ordinal", "page_number", "start_s", "end_s", "text", "preview", "meta"):
+                assert getattr(event.draft, field) == getattr(draft, field)
+            for got, made in zip(event.draft.images, draft.images, strict=True):
+                assert np.array_equal(np.asarray(got), np.asarray(made))
+    (done,) = (event for event in events if event.type == "done" and event.task.key == 0)
+    assert done.notes == {"blank_pages": 1} and done.seconds > 0
+
+
+def test_counting_reads_no_pixels(tmp_path):
+    paths = [
+        samples.pdf(tmp_path / "a.pdf", ["x"] * 7),
+        samples.scenes(tmp_path / "v.mp4", [2.0, 12.0], fps=5),
+        samples.encrypted_pdf(tmp_path / "e.pdf"),
+    ]
+    events = do([Task(task.key, task.source, is_count=True) for task in tasks(*paths)])
+    assert events[0].expected == ("page", 7, 0.0)
+    assert events[1].expected is not None
+    assert events[1].expected[:2] == ("clip", 2) and events[1].expected[2] == pytest.approx(14.0, abs=0.3)
+    assert events[2].type == "failed" and isinstance(events[2].error, EncryptedFile)
+
+
+def test_a_hanging_decoder_is_killed_and_the_file_named(bad_decoders):
+    hang = samples.pdf(bad_decoders / "hang.pdf")
+    good = samples.pdf(bad_decoders / "good.pdf")
+    began = time.monotonic()
+    events = do(tasks(hang, good), limits=Limits(deadline_s=2.0))
+    assert [event.type for event in events] == ["failed", "draft", "done"]
+    assert isinstance(events[0].error, DecodeTimeout) and events[0].error.path == str(hang)
+    assert time.monotonic() - began < 30
+    assert (bad_decoders / "attempts.log").read_text().count("hang") == 1
+
+
+def test_a_dying_decoder_is_tried_twice_and_the_file_named(bad_decoders):
+    crash = samples.pdf(bad_decoders / "crash.pdf", [f"page {n}" for n in range(6)])
+    good = samples.pdf(bad_decoders / "good.pdf")
+    events = do(tasks(crash, good))
+    assert [event.draft.ordinal for event in events if event.draft and event.task.key == 0][:3] == [0, 1, 2]
+    # The second attempt begins after the last draft that came, and meets no page 2 to die on.
+    assert (bad_decoders / "attempts.log").read_text().split()[:4] == ["crash.pdf", "0", "crash.pdf", "3"]
+    assert events[-1].type == "done" and events[-1].task.key == 1
+
+
+def test_a_decoder_that_always_dies_is_given_up(bad_decoders):
+    # The crash comes with page 2 of the second document again and again: each attempt starts on that page.
+    path = samples.pdf(bad_decoders / "crash.pdf", ["a", "b", "c", "d"])
+    todo = [Task(0, tasks(path)[0].source, first_ordinal=2)]
+    code = (bad_decoders / "patch" / "sitecustomize.py").read_text().replace("draft.ordinal == 2", "True")
+    (bad_decoders / "patch" / "sitecustomize.py").write_text(code)
+    events = do(todo)
+    assert [event.type for event in events] == ["draft", "draft", "failed"]
+    assert isinstance(events[-1].error, CorruptFile) and "signal 11" in events[-1].error.reason
+    assert (bad_decoders / "attempts.log").read_text().splitlines() == ["crash.pdf 2", "crash.pdf 3"]
+
+
+def test_no_page_is_lost_or_doubled_by_a_crash(bad_decoders):
+    path = samples.pdf(bad_decoders / "once.pdf", [f"page {n}" for n in range(5)])
+    events = do(tasks(path))
+    assert [event.draft.text for event in events if event.draft] == [f"page {n}" for n in range(5)]
+    assert events[-1].type == "done"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the memory limit needs Linux")
+def test_memory_is_limited(bad_decoders):
+    greedy = samples.pdf(bad_decoders / "greedy.pdf")
+    good = samples.pdf(bad_decoders / "good.pdf")
+    events = do(tasks(greedy, good), limits=Limits(memory_bytes=2 << 30))
+    assert [event.type for event in events] == ["failed", "draft", "done"]
+    assert isinstance(events[0].error, FileTooLarge) and "memory" in events[0].error.reason
+
+
+def test_the_deadline_counts_from_the_last_progress(bad_decoders):
+    slow = samples.pdf(bad_decoders / "slow.pdf", ["a", "b", "c", "d"])  # 2.8 s in all
+    events = do(tasks(slow), limits=Limits(deadline_s=1.5))
+    assert [event.type for event in events] == ["draft"] * 4 + ["done"]
+
+
+def test_workers_wait_for_a_busy_parent_without_being_killed(tmp_path):
+    path = samples.pdf(tmp_path / "a.pdf", [f"page {n}" for n in range(40)])
+    seen = []
+    with WorkerPool(BUDGET, jobs=1, limits=Limits(deadline_s=2.0), look_ahead_bytes=200_000) as pool:
+        for event in pool.read(tasks(path)):
+            if event is None:
+                continue
+            seen.append(event.type)
+            if len(seen) == 3:
+                time.sleep(3.0)
+                assert len(pool._mail._items) <= 3  # 150 kB a page
+    assert seen == ["draft"] * 40 + ["done"]
+
+
+def test_nobody_is_left_after_closing(bad_decoders):
+    before = children()
+    paths = [samples.pdf(bad_decoders / f"hang{n}.pdf") for n in range(2)]
+    with WorkerPool(BUDGET, jobs=2) as pool:
+        events = pool.read(tasks(*paths), tick_s=0.2)
+        assert wait_until(lambda: next(events) is None and len(children() - before) == 2)
+    assert children() <= before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's help is Linux's")
+def test_workers_die_with_their_parent(bad_decoders):
+    psutil = pytest.importorskip("psutil")
+    hang = samples.pdf(bad_decoders / "hang.pdf")
+    script = (
+        f"import sys; sys.path[:0] = {[str(bad_decoders / 'patch'), str(Path(__file__).parents[2])]!r}\n"
+        "from pathlib import Path\nfrom ingest.workers import *\nfrom ingest.scan import hash_file\n"
+        f"with WorkerPool({BUDGET!r}, jobs=1) as pool:\n"
+        f"    for _ in pool.read([Task(0, hash_file(Path({str(hang)!r})))]): pass\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script])
+    try:
+        process = psutil.Process(parent.pid)
+        log = bad_decoders / "attempts.log"
+        assert wait_until(lambda: log.exists() and process.children())
+        workers = process.children()
+    finally:
+        parent.kill()
+        parent.wait()
+    assert wait_until(lambda: not any(psutil.pid_exists(worker.pid) and worker.is_running() for worker in workers), 5)
+
+
+def test_a_worker_that_does_not_start_is_no_fault_of_the_file(tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text("import os; os._exit(3)")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(MMSearchError, match="does not start"):
+        do(tasks(samples.photo(tmp_path / "a.png")))
+
+
+def test_messages_from_a_worker_are_not_trusted():
+    import io
+
+    stream = io.BytesIO()
+    write_message(stream, {"type": "draft", "name": "\udcff"}, [b"ab", b"c"])
+    stream.seek(0)
+    assert read_message(stream) == ({"type": "draft", "name": "\udcff"}, b"abc")
+    for bad in (b"", b"\xff" * 8, b"\0\0\0\2\0\0\0\0[]", b"\0\0\0\2\0\0\0\0{"):
+        with pytest.raises((EOFError, ValueError)):
+            read_message(io.BytesIO(bad))

@@ -1,0 +1,243 @@
+"""Walking folders: what is taken, what is passed over, what is reported, and what is not even opened."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from ingest import scan
+from ingest.scan import find_sources, resolve_roots
+from mmsearch.items import Source
+from tests import samples
+
+JPEG = b"\xff\xd8\xff\xe0"
+
+
+def make(folder: Path, *names: str, content: bytes = b"") -> None:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(JPEG + content + name.encode())
+
+
+def names(result: scan.ScanResult, folder: Path) -> list[str]:
+    return [str(source.path.relative_to(folder)) for source in result.sources]
+
+
+def remembered(result: scan.ScanResult) -> dict[bytes, Source]:
+    return {os.fsencode(source.path): source for source in result.sources}
+
+
+def test_sources_carry_hash_size_and_time(tmp_path):
+    make(tmp_path, "b/two.jpg", "a.jpg")
+    result = find_sources([tmp_path])
+    assert names(result, tmp_path) == ["a.jpg", "b/two.jpg"]
+    source = result.sources[0]
+    status = (tmp_path / "a.jpg").stat()
+    assert source.sha256 == hashlib.sha256((tmp_path / "a.jpg").read_bytes()).hexdigest()
+    assert (source.size_bytes, source.modified_ns) == (status.st_size, status.st_mtime_ns)
+    assert result.roots == [tmp_path] and result.opened == 2
+
+
+def test_known_files_are_not_opened(tmp_path, monkeypatch):
+    make(tmp_path, "a.jpg", "b.jpg")
+    known = remembered(find_sources([tmp_path]))
+    (tmp_path / "b.jpg").write_bytes(JPEG + b"longer than before")
+    opened = []
+    monkeypatch.setattr(scan, "sniff", lambda path: opened.append(path.name) or "jpeg")
+    result = find_sources([tmp_path], known)
+    assert opened == ["b.jpg"] and result.opened == 1
+    assert result.sources[0] == known[os.fsencode(tmp_path / "a.jpg")]
+    assert result.sources[1].sha256 != known[os.fsencode(tmp_path / "b.jpg")].sha256
+
+
+def test_ten_thousand_known_files_take_less_than_two_seconds(tmp_path):
+    for folder in range(20):
+        (tmp_path / f"{folder}").mkdir()
+        for number in range(500):
+            (tmp_path / f"{folder}" / f"{number}.jpg").write_bytes(JPEG)
+    known = remembered(find_sources([tmp_path]))
+    began = time.perf_counter()
+    result = find_sources([tmp_path], known)
+    assert len(result.sources) == 10_000 and result.opened == 0
+    assert time.perf_counter() - began < 2.0
+
+
+def test_junk_and_hidden_names_are_passed_over(tmp_path):
+    make(
+        tmp_path,
+        "a.jpg", "._a.jpg", ".DS_Store", "Thumbs.db", ".hidden.jpg", ".git/b.jpg", "@eaDir/c.jpg", "__MACOSX/d.jpg",
+    )  # fmt: skip
+    result = find_sources([tmp_path])
+    assert names(result, tmp_path) == ["a.jpg"]
+    assert result.junk == 7
+
+
+def test_unsupported_content_is_counted_only(tmp_path):
+    (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "code.py").write_text("print()")
+    (tmp_path / "odd").write_bytes(b"\0\1\2")
+    make(tmp_path, "photo")
+    result = find_sources([tmp_path])
+    assert names(result, tmp_path) == ["photo"]
+    assert result.unsupported == {".txt": 1, ".py": 1, "": 1}
+
+
+def test_what_is_named_or_promises_something_is_taken_for_its_error(tmp_path):
+    (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "broken.jpg").write_text("no picture")
+    (tmp_path / "empty.pdf").touch()
+    assert names(find_sources([tmp_path]), tmp_path) == ["broken.jpg", "empty.pdf"]
+    assert names(find_sources([tmp_path / "notes.txt"]), tmp_path) == ["notes.txt"]
+
+
+def test_ignore_files_nest_and_can_take_back(tmp_path):
+    make(tmp_path, "a.jpg", "raw/b.jpg", "raw/keep/c.jpg", "out/d.jpg", "out/e.png", "x/out/f.jpg", "x/best.png")
+    (tmp_path / ".mmsearchignore").write_text("# comment\n/out/\n*.png\nraw/*\n!raw/keep/\n")
+    (tmp_path / "x" / ".mmsearchignore").write_text("!best.png\n")
+    result = find_sources([tmp_path])
+    assert names(result, tmp_path) == ["a.jpg", "raw/keep/c.jpg", "x/best.png", "x/out/f.jpg"]
+    assert result.ignored == 2
+
+
+def test_include_and_exclude(tmp_path):
+    make(tmp_path, "a.jpg", "talks/b.jpg", "talks/old/c.jpg", "d.jpeg")
+    assert names(find_sources([tmp_path], include=["*.jpg"], exclude=["talks/old"]), tmp_path) == [
+        "a.jpg",
+        "talks/b.jpg",
+    ]
+    assert names(find_sources([tmp_path], include=["talks"]), tmp_path) == ["talks/b.jpg", "talks/old/c.jpg"]
+
+
+def test_symlink_loops_end_and_nothing_comes_twice(tmp_path):
+    make(tmp_path / "data", "a.jpg", "sub/b.jpg")
+    make(tmp_path / "elsewhere", "c.jpg", "d.jpg")
+    (tmp_path / "data/sub/loop").symlink_to(tmp_path / "data")
+    (tmp_path / "data/double.jpg").symlink_to(tmp_path / "data/a.jpg")
+    (tmp_path / "data/dangling.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    (tmp_path / "data/linked.jpg").symlink_to(tmp_path / "elsewhere/c.jpg")
+    (tmp_path / "data/folder").symlink_to(tmp_path / "elsewhere")
+    result = find_sources([tmp_path / "data"])
+    assert names(result, tmp_path / "data") == ["a.jpg", "linked.jpg", "sub/b.jpg"]
+    assert result.links == 4
+
+
+def test_roots_are_resolved_and_not_walked_twice(tmp_path, monkeypatch):
+    make(tmp_path / "data", "a.jpg", "sub/b.jpg")
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    assert resolve_roots(["link", "data/sub", tmp_path / "data", "data/a.jpg"]) == [tmp_path / "data"]
+    assert names(find_sources(["link", "data/sub"]), tmp_path) == ["data/a.jpg", "data/sub/b.jpg"]
+
+
+def test_the_library_is_never_ingested(tmp_path):
+    make(tmp_path, "a.jpg", "index_data/previews/p.jpg", "other/previews/q.jpg")
+    (tmp_path / "other/catalog.sqlite3").touch()
+    result = find_sources([tmp_path], library_folder=tmp_path / "index_data")
+    assert names(result, tmp_path) == ["a.jpg"]
+
+
+def test_pipes_and_sockets_are_not_opened(tmp_path):
+    import socket
+
+    make(tmp_path, "a.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s.jpg"))
+        result = find_sources([tmp_path, tmp_path / "pipe.jpg"])
+    assert names(result, tmp_path) == ["a.jpg"] and result.special == 2
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_unreadable_folders_are_reported(tmp_path):
+    make(tmp_path, "a.jpg", "closed/b.jpg")
+    (tmp_path / "closed").chmod(0)
+    try:
+        result = find_sources([tmp_path])
+    finally:
+        (tmp_path / "closed").chmod(0o755)
+    assert names(result, tmp_path) == ["a.jpg"]
+    assert result.unreadable == [(tmp_path / "closed", "Permission denied")]
+
+
+def test_errors_of_the_system_are_reported_not_raised(tmp_path, monkeypatch):
+    make(tmp_path, "a.jpg", "b.jpg", "sub/c.jpg")
+    real_scandir, real_hash = os.scandir, scan.hash_file
+
+    def scandir(folder):
+        if str(folder).endswith("sub"):
+            raise PermissionError(13, "Permission denied")
+        return real_scandir(folder)
+
+    def hash_file(path):
+        if path.name == "b.jpg":
+            raise OSError(5, "Input/output error")
+        return real_hash(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(scan, "hash_file", hash_file)
+    result = find_sources([tmp_path])
+    assert names(result, tmp_path) == ["a.jpg"]
+    assert sorted(result.unreadable) == [
+        (tmp_path / "b.jpg", "Input/output error"),
+        (tmp_path / "sub", "Permission denied"),
+    ]
+    assert set(result.seen_unreadable()) == {tmp_path / "b.jpg", tmp_path / "sub"}
+
+
+def test_a_file_that_changes_while_it_is_read_waits_for_the_next_run(tmp_path, monkeypatch):
+    make(tmp_path, "a.jpg")
+    target = tmp_path / "growing.jpg"
+    target.write_bytes(JPEG * 1000)
+    monkeypatch.setattr(scan, "HASH_BLOCK_BYTES", 1024)
+    real = hashlib.sha256
+
+    class Growing:
+        def __init__(self):
+            self.inner = real()
+
+        def update(self, block):
+            if len(block) == 1024:
+                with target.open("ab") as handle:
+                    handle.write(b"more")
+                os.utime(target, ns=(1, time.time_ns()))
+                Growing.update = lambda self, block: self.inner.update(block)
+            self.inner.update(block)
+
+        def hexdigest(self):
+            return self.inner.hexdigest()
+
+    monkeypatch.setattr(scan.hashlib, "sha256", Growing)
+    result = find_sources([tmp_path])
+    assert names(result, tmp_path) == ["a.jpg"] and result.changing == [target]
+    assert target in result.seen_unreadable()
+    assert names(find_sources([tmp_path]), tmp_path) == ["a.jpg", "growing.jpg"]
+
+
+def test_names_that_are_not_utf8_survive(tmp_path):
+    raw = os.fsencode(tmp_path) + b"/caf\xe9 \xff.jpg"
+    with open(raw, "wb") as handle:  # noqa: PTH123
+        handle.write(JPEG)
+    (source,) = find_sources([tmp_path]).sources
+    assert os.fsencode(source.path) == raw
+    assert source.suffix == ".jpg"
+    assert find_sources([tmp_path], {raw: source}).opened == 0
+
+
+def test_missing_roots_are_told(tmp_path):
+    result = find_sources([tmp_path / "gone", tmp_path / "gone.jpg"])
+    assert result.gone_roots == [tmp_path / "gone", tmp_path / "gone.jpg"] and not result.sources
+
+
+def test_changed_means_other_size_or_time(tmp_path):
+    path = samples.photo(tmp_path / "a.png")
+    (source,) = find_sources([path]).sources
+    assert not scan.has_changed(source)
+    os.utime(path, ns=(1, source.modified_ns + 1))
+    assert scan.has_changed(source)
+    path.unlink()
+    assert scan.has_changed(source)
