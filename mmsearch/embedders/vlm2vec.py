@@ -11,9 +11,8 @@ import json
 import logging
 import re
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from mmsearch.embedders import checkpoint as files
+from mmsearch.embedders.batching import batches_by_cost, made_ahead, single_core_threads
 from mmsearch.embedders.encoder import LanguageModel, last_states, vision_features
 from mmsearch.embedders.qwen2vl_inputs import (
     CLIP_MEAN,
@@ -42,7 +42,7 @@ from mmsearch.embedders.qwen2vl_inputs import (
     first_tokens,
     patches_of,
     token_ids,
-)  # fmt: skip
+)
 from mmsearch.errors import EmbedderError
 from mmsearch.items import KINDS, EmbedInput, Kind
 from mmsearch.prompts import DOCUMENT_INSTRUCTIONS, IMAGE_TOKEN, VIDEO_TOKEN, final_prompt
@@ -51,12 +51,6 @@ if TYPE_CHECKING:
     from transformers import Qwen2VLModel
 
 logger = logging.getLogger(__name__)
-
-EMBEDDING = "language_model.embed_tokens.weight"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-QUERY_TEXT_TOKENS = 128
-TOKENS_PER_BATCH = {"cpu": 4096, "cuda": 32768}
-
 
 EMBEDDING = "language_model.embed_tokens.weight"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -415,56 +409,6 @@ class Vlm2VecEmbedder:
             features = vision_features(self.model.visual, batch.pixel_values(), batch.grids)
             tokens = tokens.index_copy(0, batch.visual_index, features.to(tokens.dtype))
         return F.normalize(last_states(language_model, tokens, batch.lengths).float(), dim=-1)
-
-
-def batches_by_cost(costs: Sequence[tuple[int, int]], budget: int) -> list[list[int]]:
-    """Group indices of like (patches, tokens), the costliest first, so that a batch's sum stays within `budget`."""
-    batches: list[list[int]] = []
-    room = 0
-    for index in sorted(range(len(costs)), key=costs.__getitem__, reverse=True):
-        cost = sum(costs[index])
-        if cost > room or not batches:
-            batches.append([])
-            room = budget
-        batches[-1].append(index)
-        room -= cost
-    return batches
-
-
-def made_ahead(
-    make: Callable[[list[int]], Batch], batches: Sequence[list[int]], *, threads: int = 4
-) -> Iterator[Batch]:
-    """make(rows) for all batches in order, at most `threads` of them ahead of the one in use."""
-    waiting: deque[Future[Batch]] = deque()
-    with ThreadPoolExecutor(threads, thread_name_prefix="prepare") as pool:
-        try:
-            for rows in batches:
-                waiting.append(pool.submit(make, rows))
-                if len(waiting) > threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
-
-
-def single_core_threads(count: int) -> ThreadPoolExecutor:
-    """Threads in which torch computes on one core, whatever it does in others."""
-    everyone = threading.Barrier(count + 1)
-
-    def start() -> None:
-        torch.get_num_threads()  # makes torch set this thread up, which would undo the next line later
-        torch.set_num_threads(1)
-        everyone.wait()
-
-    before = torch.get_num_threads()
-    pool = ThreadPoolExecutor(count, thread_name_prefix="embed", initializer=start)
-    for _ in range(count):
-        pool.submit(int)
-    everyone.wait()
-    torch.set_num_threads(before)  # the number is also the default of threads to come
-    return pool
 
 
 def text_model(config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> LanguageModel:

@@ -18,8 +18,9 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from mmsearch.embedders import Embedder, load_embedder
+from mmsearch.embedders.batching import batches_by_cost, made_ahead, single_core_threads
 from mmsearch.embedders.qwen2vl_inputs import CLIP_MEAN, CLIP_STD, Batch, expand, first_tokens, normalise, patches_of
-from mmsearch.embedders.vlm2vec import Vlm2VecEmbedder, batches_by_cost, default_dtype, made_ahead, single_core_threads
+from mmsearch.embedders.vlm2vec import Vlm2VecEmbedder, default_dtype
 from mmsearch.errors import EmbedderError, ModelNotFound
 from mmsearch.items import EmbedInput
 from mmsearch.prompts import final_prompt
@@ -554,9 +555,9 @@ def test_batches_are_made_ahead_in_order_but_not_all_at_once():
     made: list[int] = []
     batches = [[index] for index in range(20)]
 
-    def make(rows: list[int]) -> Batch:
+    def make(rows: list[int]) -> list[int]:
         made.append(rows[0])
-        return rows  # type: ignore[return-value]
+        return rows
 
     for step, batch in enumerate(made_ahead(make, batches, threads=3)):
         assert batch == [step]
