@@ -30,7 +30,7 @@ from mmsearch.training.sources import PhotoRecord, data_folder, is_development, 
 from mmsearch.training.teacher import Teacher
 
 KINDS = ("page", "image", "clip")
-PHOTO_SHARES = {"flickr8k": 0.5, "openstax": 0.15, "labelled": 0.12, "tiny_imagenet": 0.15, "charts_emoji": 0.08}
+PHOTO_SHARES = {"flickr8k": 0.6, "openstax": 0.1, "labelled": 0.12, "tiny_imagenet": 0.13, "charts_emoji": 0.05}
 """How often each set of photos is drawn."""
 SENTENCE_CHARS = 400
 """Longer captions are cut here before the teacher reads them."""
@@ -60,8 +60,8 @@ class Group(Protocol):
     name: str
     bank: np.ndarray
 
-    def draw(self, count: int, rng: random.Random, *, progress: float) -> SubBatch:
-        """`count` examples; `progress` runs from 0 to 1 over the training and drives the curriculum."""
+    def draw(self, count: int, rng: random.Random, sizes: Sequence[Sequence[int]]) -> SubBatch:
+        """`count` examples; photos and frames are brought to one of `sizes` (width, height)."""
         ...
 
 
@@ -85,7 +85,7 @@ class Texts:
         ]
         self.mean_words = [sum(words[i] for i in bucket) / max(1, len(bucket)) for bucket in self.buckets]
 
-    def draw(self, count: int, rng: random.Random, *, progress: float) -> SubBatch:
+    def draw(self, count: int, rng: random.Random, sizes: Sequence[Sequence[int]]) -> SubBatch:
         number = rng.choices(range(len(self.buckets)), [len(bucket) ** 0.5 for bucket in self.buckets])[0]
         bucket = self.buckets[number]
         count = int(max(count / 4, min(2 * count, count * 20 / (self.mean_words[number] + 10))))
@@ -106,19 +106,16 @@ class Photos:
 
     name = "photo"
 
-    def __init__(
-        self, photos: Sequence[PhotoRecord], teacher: Teacher, sides: Sequence[Sequence[Sequence[int]]]
-    ) -> None:
+    def __init__(self, photos: Sequence[PhotoRecord], teacher: Teacher) -> None:
         self.photos = [photo for photo in photos if photo_texts(photo)]
         sums = [teacher.vectors(photo_texts(photo)).mean(0) for photo in self.photos]
         self.bank = _unit(np.stack(sums))
-        self.sides = sides
         self.by_set = {name: [i for i, p in enumerate(self.photos) if p.set_name == name] for name in PHOTO_SHARES}
 
-    def draw(self, count: int, rng: random.Random, *, progress: float) -> SubBatch:
+    def draw(self, count: int, rng: random.Random, sizes: Sequence[Sequence[int]]) -> SubBatch:
         names = rng.choices(list(PHOTO_SHARES), list(PHOTO_SHARES.values()), k=count)
         rows = [rng.choice(self.by_set[name]) for name in names]
-        size = _size(self.sides, rng, progress)
+        size = _size(sizes, rng)
         images = [[augment(self.photos[row].member.image(), size, rng)] for row in rows]
         batch = _sub_batch(self, [], images, rows, rng)
         for i, row in enumerate(rows):
@@ -152,7 +149,7 @@ class Pages:
         self.texts = texts
         self.bank = teacher.vectors(texts)
 
-    def draw(self, count: int, rng: random.Random, *, progress: float) -> SubBatch:
+    def draw(self, count: int, rng: random.Random, sizes: Sequence[Sequence[int]]) -> SubBatch:
         rows, images, prompts = [], [], []
         for _ in range(count):
             made = self.passages and rng.random() < 0.35
@@ -174,14 +171,13 @@ class Clips:
 
     name = "clip"
 
-    def __init__(self, clips: Sequence[ClipRecord], photos: Photos, teacher: Teacher, sides: Sequence[Any]) -> None:
+    def __init__(self, clips: Sequence[ClipRecord], photos: Photos, teacher: Teacher) -> None:
         self.clips = clips
         self.photos = photos
-        self.sides = sides
         self.bank = _unit(np.stack([teacher.vectors(clip_texts(clip)).mean(0) for clip in clips]))
 
-    def draw(self, count: int, rng: random.Random, *, progress: float) -> SubBatch:
-        size = _size(self.sides, rng, progress)
+    def draw(self, count: int, rng: random.Random, sizes: Sequence[Sequence[int]]) -> SubBatch:
+        size = _size(sizes, rng)
         rows = [rng.randrange(len(self.clips)) for _ in range(count)]
         prompts = [final_prompt(DOCUMENT_INSTRUCTIONS["clip"], is_video=True)] * count
         images = []
@@ -229,10 +225,10 @@ def camera_move(image: Image.Image, size: tuple[int, int], rng: random.Random, *
     return [_cut(image, tuple(a + (b - a) * t for a, b in zip(first, last, strict=True)), size) for t in steps]
 
 
-def load_groups(recipe: dict[str, Any], work: Path, teacher: Teacher, data: Path | None = None) -> list[Group]:
-    """The groups of a recipe's mixture, over the training split of the material."""
+def load_groups(recipe: dict[str, Any], work: Path, teacher: Teacher, data: Path | None = None) -> dict[str, Group]:
+    """The groups of a recipe's mixtures by name, over the training split of the material."""
     data = data_folder(data)
-    photos = Photos([p for p in load_photos(data) if not p.development], teacher, recipe["photo_sides"])
+    photos = Photos([p for p in load_photos(data) if not p.development], teacher)
     pages = [p for p in load_pages(data, work) if not p.development and len(p.text.split()) >= 5]
     clips = [c for c in load_clips(data, work) if not c.development]
     pairs = [p for p in load_pairs(data) if not is_development(p.passage)]
@@ -245,12 +241,12 @@ def load_groups(recipe: dict[str, Any], work: Path, teacher: Teacher, data: Path
         "text": lambda: Texts(list(texts), teacher),
         "photo": lambda: photos,
         "page": lambda: Pages(pages, passages, teacher, max_pixels=recipe["max_pixels"]["page"]),
-        "clip": lambda: Clips(clips, photos, teacher, recipe["clip_sides"]),
+        "clip": lambda: Clips(clips, photos, teacher),
     }
-    unknown = set(recipe["mixture"]) - set(made)
-    if unknown:
+    needed = list(dict.fromkeys(name for stage in recipe["stages"] for name in stage["mixture"]))
+    if unknown := set(needed) - set(made):
         raise DatasetError(f"unknown groups in the mixture: {', '.join(sorted(unknown))}; known: {', '.join(made)}")
-    return [made[name]() for name in recipe["mixture"]]
+    return {name: made[name]() for name in needed}
 
 
 def _sub_batch(
@@ -269,10 +265,8 @@ def _sub_batch(
     return SubBatch(group.name, prompts, images, [is_video] * len(rows), group.bank[rows].copy(), bank)
 
 
-def _size(sides: Sequence[Sequence[Sequence[int]]], rng: random.Random, progress: float) -> tuple[int, int]:
-    """Sizes by stage of the curriculum: `sides[stage]` lists (width, height)."""
-    stage = sides[min(len(sides) - 1, int(progress * len(sides)))]
-    width, height = rng.choice(stage)
+def _size(sizes: Sequence[Sequence[int]], rng: random.Random) -> tuple[int, int]:
+    width, height = rng.choice(sizes)
     return width, height
 
 

@@ -129,5 +129,20 @@ def start_from_teacher(model: Qwen2VLModel, tokenizer: Tokenizer, teacher: Teach
         layer.mlp.down_proj.weight.mul_(0.1)
         if index:
             layer.self_attn.o_proj.weight.mul_(0.1)
-    # Visual tokens start as large as words.
+    # Visual tokens start about as large as words.
     model.visual.merger.mlp[2].weight.mul_(EMBEDDING_RMS / 0.03)
+
+
+@torch.no_grad()
+def start_vision_from_patches(model: Qwen2VLModel, patches: np.ndarray) -> None:
+    """Set the patch embedding to the leading principal components of `patches` (float32 [n, 1176], normalised pixels).
+
+    Colours, edges and their directions, each scaled to unit variance (but none by more than a tenth of the first), so that the first
+    block meets what differs between patches instead of their brightness alone.
+    """
+    kernel = model.visual.patch_embed.proj.weight
+    values, vectors = np.linalg.eigh(np.cov(patches, rowvar=False))
+    order = np.argsort(-values)[: kernel.shape[0]]
+    deviations = np.sqrt(np.maximum(values[order], 0))
+    scales = 1 / np.maximum(deviations, deviations[0] / 10)
+    kernel.copy_(torch.from_numpy((vectors[:, order] * scales).T.astype(np.float32)).view_as(kernel))

@@ -83,7 +83,7 @@ def test_a_teacher_cache_cut_short_keeps_what_is_whole(tmp_path):
 
 def test_a_group_draws_by_its_seed_alone(tmp_path):
     group = Texts(WORDS, Teacher(tmp_path))
-    first, second = (group.draw(3, random.Random("7:1:0"), progress=0) for _ in range(2))
+    first, second = (group.draw(3, random.Random("7:1:0"), []) for _ in range(2))
     assert first.prompts == second.prompts
     assert np.array_equal(first.targets, second.targets)
 
@@ -111,22 +111,23 @@ def test_an_interrupted_run_ends_as_if_never_interrupted(tmp_path, monkeypatch):
         "text": dict(recipe["model"]["text"], num_hidden_layers=1, intermediate_size=32),
         "vision": {"embed_dim": 32, "depth": 1, "num_heads": 2, "mlp_ratio": 1},
     }
-    recipe["mixture"] = {"text": {"batch": 4, "weight": 1.0}}
+    texts_only = {"text": {"batch": 4, "weight": 1.0}}
+    recipe["stages"] = [dict(recipe["stages"][0], steps=1 + 2 * i, mixture=texts_only, name=str(i)) for i in range(2)]
     monkeypatch.setattr(
-        "mmsearch.training.train.load_groups", lambda recipe, work, teacher: [Texts(WORDS * 4, teacher)]
+        "mmsearch.training.train.load_groups", lambda recipe, work, teacher: {"text": Texts(WORDS * 4, teacher)}
     )
     # The real teacher would first read the whole vocabulary, which is not what is tested here.
     monkeypatch.setattr("mmsearch.training.train.Teacher", _NumberTeacher)
     work = tmp_path / "work"
-    whole = train(recipe, tmp_path / "whole", work=work, steps=4)
+    whole = train(recipe, tmp_path / "whole", work=work)
     # Stop after two steps of four, as a kill between two states does, then go on.
     monkeypatch.setattr("mmsearch.training.train.batches", _first_two())
     with pytest.raises(_Killed):
-        train(recipe, tmp_path / "parts", work=work, steps=4, save_every_s=0)
+        train(recipe, tmp_path / "parts", work=work, save_every_s=0)
     monkeypatch.setattr("mmsearch.training.train.batches", batches)
-    parts = train(recipe, tmp_path / "parts", work=work, steps=4)
+    parts = train(recipe, tmp_path / "parts", work=work)
     steps = [json.loads(line)["step"] for line in (tmp_path / "parts/metrics.jsonl").read_text().splitlines()]
-    assert steps == [0, 1, 2, 3]
+    assert steps == [0, 0, 1, 2]
     assert (whole / "model.safetensors").read_bytes() == (parts / "model.safetensors").read_bytes()
 
 
