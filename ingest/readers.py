@@ -7,9 +7,7 @@ Runs inside the worker processes of `ingest.workers`; only `sniff` is called els
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -36,9 +34,6 @@ READERS: Mapping[str, str] = {
     "video": "ingest.video",
 }
 """The module that reads each type that `sniff` tells apart."""
-
-DECODERS: Mapping[str, tuple[str, ...]] = {"ingest.pdf": ("pymupdf",), "ingest.video": ("av", "decord")}
-"""What those modules import when they are first needed."""
 
 SUFFIX_TYPES: Mapping[str, str] = {
     ".pdf": "pdf", ".epub": "epub", ".xps": "xps", ".oxps": "xps", ".cbz": "cbz", ".svg": "svg",
@@ -83,13 +78,8 @@ def read_items(source: Source, budget: Mapping[Kind, int], *, reading: Reading |
         SourceError: any of its kinds; drafts given before it stay good.
     """
     reading = reading or Reading(budget)
-    name = READERS[demand_type(source.path)]
-    reader = importlib.import_module(name)
-    for decoder in DECODERS.get(name, ()):
-        if decoder not in sys.modules and importlib.util.find_spec(decoder) is not None:
-            importlib.import_module(decoder)  # seconds on a busy machine: no part of the file's deadline
-            reading.on_progress()
-    yield from reader.read_items(source, reading)
+    file_type = demand_type(source.path)
+    yield from importlib.import_module(READERS[file_type]).read_items(source, reading)
 
 
 def count_items(path: Path) -> tuple[Kind, int, float]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import importlib
 import json
 import os
 import signal
@@ -518,6 +519,9 @@ def unpack_draft(header: Mapping[str, Any], body: bytes, source: Source) -> Item
 # The worker's side
 
 
+DECODERS = ("PIL.Image", "pymupdf", "av", "decord", "ingest.pdf", "ingest.image", "ingest.video")
+
+
 def main() -> None:
     """Serve tasks from stdin until it closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
@@ -530,6 +534,9 @@ def main() -> None:
     except EOFError:
         return
     _die_with(terms["parent"])
+    for module in DECODERS:  # seconds on a busy machine: no part of any file's deadline
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module)
     _limit_memory(terms["memory_bytes"])
     write_message(stdout, {"type": "ready"})
     while True:

@@ -107,6 +107,7 @@ def test_drafts_arrive_as_they_were_made(tmp_path):
     assert done.notes == {"blank_pages": 1} and done.seconds > 0
 
 
+@pytest.mark.slow
 def test_counting_reads_no_pixels(tmp_path):
     paths = [
         samples.pdf(tmp_path / "a.pdf", ["x"] * 7),
@@ -141,6 +142,7 @@ def test_a_dying_decoder_is_tried_twice_and_the_file_named(bad_decoders):
     assert events[-1].type == "done" and events[-1].task.key == 1
 
 
+@pytest.mark.slow
 def test_a_decoder_that_always_dies_is_given_up(bad_decoders):
     # The crash comes with page 2 of the second document again and again: each attempt starts on that page.
     path = samples.pdf(bad_decoders / "crash.pdf", ["a", "b", "c", "d"])
@@ -153,6 +155,7 @@ def test_a_decoder_that_always_dies_is_given_up(bad_decoders):
     assert (bad_decoders / "attempts.log").read_text().splitlines() == ["crash.pdf 2", "crash.pdf 3"]
 
 
+@pytest.mark.slow
 def test_no_page_is_lost_or_doubled_by_a_crash(bad_decoders):
     path = samples.pdf(bad_decoders / "once.pdf", [f"page {n}" for n in range(5)])
     events = do(tasks(path))
@@ -169,12 +172,14 @@ def test_memory_is_limited(bad_decoders):
     assert isinstance(events[0].error, FileTooLarge) and "memory" in events[0].error.reason
 
 
+@pytest.mark.slow
 def test_the_deadline_counts_from_the_last_progress(bad_decoders):
     slow = samples.pdf(bad_decoders / "slow.pdf", ["a", "b", "c", "d"])  # 2.8 s in all
     events = do(tasks(slow), limits=Limits(deadline_s=1.5))
     assert [event.type for event in events] == ["draft"] * 4 + ["done"]
 
 
+@pytest.mark.slow
 def test_workers_wait_for_a_busy_parent_without_being_killed(tmp_path):
     path = samples.pdf(tmp_path / "a.pdf", [f"page {n}" for n in range(40)])
     seen = []
@@ -199,6 +204,7 @@ def test_nobody_is_left_after_closing(bad_decoders):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's help is Linux's")
+@pytest.mark.slow
 def test_workers_die_with_their_parent(bad_decoders):
     psutil = pytest.importorskip("psutil")
     hang = samples.pdf(bad_decoders / "hang.pdf")
