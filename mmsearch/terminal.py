@@ -1,18 +1,25 @@
-"""How results and progress look in a terminal. Writes nothing by itself: the command line does the printing."""
+"""How results and progress look in a terminal."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
-from mmsearch.items import Hit
+from mmsearch.items import Hit, Kind
+
+if TYPE_CHECKING:
+    from ingest.pipeline import IngestReport, Progress
 
 SNIPPET_CELLS = 100
 """Width of a snippet where the output is no terminal."""
+LINE_INTERVAL_S = 10.0
+"""How often progress is told where stderr is no terminal."""
+FAILURES_NAMED = 5
 
 
 def printable(text: str) -> str:
@@ -84,6 +91,43 @@ def hit_lines(hits: Sequence[Hit], *, explain: bool = False, stream: TextIO = sy
         yield "  ".join([*columns, snippet]).rstrip()
 
 
+KIND_NOUNS: Mapping[Kind, str] = {"page": "page", "image": "photo", "clip": "clip"}
+
+
+def items_sentence(items: Mapping[Kind, int]) -> str:
+    """ "1,204 pages · 3,120 photos · 1 clip"; kinds without items are left out."""
+    return " · ".join(count_of(items[kind], noun) for kind, noun in KIND_NOUNS.items() if items.get(kind)) or "no items"
+
+
+def status_lines(status: Mapping[str, Any]) -> Iterable[str]:
+    """`Library.status()` for people."""
+    sources = status["sources"]
+    yield f"library   {printable(status['library'])} ({size(status['bytes'])})"
+    yield f"items     {items_sentence(status['items'])}"
+    yield f"files     {sources['indexed']:,} indexed"
+    if sources["pending"]:
+        yield f"          {count_of(sources['pending'], 'file')} begun; `mmsearch ingest` goes on"
+    if sources["offline"]:
+        yield f"          {count_of(sources['offline'], 'file')} offline: they come back with their disk, or go with `ingest --prune`"
+    if sources["failed"]:
+        yield f"          {count_of(sources['failed'], 'file')} failed: `mmsearch errors` says why"
+    for number, root in enumerate(status["roots"]):
+        yield f"{'' if number else 'folders':<10}{printable(root)}"
+    yield f"model     {printable(str(status['model']))} ({status['model_key'] or 'nothing embedded yet'})"
+    if status["sources_to_embed"]:
+        yield f"          {count_of(status['sources_to_embed'], 'file')} not embedded by it yet; `mmsearch ingest` goes on"
+    if status["writer_pid"] is not None:
+        yield f"writing   process {status['writer_pid']}"
+
+
+def size(byte_count: int) -> str:
+    """ "812 kB", "3.4 GB"."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
+        if byte_count >= factor:
+            return f"{byte_count / factor:.1f} {unit}"
+    return f"{byte_count / 1e3:.0f} kB"
+
+
 def count_of(number: int, noun: str) -> str:
     """ "1 photo", "1,204 photos"."""
     return f"{number:,} {noun if number == 1 else noun + 's'}"
@@ -97,3 +141,82 @@ def duration(seconds: float) -> str:
         return f"{round(seconds / 60)} min"
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours} h {minutes} min"
+
+
+class ProgressLines:
+    """Tells an ingest run on stderr: the plan, then a bar on a terminal or a line now and then elsewhere, then the report."""
+
+    def __init__(self) -> None:
+        self._has_told_plan = False
+        self._told_at = time.monotonic()
+        self._bar: Any = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def progress(self, now: Progress) -> None:
+        """The callback of `ingest.pipeline.ingest_paths`."""
+        if now.stage == "read" and now.plan is not None and not self._has_told_plan:
+            self._has_told_plan = True
+            print(now.plan.sentence(), file=sys.stderr, flush=True)
+        if sys.stderr.isatty():
+            self._move_bar(now)
+        elif self._has_told_plan and time.monotonic() - self._told_at >= LINE_INTERVAL_S:
+            self._told_at = time.monotonic()
+            print(now.sentence(), file=sys.stderr, flush=True)
+
+    def _move_bar(self, now: Progress) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+        if self._bar is None:
+            columns = (BarColumn(bar_width=24), TaskProgressColumn(), TextColumn("{task.description}", markup=False))
+            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._bar.add_task("", total=1.0)
+            self._bar.start()
+        self._bar.update(self._bar.task_ids[0], completed=now.fraction, description=now.sentence())
+
+    def report(self, report: IngestReport) -> None:
+        """What was done, and which files failed."""
+        if not report.interrupted:
+            print(report.sentence(), file=sys.stderr)
+        for failure in report.failures[:FAILURES_NAMED]:
+            print(f"failed: {short_path(failure.path)}: {printable(failure.reason)}", file=sys.stderr)
+        if report.failures:
+            more = len(report.failures) - FAILURES_NAMED
+            also = f"and {count_of(more, 'more file')}; " if more > 0 else ""
+            print(f"{also}`mmsearch errors` lists what failed, `mmsearch errors --retry` tries again", file=sys.stderr)
+
+
+class EventLines:
+    """Tells an ingest run on stdout, a JSON object per line: "plan", "progress" as it goes, "report" last."""
+
+    def __init__(self) -> None:
+        self._has_told_plan = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def progress(self, now: Progress) -> None:
+        if now.stage == "read" and now.plan is not None:
+            self._tell_plan(now.plan.record())
+        self._tell("progress", now.record())
+
+    def report(self, report: IngestReport) -> None:
+        self._tell_plan(report.plan.record())
+        self._tell("report", report.record())
+
+    def _tell_plan(self, plan: dict[str, Any]) -> None:
+        if not self._has_told_plan:
+            self._has_told_plan = True
+            self._tell("plan", plan)
+
+    def _tell(self, event: str, record: dict[str, Any]) -> None:
+        print(to_json({"schema": 1, "event": event, **record}), flush=True)

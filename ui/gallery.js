@@ -35,7 +35,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
     const title = element("div", "title");
     title.append(element("span", "name", card.name));
     if (card.relevance !== null) {
-      const score = element("span", "score", card.relevance.toFixed(2));
+      const score = element("span", card.relevance < 0.5 ? "score weak" : "score", card.relevance.toFixed(2));
       score.title = "relevance, from 0 to 1";
       title.append(score);
     }

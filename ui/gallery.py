@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 
 import streamlit as st
 
@@ -57,6 +59,11 @@ def displayable(text: str) -> str:
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
+def plain(text: str) -> str:
+    """`text` for a label that knows Markdown, without its having any effect."""
+    return re.sub(r"([^\w\s])", r"\\\1", displayable(text))
+
+
 def preview(item: Item) -> str | None:
     """The item's small WebP as a data URI; None where there is none."""
     return None if item.preview is None else _data_uri(item.id, str(item.preview))
@@ -65,8 +72,7 @@ def preview(item: Item) -> str | None:
 @st.cache_data(max_entries=4096, show_spinner=False)
 def _data_uri(item_id: int, file: str) -> str | None:  # an id is never reused: it names the bytes
     try:
-        with open(file, "rb") as stream:
-            return "data:image/webp;base64," + base64.b64encode(stream.read()).decode()
+        return "data:image/webp;base64," + base64.b64encode(Path(file).read_bytes()).decode()
     except OSError:
         return None
 

@@ -1,0 +1,714 @@
+"""The `mmsearch` command: parse, call, print. Everything heavy is imported inside the commands.
+
+stdout holds results only; plans, progress, footers and errors go to stderr.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date
+from enum import StrEnum
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from mmsearch import __version__
+from mmsearch.errors import (
+    CatalogError,
+    ConfigError,
+    MMSearchError,
+    SourceError,
+)
+from mmsearch.items import KIND_ALIASES, KINDS, Kind
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from mmsearch.library import Library
+    from mmsearch.search import Hits
+
+OK, NO_HIT, USAGE, NO_LIBRARY, SOME_FAILED, FAULT, INTERRUPTED = 0, 1, 2, 3, 4, 70, 130
+
+app = typer.Typer(
+    name="mmsearch",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Exit codes: 0 hits or done · 1 no hit above the cut-off · 2 usage · 3 library missing, locked or newer · "
+    "4 done, but some files failed (`mmsearch errors` lists them) · 130 interrupted, work kept.",
+)
+
+
+def main() -> None:
+    """Run the command; the one place where errors become a line and an exit code."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")  # a name that is not UTF-8 leaves as it came
+    try:
+        code = app(prog_name="mmsearch", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `mmsearch query … | head -1`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = OK
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except SourceError as error:
+        fail(f"{error.path}: {error.reason}", USAGE)
+    except CatalogError as error:
+        fail(str(error), NO_LIBRARY)
+    except MMSearchError as error:
+        fail(str(error), USAGE)
+    except OSError as error:
+        fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), USAGE)
+    except Exception as error:
+        if hasattr(error, "format_message"):  # Typer's own: an unknown option, a value that is none
+            context = getattr(error, "ctx", None)
+            fail(f"{error.format_message()} (see: {context.command_path if context else 'mmsearch'} --help)", USAGE)
+        if logging.getLogger().isEnabledFor(logging.DEBUG):
+            raise
+        fail(f"a fault of mmsearch itself: {type(error).__name__}: {error} (-vv before the command shows where)", FAULT)
+    sys.exit(code)
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """One line on stderr, then the end."""
+    from mmsearch.terminal import printable
+
+    print(f"mmsearch: {printable(message)}", file=sys.stderr)
+    sys.exit(code)
+
+
+def note(message: str) -> None:
+    """A line for people, on stderr."""
+    print(message, file=sys.stderr, flush=True)
+
+
+# ---------------------------------------------------------------- options shared by several commands
+
+
+def _kinds(words: list[str] | None) -> list[Kind] | None:
+    """What the user typed after --kind, commas allowed, as kinds in their usual order; None means all."""
+    chosen = set()
+    for word in ",".join(words or []).lower().split(","):
+        if word := word.strip():
+            if word not in KIND_ALIASES:
+                raise typer.BadParameter(f"{word!r} is no kind; say page, image or clip (or pdf, photo, video)")
+            chosen.add(KIND_ALIASES[word])
+    return [kind for kind in KINDS if kind in chosen] or None
+
+
+def _date(text: str | None) -> date | None:
+    """2025, 2025-03 or 2025-03-31; what is left out is the first."""
+    if text is None:
+        return None
+    try:
+        parts = [int(part) for part in text.split("-")]
+        return date(*[*parts, 1, 1][:3]) if len(parts) <= 3 else date.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no date; write 2025, 2025-03 or 2025-03-31") from None
+
+
+LibraryOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--library",
+        "-L",
+        metavar="DIR",
+        help="Folder of the index. Else MMSEARCH_LIBRARY, the nearest index_data/, or the user's data folder.",
+    ),
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option("--model", metavar="NAME", help="Checkpoint: a name or a folder [default: the shipped one]."),
+]
+DeviceOption = Annotated[
+    str | None, typer.Option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, … [default: the best there is].")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+@contextmanager
+def opened(
+    folder: Path | None, *, create: bool = False, model: str | None = None, device: str | None = None
+) -> Iterator[Library]:
+    """The library of this command, closed at the end."""
+    import mmsearch
+
+    with mmsearch.open(folder, create=create, model=model, device=device) as library:
+        if not logging.getLogger().isEnabledFor(logging.INFO):  # --verbose leads
+            logging.getLogger().setLevel(library.settings.log_level)
+        yield library
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        print(f"mmsearch {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="Say more on stderr; twice for all.")] = 0,
+) -> None:
+    """Find pages, photos and moments on your own machine, by meaning.
+
+    \b
+    Examples:
+      mmsearch ingest ~/Documents ~/Pictures
+      mmsearch query "slides about revenue"
+      mmsearch query "a dog on a beach" --kind photo --open 1
+      mmsearch ui
+    """
+    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
+    logging.basicConfig(
+        level=level, format="mmsearch: %(message)s" if level > logging.DEBUG else None, stream=sys.stderr
+    )
+
+
+# ---------------------------------------------------------------- ingest
+
+
+@app.command("ingest")
+def ingest_command(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH…", help="Folders or files.", show_default=False)],
+    library: LibraryOption = None,
+    model: ModelOption = None,
+    device: DeviceOption = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Decoding processes [default: half of the cores].")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Say what would be done, and stop.")] = False,
+    include: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Only files whose path matches.")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Leave out what matches.")] = None,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="Try files again that failed before, unchanged or not.")
+    ] = False,
+    prune: Annotated[bool, typer.Option("--prune", help="Forget files that are offline, too.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a JSON object per line: the plan, progress, and the report last.")
+    ] = False,
+) -> None:
+    """Index folders: PDF pages, photos and moments of videos.
+
+    Unchanged files are not opened again, moved ones keep their vectors, and what was removed is taken out. Interrupting
+    is safe: what is done is kept, and the same command goes on. The library can be searched meanwhile.
+
+    \b
+    Examples:
+      mmsearch ingest ~/Documents ~/Pictures
+      mmsearch ingest talks --dry-run
+      mmsearch ingest ~/Pictures --exclude '**/thumbnails/**'
+    """
+    from mmsearch.config import find_library_folder
+    from mmsearch.schema import CATALOG_NAME
+
+    options = {"jobs": jobs, "include": include or (), "exclude": exclude or (), "retry_failed": retry, "prune": prune}
+    folder = find_library_folder(library)
+    is_new = not (folder / CATALOG_NAME).exists()
+    if is_new:
+        _refuse_missing(path for path in paths if not os.path.lexists(path))
+    with TemporaryDirectory(prefix="mmsearch-") as nowhere:
+        place = Path(nowhere) if dry_run and is_new else folder  # looking makes no library
+        with opened(place, create=True, model=model, device=device) as found:
+            _refuse_missing(
+                path for path in paths if not os.path.lexists(path) and not found.catalog.known_files([path.absolute()])
+            )
+            code = _ingest(found, paths, dry_run=dry_run, as_json=as_json, **options)
+    raise typer.Exit(code)
+
+
+def _refuse_missing(paths: Iterable[Path]) -> None:
+    for path in paths:
+        fail(f"{path}: no such file or folder", USAGE)
+
+
+def _ingest(library: Library, paths: Sequence[Path], *, as_json: bool, dry_run: bool = False, **options: Any) -> int:
+    """Run the pipeline, say what it does, and return the exit code."""
+    from ingest.pipeline import ingest_paths
+    from mmsearch.terminal import EventLines, ProgressLines
+
+    with EventLines() if as_json else ProgressLines() as telling:
+        report = ingest_paths(library, paths, dry_run=dry_run, progress=telling.progress, **options)
+    telling.report(report)
+    if report.interrupted:
+        saved = sum(report.items.values())
+        expected = max(saved, sum(report.plan.items.values()))
+        note(f"kept {saved:,} of {expected:,} items; run the same command to continue")
+        return INTERRUPTED
+    if not (as_json or dry_run) and report.items:
+        _what_next(library)
+    return SOME_FAILED if report.failures else OK
+
+
+def _what_next(library: Library) -> None:
+    """What to try after the first look at a library."""
+    import shlex
+
+    from mmsearch.examples import example_queries
+
+    for number, query in enumerate(example_queries(library.catalog)):
+        note(f"{'' if number else 'try':<6}mmsearch query {shlex.quote(query)}")
+    note("      mmsearch ui")
+
+
+# ---------------------------------------------------------------- query
+
+
+class Format(StrEnum):
+    table = "table"
+    json = "json"
+    jsonl = "jsonl"
+    paths = "paths"
+
+
+@app.command("query")
+def query_command(
+    text: Annotated[str, typer.Argument(help="What you look for, in your words.", show_default=False)] = "",
+    image: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Search with a picture, alone or with TEXT.")
+    ] = None,
+    like: Annotated[int | None, typer.Option(metavar="ID", min=1, help="More like this item.")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, max=10_000, help="Hits at most.")] = 10,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--kind", metavar="KIND", help="page, image, clip (pdf, photo, video); again or with commas for more."
+        ),
+    ] = None,
+    path: Annotated[
+        str | None, typer.Option(metavar="GLOB", help="Only files whose path matches, as 'talks/**'.")
+    ] = None,
+    after: Annotated[
+        str | None, typer.Option(metavar="DATE", help="Only from this day on: 2025, 2025-03 or 2025-03-31.")
+    ] = None,
+    before: Annotated[str | None, typer.Option(metavar="DATE", help="Only before this day.")] = None,
+    instruction: Annotated[str | None, typer.Option(metavar="TEXT", help="Replaces the built-in instruction.")] = None,
+    format: Annotated[Format, typer.Option(help="How hits are printed.")] = Format.table,
+    print0: Annotated[bool, typer.Option("--print0", "-0", help="Paths only, each ended by a NUL byte.")] = False,
+    min_relevance: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="Cut off below this relevance; 0 shows all [default: by itself]."),
+    ] = None,
+    offset: Annotated[int, typer.Option(min=0, help="Leave out the first hits.")] = 0,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show the raw cosine and what each hit was matched by.")
+    ] = False,
+    open_rank: Annotated[
+        int | None, typer.Option("--open", metavar="N", min=1, help="Open the N-th hit's file.")
+    ] = None,
+    queries: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help='Many queries, a line each ("-": stdin): plain text or JSON {"query", "kind"?, "image"?, "instruction"?}. '
+            "Prints a JSON object per query.",
+        ),
+    ] = None,
+    library: LibraryOption = None,
+    model: ModelOption = None,
+    device: DeviceOption = None,
+) -> None:
+    """Find pages, photos and moments.
+
+    \b
+    Examples:
+      mmsearch query "slides about revenue"
+      mmsearch query "sunset over water" --kind photo --after 2024-06
+      mmsearch query --image chair.jpg "the same in red"
+      mmsearch query invoice --format paths --print0 | xargs -0 ls -l
+    """
+    wanted = {
+        "kinds": _kinds(kind),
+        "path": path,
+        "after": _date(after),
+        "before": _date(before),
+        "instruction": instruction,
+    }
+    wanted |= {"k": k, "offset": offset, "min_relevance": min_relevance}
+    if queries is not None:
+        if text or image or like:
+            raise typer.BadParameter("--queries stands alone: leave TEXT, --image and --like out")
+        with opened(library, model=model, device=device) as found:
+            raise typer.Exit(_answer_many(found, queries, wanted))
+    if not (text.strip() or image or like):
+        raise typer.BadParameter("say what you look for: TEXT, --image FILE or --like ID")
+    with opened(library, model=model, device=device) as found:
+        try:
+            hits = found.search(text, image=_query_image(found, image), like=like, **wanted)
+        except KeyError:
+            fail(f"--like {like}: no such item; ids are in the records of --format json", USAGE)
+        _print_hits(hits, format=Format.paths if print0 else format, print0=print0, explain=explain)
+        if not hits:
+            _say_no_hit(hits)
+            raise typer.Exit(NO_HIT)
+        if open_rank is not None:
+            if open_rank > len(hits):
+                fail(f"--open {open_rank}: there are only {len(hits)} hits", USAGE)
+            typer.launch(str(hits[open_rank - 1].path))
+
+
+def _query_image(library: Library, path: Path | None) -> Image | None:
+    """The picture to search with, decoded apart from this process, as ingestion would."""
+    if path is None:
+        return None
+    from mmsearch import sandbox
+
+    return sandbox.query_image(path, max_pixels=max(library.embedder.max_pixels.values()))
+
+
+def _print_hits(hits: Hits, *, format: Format, print0: bool, explain: bool) -> None:
+    from mmsearch.terminal import hit_lines, to_json
+
+    if format is Format.json:
+        print(to_json([hit.record() for hit in hits], indent=2))
+        return
+    if format is Format.jsonl:
+        for hit in hits:
+            print(to_json(hit.record()))
+    elif format is Format.paths:
+        for path in dict.fromkeys(hit.path for hit in hits):  # a file once, at its best hit
+            print(path, end="\0" if print0 else "\n")
+    else:
+        for line in hit_lines(hits, explain=explain):
+            print(line)
+        if hits:
+            parts = [f"{len(hits)} of {hits.searched:,} items", f"{hits.took_ms:.0f} ms (model {hits.model_ms:.0f} ms)"]
+            if hits.hidden:
+                parts.append(f"{hits.hidden:,} weaker hits hidden")
+            sys.stdout.flush()
+            note(" · ".join(parts))
+
+
+def _say_no_hit(hits: Hits) -> None:
+    from mmsearch.terminal import short_path
+
+    closest = ""
+    if (best := hits.best_below) is not None:
+        where = " ".join(filter(None, [short_path(best.path), best.item.place]))
+        closest = f"; the closest is at {best.relevance:.2f}: {where} (--min-relevance 0 shows all)"
+    note(f"no good match in {hits.searched:,} items{closest}")
+
+
+QUERY_FIELDS = {"query", "kind", "image", "like", "instruction", "path", "after", "before", "k"}
+
+
+def _answer_many(library: Library, queries: str, wanted: dict[str, Any]) -> int:
+    """Answer a query per line as it comes in; a line that cannot be answered gets an "error" and the rest goes on.
+
+    Returns:
+        The exit code: some lines failed, else whether any query had a hit.
+    """
+    from mmsearch.terminal import to_json
+
+    any_hit = any_failed = False
+    with _lines(queries) as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            answer: dict[str, Any] = {"query": line.strip()}
+            try:
+                fields = _parse_query(line)
+                answer["query"] = fields.get("query", "")
+                hits = library.search(
+                    answer["query"],
+                    **wanted | _search_options(fields),
+                    image=_query_image(library, Path(fields["image"]) if "image" in fields else None),
+                )
+            except (SourceError, ConfigError, LookupError, ValueError, TypeError, typer.BadParameter) as error:
+                any_failed = True
+                note(f"mmsearch: {queries}, line {number}: {error}")
+                print(to_json(answer | {"hits": [], "error": str(error)}), flush=True)
+            else:
+                any_hit = any_hit or bool(hits)
+                print(to_json(answer | {"hits": [hit.record() for hit in hits]}), flush=True)
+    return SOME_FAILED if any_failed else OK if any_hit else NO_HIT
+
+
+@contextmanager
+def _lines(file: str) -> Iterator[Iterator[str]]:
+    if file == "-":
+        yield iter(sys.stdin)
+        return
+    with Path(file).open(encoding="utf-8-sig", errors="surrogateescape") as stream:
+        yield iter(stream)
+
+
+def _parse_query(line: str) -> dict[str, Any]:
+    """The fields of one line; a line that starts with "{" is JSON, any other is the text itself."""
+    import json
+
+    if not line.lstrip().startswith("{"):
+        return {"query": line.strip()}
+    fields = json.loads(line)
+    if unknown := set(fields) - QUERY_FIELDS:
+        raise ValueError(f"unknown field {', '.join(sorted(unknown))}; known: {', '.join(sorted(QUERY_FIELDS))}")
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _search_options(fields: dict[str, Any]) -> dict[str, Any]:
+    """What a line sets beside its text and picture, as options of `Library.search`."""
+    chosen = {name: fields[name] for name in ("like", "instruction", "path", "k") if name in fields}
+    if "kind" in fields:
+        chosen["kinds"] = _kinds([fields["kind"]] if isinstance(fields["kind"], str) else list(fields["kind"]))
+    return chosen | {name: _date(str(fields[name])) for name in ("after", "before") if name in fields}
+
+
+# ---------------------------------------------------------------- looking into the library
+
+
+@app.command("status")
+def status_command(library: LibraryOption = None, as_json: JsonOption = False) -> None:
+    """Say what is indexed: items, files, folders, model, and what is wrong."""
+    from mmsearch.terminal import status_lines, to_json
+
+    with opened(library) as found:
+        status = found.status()
+    if as_json:
+        print(to_json(status, indent=2))
+        return
+    for line in status_lines(status):
+        print(line)
+
+
+@app.command("errors")
+def errors_command(
+    retry: Annotated[bool, typer.Option("--retry", help="Try these files again now.")] = False,
+    library: LibraryOption = None,
+    model: ModelOption = None,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the files that could not be indexed, and why. Exit code 4 if there are any."""
+    from mmsearch.terminal import printable, to_json
+
+    if retry:
+        with opened(library, model=model, device=device) as found:
+            paths = [row.path for row in found.catalog.errors()]
+            if paths:
+                raise typer.Exit(_ingest(found, paths, retry_failed=True, as_json=as_json))
+    else:
+        with opened(library) as found:
+            rows = found.catalog.errors()
+        if as_json:
+            records = [
+                {"schema": 1, "path": str(row.path), "type": row.type, "reason": row.reason, "at": _iso(row.at)}
+                for row in rows
+            ]
+            print(to_json(records, indent=2))
+        else:
+            for row in rows:
+                print(f"{printable(str(row.path))}  {row.type}  {printable(row.reason)}")
+        if rows:
+            raise typer.Exit(SOME_FAILED)
+    note("no file has failed")
+
+
+def _iso(seconds: float) -> str:
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+@app.command("show")
+def show_command(
+    item_id: Annotated[int, typer.Argument(metavar="ID", min=1, help="The number of an item, as in JSON records.")],
+    library: LibraryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show one item: where it lies, its metadata, its text."""
+    from mmsearch.terminal import printable, to_json
+
+    with opened(library) as found:
+        try:
+            item = found.catalog.item(item_id)
+        except KeyError:
+            fail(f"no item {item_id}; ids are in the JSON records of `mmsearch query --format json`", NO_HIT)
+    record = {
+        "schema": 1,
+        "id": item.id,
+        "kind": item.kind,
+        "path": str(item.path),
+        "page": item.page_number,
+        "start_s": item.start_s,
+        "end_s": item.end_s,
+        "preview": None if item.preview is None else str(item.preview),
+        "meta": dict(item.meta),
+        "text": item.text,
+    }
+    if as_json:
+        print(to_json(record, indent=2))
+        return
+    print("  ".join(filter(None, [printable(str(item.path)), item.place, item.kind])))
+    for name, value in item.meta.items():
+        print(f"{name}: {printable(str(value))}")
+    if item.text.strip():
+        print()
+        for line in item.text.strip().splitlines():
+            print(printable(line))
+
+
+@app.command("remove")
+def remove_command(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A file, or a folder with all in it.")],
+    library: LibraryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take a file or folder out of the index. The file itself is never touched."""
+    from mmsearch.terminal import count_of, to_json
+
+    with opened(library) as found, found.lock():
+        sources = found.catalog.sources(under=path.absolute())
+        found.catalog.retire([source.id for source in sources])
+        found.sync_vectors()
+    items = sum(source.item_count for source in sources)
+    if as_json:
+        print(to_json({"schema": 1, "files": len(sources), "items": items}))
+    if not sources:
+        fail(f"{path}: nothing of it is indexed", NO_HIT)
+    note(
+        f"took out {count_of(items, 'item')} of {count_of(len(sources), 'file')}; an `mmsearch ingest` of that folder brings them back"
+    )
+
+
+@app.command("models")
+def models_command(library: LibraryOption = None, as_json: JsonOption = False) -> None:
+    """List the models that have vectors in the library; the active one answers queries."""
+    from mmsearch.terminal import to_json
+
+    with opened(library) as found:
+        active = found.catalog.active_model_key()
+        models = [
+            {"model_key": key, "name": found.catalog.model_name(key), "dim": dim, "active": key == active}
+            for key, dim in found.catalog.model_keys().items()
+        ]
+    if as_json:
+        print(to_json(models, indent=2))
+        return
+    for row in models:
+        print(f"{'*' if row['active'] else ' '} {row['model_key']}  {row['name'] or ''}  {row['dim']} dimensions")
+
+
+# ---------------------------------------------------------------- the page, the demo
+
+
+PAGE_OPTIONS = {
+    "server.headless": "true",  # this command opens the browser, or does not
+    "server.enableStaticServing": "false",
+    "server.fileWatcherType": "none",
+    "server.maxUploadSize": "32",
+    "browser.gatherUsageStats": "false",
+    "client.toolbarMode": "minimal",
+    "client.showErrorDetails": "none",
+    "logger.level": "warning",
+}
+
+
+@app.command("ui")
+def ui_command(
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port [default: 8501, or the next free one].")
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on. The page has no password: leave it at this machine.")
+    ] = "127.0.0.1",
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open a browser.")] = False,
+    library: LibraryOption = None,
+    model: ModelOption = None,
+    device: DeviceOption = None,
+) -> None:
+    """Open the search page in a browser; Ctrl-C ends it. Nothing leaves this machine."""
+    import signal
+    import subprocess
+    from importlib.resources import as_file, files
+
+    from mmsearch.config import find_library_folder
+
+    if host not in ("127.0.0.1", "localhost", "::1"):
+        note(
+            f"mmsearch: anybody who reaches {host} can search this library and add folders of this machine: there is no password"
+        )
+    port = _free_port(host, port)
+    environment = dict(os.environ, MMSEARCH_LIBRARY=str(find_library_folder(library)))
+    if model is not None:
+        environment["MMSEARCH_MODEL"] = model
+    if device is not None:
+        environment["MMSEARCH_DEVICE"] = device
+    with as_file(files("ui")) as folder:
+        settings = PAGE_OPTIONS | {
+            "server.address": host,
+            "server.port": str(port),
+            "theme.base": str(folder / "theme.toml"),
+        }
+        page = subprocess.Popen(
+            [sys.executable, "-P", "-m", "streamlit", "run", str(folder / "app.py")]
+            + [f"--{name}={value}" for name, value in settings.items()],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+        )
+        url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(OK))  # the page ends with this command, however it is ended
+        try:
+            if not _answers(host, port, page):
+                fail("the page did not start; its last words are above", FAULT)
+            note(f"mmsearch is at {url} (Ctrl-C ends it)")
+            if not no_browser:
+                typer.launch(url)
+            code = page.wait()
+        except KeyboardInterrupt:
+            code = OK
+        finally:
+            page.terminate()
+            page.wait()
+    raise typer.Exit(code)
+
+
+def _free_port(host: str, port: int | None) -> int:
+    """The port asked for if it is free (else the command ends), or the first free one from 8501 on."""
+    import socket
+
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for candidate in [port] if port is not None else range(8501, 8601):
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, candidate))
+            except OSError as error:
+                reason = error.strerror
+            else:
+                return candidate
+    fail(f"port {port or '8501 to 8600'} of {host} cannot be used: {reason}; choose another with --port", USAGE)
+
+
+def _answers(host: str, port: int, process: Any, *, timeout_s: float = 60.0) -> bool:
+    """Wait until the page listens; false if its process ends before."""
+    import socket
+    import time
+
+    deadline = time.monotonic() + timeout_s
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            with socket.create_connection((host, port), timeout=1):
+                return True
+        except OSError:
+            time.sleep(0.05)
+    return False
+
+
+@app.command("demo-folder")
+def demo_folder_command(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Is made if need be.")]) -> None:
+    """Write a small folder to try things on: slides, a report, pictures, short videos."""
+    from mmsearch.demo import write_demo_folder
+
+    write_demo_folder(folder)
+    note(f"wrote {folder}; now: mmsearch ingest {folder}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,346 @@
+"""The real command, as a user runs it: a process, its two streams, its exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pymupdf
+import pytest
+from PIL import Image
+
+MMSEARCH = [sys.executable, "-P", "-m", "mmsearch"]
+
+
+def run(*arguments: object, library: Path | None = None, stdin: str | None = None, **environment: str):
+    """Run `mmsearch …` with the toy model; the result's streams are text."""
+    env = os.environ | {"MMSEARCH_MODEL": "toy", "NO_COLOR": "1"} | environment
+    env.pop("MMSEARCH_LIBRARY", None)
+    if library is not None:
+        env["MMSEARCH_LIBRARY"] = str(library)
+    return subprocess.run(
+        [*MMSEARCH, *map(str, arguments)],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        errors="surrogateescape",
+        env=env,
+        timeout=120,
+    )
+
+
+def write_pdf(path: Path, *pages: str) -> None:
+    with pymupdf.open() as document:
+        for words in pages:
+            document.new_page(width=300, height=400).insert_text((40, 60), words)
+        document.save(path)
+
+
+def write_video(path: Path, *colours: str) -> None:
+    """Three seconds per colour, ten frames each second."""
+    import av
+
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
+        for colour in colours:
+            frame = av.VideoFrame.from_image(Image.new("RGB", (160, 120), colour))
+            for _ in range(30):
+                container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three one-coloured photos, a PDF of two pages, a video of two scenes, and a file that is no PDF."""
+    folder = tmp_path_factory.mktemp("things")
+    for colour in ("red", "green", "blue"):
+        Image.new("RGB", (120, 90), {"green": (0, 255, 0)}.get(colour, colour)).save(folder / f"{colour[0]}.png")
+    write_pdf(folder / "report.pdf", "quarterly revenue grew strongly", "hiring plans next winter")
+    write_video(folder / "film.mp4", "red", "blue")
+    (folder / "broken.pdf").write_bytes(b"%PDF-1.7\nnothing follows")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ingested(folder: Path, tmp_path_factory: pytest.TempPathFactory):
+    """The library of that folder, and the process that made it."""
+    library = tmp_path_factory.mktemp("library") / "index_data"
+    return library, run("ingest", folder, library=library)
+
+
+@pytest.fixture(scope="module")
+def library(ingested) -> Path:
+    return ingested[0]
+
+
+def test_help_is_quick_and_imports_nothing_heavy():
+    script = (
+        "import sys; sys.argv = ['mmsearch', '--help']\n"
+        "from mmsearch.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code\n"
+        "heavy = {'torch', 'faiss', 'transformers', 'streamlit', 'sqlalchemy', 'numpy', 'PIL'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "ingest" in done.stdout and "Exit codes" in done.stdout
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        assert run("--help").returncode == 0
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 1.0
+
+
+def test_version():
+    import mmsearch
+
+    assert run("--version").stdout == f"mmsearch {mmsearch.__version__}\n"
+
+
+def hits_of(done: subprocess.CompletedProcess[str]) -> list[dict]:
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+class TestIngest:
+    def test_says_a_plan_first_and_a_report_last(self, ingested):
+        _, done = ingested
+        assert (done.returncode, done.stdout) == (4, "")  # broken.pdf
+        plan, report, *rest = done.stderr.splitlines()
+        assert "3 photos, 2 PDFs (2 pages), 1 video" in plan
+        assert "2 pages" in report and "3 photos" in report and "2 clips" in report and "1 file failed" in report
+        assert "broken.pdf" in rest[0] and "mmsearch errors" in rest[1]
+        assert "mmsearch query 'quarterly revenue grew strongly'" in done.stderr and "mmsearch ui" in done.stderr
+
+    def test_dry_run_changes_nothing(self, folder: Path, tmp_path: Path):
+        done = run("ingest", "--dry-run", folder, library=tmp_path / "index_data")
+        assert done.returncode == 0, done.stderr
+        assert "3 photos" in done.stderr
+        assert run("query", "red", library=tmp_path / "index_data").returncode in (1, 3)
+
+    def test_json_ends_with_the_report(self, folder: Path, tmp_path: Path):
+        done = run("ingest", "--json", folder, "--exclude", "broken.pdf", library=tmp_path / "index_data")
+        assert done.returncode == 0, done.stderr
+        events = [json.loads(line) for line in done.stdout.splitlines()]
+        told = [event["event"] for event in events if event["event"] != "progress"]
+        assert told == ["plan", "report"] and events[-1]["event"] == "report"
+        assert events[-1]["items"] == {"page": 2, "image": 3, "clip": 2}
+        assert events[-1]["failures"] == []
+
+    def test_second_run_finds_nothing_to_do(self, folder: Path, library: Path):
+        done = run("ingest", "--json", folder, library=library)
+        report = json.loads(done.stdout.splitlines()[-1])
+        assert sum(report["items"].values()) == 0
+        assert report["unchanged"] == 5
+
+    def test_missing_folder_is_one_line(self, tmp_path: Path):
+        done = run("ingest", tmp_path / "nowhere", library=tmp_path / "index_data")
+        assert done.returncode == 2
+        assert len(done.stderr.splitlines()) == 1 and "nowhere" in done.stderr
+
+    @pytest.mark.skipif(os.name == "nt", reason="signals")
+    def test_interrupted_keeps_what_is_done_and_goes_on(self, tmp_path: Path):
+        many = tmp_path / "many"
+        many.mkdir()
+        for n in range(160):
+            Image.new("RGB", (1500, 1200), (n, 255 - n, 40)).save(many / f"{n:03}.png", compress_level=1)
+        env = os.environ | {"MMSEARCH_MODEL": "toy", "MMSEARCH_LIBRARY": str(tmp_path / "index_data")}
+        process = subprocess.Popen(
+            [*MMSEARCH, "ingest", "--json", many], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for line in process.stdout:  # until some are saved
+            event = json.loads(line)
+            if event["event"] == "progress" and sum(event["items"].values()) > 0:
+                break
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=60)
+        assert process.returncode == 130, stderr
+        assert "run the same command to continue" in stderr and "Traceback" not in stderr
+        kept = json.loads(stdout.splitlines()[-1])
+        done = run("ingest", "--json", many, library=tmp_path / "index_data")
+        rest = json.loads(done.stdout.splitlines()[-1])
+        assert 0 < kept["items"]["image"] < 160
+        assert kept["items"]["image"] + rest["items"]["image"] == 160
+
+
+class TestQuery:
+    def test_json_records(self, folder: Path, library: Path):
+        (first, *_) = hits_of(run("query", "quarterly revenue", "--kind", "pdf", "--format", "json", library=library))
+        assert first["schema"] == 1 and first["rank"] == 1 and first["kind"] == "page"
+        assert first["path"] == str(folder / "report.pdf") and first["page"] == 1
+        assert "revenue" in first["snippet"] and 0 <= first["relevance"] <= 1
+        assert set(first["matched_by"]) <= {"dense", "text"}
+
+    def test_table_and_footer(self, library: Path):
+        done = run("query", "quarterly revenue", "--kind", "page", "-k", 1, library=library)
+        assert done.returncode == 0, done.stderr
+        (line,) = done.stdout.splitlines()
+        assert "report.pdf  p.1" in line and "revenue" in line
+        assert " of 2 items · " in done.stderr and "ms (model " in done.stderr
+
+    def test_clip_names_its_span(self, library: Path):
+        hits = hits_of(
+            run("query", "blue", "--kind", "video", "--format", "json", "--min-relevance", 0, library=library)
+        )
+        assert (hits[0]["start_s"], hits[0]["end_s"]) == (pytest.approx(3.0), pytest.approx(6.0))
+        done = run("query", "blue", "--kind", "video", "--min-relevance", 0, library=library)
+        assert "00:00:03–00:00:06" in done.stdout.splitlines()[0]
+
+    def test_picture_as_the_query(self, folder: Path, library: Path, tmp_path: Path):
+        Image.new("RGB", (64, 64), (10, 250, 10)).save(tmp_path / "query.webp")
+        (hit, *_) = hits_of(
+            run("query", "--image", tmp_path / "query.webp", "--kind", "image", "--format", "json", library=library)
+        )
+        assert hit["path"] == str(folder / "g.png")
+
+    def test_a_file_that_is_no_picture_is_one_line(self, folder: Path, library: Path):
+        done = run("query", "--image", folder / "report.pdf", library=library)
+        assert done.returncode == 2 and done.stdout == ""
+        assert len(done.stderr.splitlines()) == 1 and "report.pdf" in done.stderr
+
+    def test_more_like_an_item_leaves_it_out(self, library: Path):
+        (red, *_) = hits_of(
+            run("query", "red", "--kind", "photo", "--format", "json", "--min-relevance", 0, library=library)
+        )
+        options = ["--kind", "image,clip", "--format", "json", "--min-relevance", 0]
+        like = hits_of(run("query", "--like", red["id"], *options, library=library))
+        assert red["id"] not in [hit["id"] for hit in like]
+        assert like[0]["kind"] == "clip" and like[0]["start_s"] == 0  # the red scene
+        assert run("query", "--like", 999_999, library=library).returncode == 2
+
+    def test_filters(self, folder: Path, library: Path):
+        def found(*options: object) -> set[str]:
+            done = run("query", "red", "--format", "jsonl", "--min-relevance", 0, *options, library=library)
+            return {Path(json.loads(line)["path"]).name for line in done.stdout.splitlines()}
+
+        assert found("--path", "*.png") == {"r.png", "g.png", "b.png"}
+        assert found("--path", "*.png", "--after", "2999") == set()
+        assert found("--path", "*.png", "--before", "1999-05") == set()
+        assert found("--path", "*.png", "-k", 1) == {"r.png"}
+        assert len(found("--path", "*.png", "-k", 3, "--offset", 1)) == 2
+
+    def test_no_good_match_is_an_answer(self, library: Path):
+        done = run("query", "zebra submarine", "--kind", "page", library=library)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "no good match in 2 items" in done.stderr
+        assert run("query", "zebra submarine", "--format", "json", "--kind", "page", library=library).stdout == "[]\n"
+
+    def test_paths_end_with_nul(self, folder: Path, library: Path):
+        done = run("query", "revenue", "--kind", "page", "--print0", library=library)
+        assert done.stdout == f"{folder / 'report.pdf'}\0"
+
+    def test_many_queries(self, folder: Path, library: Path):
+        lines = [
+            "quarterly revenue",
+            '{"query": "green", "kind": "photo", "k": 1}',
+            "{broken",
+            '{"image": "/nowhere.png"}',
+        ]
+        done = run("query", "--queries", "-", "--min-relevance", 0, stdin="\n".join(lines), library=library)
+        answers = [json.loads(line) for line in done.stdout.splitlines()]
+        assert [answer["query"] for answer in answers] == ["quarterly revenue", "green", "{broken", ""]
+        assert answers[0]["hits"][0]["path"] == str(folder / "report.pdf")
+        assert [hit["path"] for hit in answers[1]["hits"]] == [str(folder / "g.png")]
+        assert "error" in answers[2] and "/nowhere.png" in answers[3]["error"]
+        assert done.returncode == 4 and "Traceback" not in done.stderr
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            ([], "say what you look for"),
+            (["red", "--kind", "sound"], "'sound' is no kind"),
+            (["red", "--after", "yesterday"], "'yesterday' is no date"),
+            (["red", "-k", "0"], "-k"),
+        ],
+        ids=["nothing asked", "kind", "date", "k"],
+    )
+    def test_usage(self, arguments: list[str], said: str, library: Path):
+        done = run("query", *arguments, library=library)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert said in done.stderr
+
+    def test_no_library(self, tmp_path: Path):
+        done = run("query", "red", library=tmp_path)
+        assert (done.returncode, done.stdout) == (3, "")
+        assert len(done.stderr.splitlines()) == 1 and "mmsearch ingest" in done.stderr
+
+    def test_closed_pipe_is_quiet(self, library: Path):
+        command = f"{sys.executable} -P -m mmsearch query red --min-relevance 0 --format jsonl | true"
+        env = os.environ | {"MMSEARCH_MODEL": "toy", "MMSEARCH_LIBRARY": str(library)}
+        done = subprocess.run(["bash", "-c", command], env=env, capture_output=True, text=True)
+        assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_names_that_are_no_utf8_or_try_to_steer_the_terminal(tmp_path: Path):
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    latin, steering = os.fsencode(folder) + b"/caf\xe9 red.png", os.fsencode(folder) + b"/a\x1b[31m\nb.png"
+    Image.new("RGB", (40, 40), "red").save(folder / "x.png")
+    content = (folder / "x.png").read_bytes()
+    (folder / "x.png").unlink()
+    Path(os.fsdecode(latin)).write_bytes(content)
+    Path(os.fsdecode(steering)).write_bytes(content)
+    library = tmp_path / "index_data"
+    assert run("ingest", folder, library=library).returncode == 0
+    asked = ["query", "red", "--min-relevance", 0]
+    by_nul = run(*asked, "--print0", library=library).stdout
+    assert {os.fsencode(name) for name in by_nul.split("\0") if name} == {latin, steering}
+    table = run(*asked, library=library)
+    assert table.returncode == 0 and len(table.stdout.splitlines()) == 2 and "\x1b" not in table.stdout
+    assert "a\\x1b[31m\\nb.png" in table.stdout
+    records = json.loads(run(*asked, "--format", "json", library=library).stdout)
+    assert {os.fsencode(record["path"]) for record in records} == {latin, steering}
+
+
+class TestLookingInto:
+    def test_status(self, library: Path):
+        status = json.loads(run("status", "--json", library=library).stdout)
+        assert status["items"] == {"page": 2, "image": 3, "clip": 2}
+        said = run("status", library=library).stdout
+        assert "2 pages" in said and "3 photos" in said and "2 clips" in said and "1 file failed" in said
+
+    def test_errors_names_file_and_reason(self, folder: Path, library: Path):
+        done = run("errors", library=library)
+        assert done.returncode == 4 and str(folder / "broken.pdf") in done.stdout
+        (row,) = json.loads(run("errors", "--json", library=library).stdout)
+        assert row["path"] == str(folder / "broken.pdf") and row["type"] == "CorruptFile" and row["reason"]
+
+    def test_retry_tries_again(self, folder: Path, tmp_path: Path):
+        library, things = tmp_path / "index_data", tmp_path / "things"
+        things.mkdir()
+        (things / "late.pdf").write_bytes(b"%PDF-1.7\nnot yet")
+        assert run("ingest", things, library=library).returncode == 4
+        assert run("errors", "--retry", library=library).returncode == 4
+        write_pdf(things / "late.pdf", "here now")
+        assert run("errors", "--retry", library=library).returncode == 0
+        assert run("errors", library=library).returncode == 0
+        assert run("query", "here now", "--format", "paths", library=library).stdout == f"{things / 'late.pdf'}\n"
+
+    def test_show(self, folder: Path, library: Path):
+        (hit, *_) = hits_of(run("query", "revenue", "--kind", "page", "--format", "json", library=library))
+        item = json.loads(run("show", hit["id"], "--json", library=library).stdout)
+        assert item["text"].strip() == "quarterly revenue grew strongly" and item["page"] == 1
+        assert Path(item["preview"]).read_bytes()[8:12] == b"WEBP"
+        assert "report.pdf  p.1  page" in run("show", hit["id"], library=library).stdout
+        assert run("show", 999_999, library=library).returncode == 1
+
+    def test_remove_takes_out_of_the_index_only(self, tmp_path: Path):
+        library, things = tmp_path / "index_data", tmp_path / "things"
+        things.mkdir()
+        write_pdf(things / "a.pdf", "alpha particles")
+        write_pdf(things / "b.pdf", "beta particles")
+        assert run("ingest", things, library=library).returncode == 0
+        assert run("remove", things / "a.pdf", library=library).returncode == 0
+        assert (things / "a.pdf").exists()
+        done = run("query", "particles", "--format", "paths", "--min-relevance", 0, library=library)
+        assert done.stdout.split() == [str(things / "b.pdf")]
+        assert run("remove", things / "none.pdf", library=library).returncode == 1

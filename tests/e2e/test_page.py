@@ -1,0 +1,270 @@
+"""The page in a real browser: the real `mmsearch ui`, headless Chromium.
+
+`MMSEARCH_SCREENSHOTS=DIR` keeps a picture of each step.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pymupdf
+import pytest
+from PIL import Image
+
+CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+if CHROMIUM is None and not os.environ.get("CI"):
+    pytest.skip("no Chromium here: apt-get install chromium", allow_module_level=True)
+
+from playwright.sync_api import Browser, Page, expect, sync_playwright  # noqa: E402
+
+
+def write_pdf(path: Path, *pages: str) -> None:
+    with pymupdf.open() as document:
+        for words in pages:
+            page = document.new_page(width=480, height=360)
+            page.draw_rect((0, 0, 480, 64), fill=(0.15, 0.3, 0.45), color=None)
+            page.insert_text((30, 42), words, fontsize=20, color=(1, 1, 1))
+            page.insert_textbox((30, 90, 450, 340), f"{words}. " * 12, fontsize=11)
+        document.save(path)
+
+
+def write_video(path: Path, *colours: str) -> None:
+    """Three seconds per colour."""
+    import av
+
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+        for colour in colours:
+            frame = av.VideoFrame.from_image(Image.new("RGB", (320, 240), colour))
+            for _ in range(30):
+                container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("things")
+    for name, colour in {"tomato": (255, 0, 0), "meadow": (0, 255, 0), "evening sky": (0, 0, 255)}.items():
+        Image.new("RGB", (400, 300), colour).save(folder / f"{name}.png")
+    write_pdf(folder / "quarterly report.pdf", "Quarterly revenue grew", "Hiring plans for winter", "Risks and outlook")
+    write_pdf(folder / "<b>recipes.pdf", "Bread with <img src=x onerror=alert(1)> seeds")
+    write_video(folder / "walk.mp4", "red", "blue")
+    (folder / "broken.pdf").write_bytes(b"%PDF-1.7\nnothing follows")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a running page over the folder."""
+    library = tmp_path_factory.mktemp("library") / "index_data"
+    env = os.environ | {"MMSEARCH_MODEL": "toy", "MMSEARCH_LIBRARY": str(library)}
+    done = subprocess.run([sys.executable, "-P", "-m", "mmsearch", "ingest", str(folder)], env=env, capture_output=True)
+    assert done.returncode == 4, done.stderr.decode()
+    with serving(env) as address:
+        yield address
+
+
+class serving:
+    """`mmsearch ui` on a free port, ended at the end."""
+
+    def __init__(self, env: dict[str, str]) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        command = [sys.executable, "-P", "-m", "mmsearch", "ui", "--no-browser", "--port", str(self.port)]
+        self.process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+
+    def __enter__(self) -> str:
+        assert self.process.stderr is not None
+        line = self.process.stderr.readline()
+        assert f"http://127.0.0.1:{self.port}" in line, line + self.process.stderr.read()
+        return f"http://127.0.0.1:{self.port}"
+
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+        self.process.wait(timeout=10)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    assert CHROMIUM, "CI needs Chromium: apt-get install chromium"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    page = browser.new_page(viewport={"width": 1360, "height": 900})
+    page.set_default_timeout(20_000)
+    expect.set_options(timeout=20_000)
+    page.dialogs = []
+    page.on("dialog", lambda dialog: (page.dialogs.append(dialog.message), dialog.dismiss()))
+    yield page
+    assert page.dialogs == []  # nothing from a file ran as a script
+    page.close()
+
+
+def keep(page: Page, name: str) -> None:
+    if folder := os.environ.get("MMSEARCH_SCREENSHOTS"):
+        page.wait_for_timeout(700)
+        page.screenshot(path=Path(folder) / f"{name}.png")
+
+
+def ask(page: Page, words: str) -> None:
+    box = page.get_by_label("What are you looking for?")
+    box.fill(words)
+    box.press("Enter")
+    page.wait_for_url(re.compile(r"[?&]q="))
+
+
+def cards(page: Page):
+    return page.locator("a.card")
+
+
+def test_a_query_finds_opens_and_turns_pages(page: Page, address: str):
+    page.goto(address)
+    expect(cards(page)).to_have_count(6)  # one per file: three photos, two documents, one video
+    expect(page.get_by_text("4 pages · 3 photos · 2 clips")).to_be_visible()
+    expect(page.get_by_text("1 failed")).to_be_visible()
+    keep(page, "1-start")
+
+    ask(page, "quarterly revenue")
+    expect(cards(page).first).to_contain_text("quarterly report.pdf")
+    expect(cards(page).first).to_contain_text("p.1")
+    shown = cards(page).first.locator("img")
+    assert shown.evaluate("image => image.naturalWidth") > 100
+    assert shown.get_attribute("src").startswith("data:image/webp;base64,")
+    keep(page, "2-answers")
+
+    cards(page).first.click()
+    expect(page.get_by_text("1 of 3")).to_be_visible()
+    large = page.locator("[data-testid=stImage] img")
+    expect(large).to_be_visible()
+    page.wait_for_function("document.querySelector('[data-testid=stImage] img').naturalWidth > 600")
+    keep(page, "3-page")
+    page.get_by_role("button", name="Next").click()
+    expect(page.get_by_text("2 of 3")).to_be_visible()
+    expect(page.get_by_test_id("stText").filter(has_text="Hiring plans for winter").first).to_be_visible()
+
+    page.go_back()
+    expect(page.get_by_text("1 of 3")).to_be_visible()
+    page.get_by_role("button", name="Results").click()
+    expect(cards(page).first).to_contain_text("quarterly report.pdf")
+
+
+def test_kinds_filters_and_the_bookmark(page: Page, address: str, browser: Browser):
+    page.goto(address)
+    ask(page, "red")
+    page.get_by_role("button", name="Photos").click()
+    page.wait_for_url(re.compile("kinds=image"))
+    expect(cards(page).first).to_contain_text("tomato.png")
+    expect(cards(page).first).to_have_attribute("href", re.compile("kinds=image"))
+    bookmark = page.url
+    with browser.new_page() as later:
+        later.goto(bookmark)
+        expect(cards(later).first).to_contain_text("tomato.png", timeout=20_000)
+        expect(later.get_by_label("What are you looking for?")).to_have_value("red")
+        later.goto(bookmark + "&path=*.mp4")
+        expect(later.get_by_text("No item passes the filters")).to_be_visible(timeout=20_000)
+
+
+def test_a_clip_plays_from_its_second_and_finds_its_like(page: Page, address: str):
+    page.goto(f"{address}/?q=blue&kinds=clip")
+    expect(cards(page).first).to_contain_text("00:00:03–00:00:06")
+    cards(page).first.click()
+    video = page.locator("video")
+    expect(video).to_be_visible()
+    page.wait_for_function("document.querySelector('video').readyState >= 2")
+    assert video.evaluate("video => video.currentTime") >= 3.0
+    assert video.evaluate("video => video.duration") == pytest.approx(6.0, abs=0.2)
+    keep(page, "4-clip")
+    page.get_by_role("button", name="More like this").click()
+    page.wait_for_url(re.compile(r"like=\d+"))
+    page.get_by_role("button", name="Photos").click()
+    expect(cards(page).first).to_contain_text("evening sky.png")
+
+
+def test_a_picture_is_the_query(page: Page, address: str, tmp_path: Path):
+    Image.new("RGB", (300, 200), (12, 245, 8)).save(tmp_path / "some green.jpg")
+    page.goto(address)
+    page.get_by_role("button", name="Picture").click()
+    page.locator("input[type=file]").set_input_files(tmp_path / "some green.jpg")
+    expect(page.get_by_text("Searching with this picture")).to_be_visible()
+    expect(cards(page).first).to_contain_text("meadow.png")
+    page.keyboard.press("Escape")
+    keep(page, "5-picture")
+
+    (tmp_path / "trap.png").write_text("<svg onload=alert(1)>")
+    page.get_by_role("button", name="Picture").click()
+    page.locator("input[type=file]").set_input_files(tmp_path / "trap.png")
+    expect(page.get_by_text("That file is no picture")).to_be_visible()
+
+
+def test_no_good_match_says_so_and_shows_the_closest_on_demand(page: Page, address: str):
+    page.goto(f"{address}/?q=zebra+submarine&kinds=page")
+    expect(page.get_by_text("No good match")).to_be_visible()
+    expect(cards(page)).to_have_count(0)
+    keep(page, "6-no-match")
+    page.get_by_role("button", name="Show the closest").click()
+    expect(cards(page)).to_have_count(4)
+
+
+def test_names_and_texts_are_never_markup(page: Page, address: str):
+    page.goto(f"{address}/?q=bread+seeds&kinds=page")
+    expect(cards(page).first).to_contain_text("<b>recipes.pdf")
+    cards(page).first.click()
+    expect(page.get_by_test_id("stText").filter(has_text="<img src=x onerror=alert(1)>").first).to_be_visible()
+    assert page.locator("img[src=x]").count() == 0
+
+
+def test_a_folder_is_added_from_an_empty_page(page: Page, tmp_path: Path):
+    things = tmp_path / "new things"
+    things.mkdir()
+    write_pdf(things / "minutes.pdf", "Minutes of the garden club")
+    Image.new("RGB", (200, 200), "red").save(things / "rose.png")
+    env = os.environ | {"MMSEARCH_MODEL": "toy", "MMSEARCH_LIBRARY": str(tmp_path / "index_data")}
+    with serving(env) as address:
+        page.goto(address)
+        expect(page.get_by_text("Find anything you have seen")).to_be_visible()
+        keep(page, "7-empty")
+        page.get_by_label("Folder", exact=True).fill(str(tmp_path / "nowhere"))
+        page.get_by_role("button", name="Add this folder").click()
+        expect(page.get_by_text("There is no such folder")).to_be_visible()
+        page.get_by_label("Folder", exact=True).fill(str(things))
+        page.get_by_role("button", name="Add this folder").click()
+        expect(page.get_by_text("new things: ")).to_be_visible(timeout=40_000)
+        expect(cards(page)).to_have_count(2)
+        ask(page, "garden club minutes")
+        expect(cards(page).first).to_contain_text("minutes.pdf")
+        keep(page, "8-added")
+
+
+def test_only_this_machine_is_served(address: str):
+    port = int(address.rsplit(":", 1)[1])
+    listening = Path("/proc/net/tcp")
+    if not listening.exists():
+        pytest.skip("needs Linux's /proc/net/tcp")
+    bound = [line.split()[1] for line in listening.read_text().splitlines()[1:] if line.split()[3] == "0A"]
+    assert [entry for entry in bound if int(entry.split(":")[1], 16) == port] == [f"0100007F:{port:04X}"]

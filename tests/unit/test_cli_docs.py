@@ -1,0 +1,42 @@
+"""Promises around the command and the page: what is documented exists, and nothing shadows anything."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import packages_distributions
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+import typer
+
+from mmsearch.cli import app
+
+COMMANDS = typer.main.get_command(app).commands
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_and_option_says_what_it_does(name: str):
+    command = COMMANDS[name]
+    assert command.help and command.help[0].isupper()
+    for parameter in command.params:
+        assert getattr(parameter, "help", None), f"{name}: {parameter.name} has no help"
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_readme_names_every_command(name: str):
+    assert f"mmsearch {name}" in (ROOT / "README.md").read_text()
+
+
+def test_nothing_in_ui_shadows_a_module():
+    """`streamlit run` puts ui/ first on the path: `ui/queue.py` would be imported for `queue`."""
+    taken = set(sys.stdlib_module_names) | set(packages_distributions()) | {"mmsearch", "ingest", "ui"}
+    names = {file.stem for file in (ROOT / "ui").glob("*.py")} - {"__init__"}
+    assert names and not names & taken
+
+
+def test_the_page_ships_what_it_needs():
+    folder = files("ui")
+    for name in ("app.py", "theme.toml", "page.css", "gallery.css", "gallery.js"):
+        assert folder.joinpath(name).is_file()

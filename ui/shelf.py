@@ -1,0 +1,183 @@
+"""What the page asks of the library, cached: resources once, answers per (generation, question)."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import streamlit as st
+from PIL import Image
+
+import mmsearch
+from mmsearch import config, examples, sandbox
+from mmsearch.catalog import Filters
+from mmsearch.errors import LibraryMissing
+from mmsearch.items import KINDS, Item, Kind
+from mmsearch.library import Library
+from mmsearch.search import Hits
+from mmsearch.terminal import items_sentence
+from ui.gallery import displayable
+from ui.view import View
+
+HITS_AT_MOST = 240
+"""Hits kept of an answer: ten pages of cards."""
+
+_searching = threading.Lock()  # one model, many sessions
+
+
+def library_folder() -> Path:
+    return config.find_library_folder(None)
+
+
+def open_library() -> Library | None:
+    """The library of this page, opened once for all sessions; None while there is none yet."""
+    try:
+        return _open(str(library_folder()))
+    except LibraryMissing:
+        return None
+
+
+@st.cache_resource(show_spinner=False)
+def _open(folder: str) -> Library:
+    return mmsearch.open(Path(folder))
+
+
+def item_count(library: Library) -> int:
+    return sum(library.catalog.item_counts().values())
+
+
+def item(library: Library, item_id: int) -> Item | None:
+    """The item, or None if it is gone."""
+    found = library.catalog.items([item_id])
+    return found[0] if found else None
+
+
+# ---------------------------------------------------------------- asking
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture to search with. `digest` names its pixels."""
+
+    image: Image.Image
+    digest: str
+
+
+def decode_picture(library: Library, content: bytes) -> Picture:
+    """Read an uploaded file, whatever it claims to be, in a child process. Raises SourceError."""
+    with tempfile.NamedTemporaryFile(prefix="mmsearch-") as file:
+        file.write(content)
+        file.flush()
+        image = sandbox.query_image(file.name, max_pixels=max(library.embedder.max_pixels.values()))
+    return Picture(image, hashlib.sha256(image.tobytes()).hexdigest())
+
+
+def find(library: Library, view: View, picture: Picture | None) -> Hits:
+    """The answer to the question in the address and the picture; from the cache if nothing has changed since."""
+    question = (view.query, view.kinds, view.path, view.after, view.before, view.like, view.weaker)
+    generation = library.catalog.generation()
+    return _find(library, view, picture, (str(library.folder), generation, question, picture and picture.digest))
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _find(_library: Library, _view: View, _picture: Picture | None, key: tuple[object, ...]) -> Hits:
+    with _searching:
+        return _library.search(
+            _view.query,
+            k=HITS_AT_MOST,
+            kinds=_view.kinds or None,
+            image=_picture and _picture.image,
+            like=_view.like,
+            path=_view.path or None,
+            after=_view.after,
+            before=_view.before,
+            min_relevance=0.0 if _view.weaker else None,
+        )
+
+
+def newest(library: Library, view: View, *, offset: int, count: int) -> list[Item]:
+    """The first item of each file that passes the filters, what was added last first."""
+    key = (str(library.folder), library.catalog.generation(), view.kinds, view.path, view.after, view.before)
+    return _newest(library, view, offset, count, key)
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _newest(_library: Library, _view: View, offset: int, count: int, key: tuple[object, ...]) -> list[Item]:
+    kinds = _view.kinds or KINDS
+    globs = (_view.path,) if _view.path else ()
+    allowed = _library.catalog.allowed_ids(Filters(kinds, globs, _view.after, _view.before), kinds)
+    return _library.catalog.first_items(kinds, allowed, limit=count, offset=offset)
+
+
+def suggestions(library: Library) -> list[str]:
+    """A few queries that this library can answer."""
+    return _suggestions(library, (str(library.folder), library.catalog.generation()))
+
+
+@st.cache_data(max_entries=4, show_spinner=False)
+def _suggestions(_library: Library, key: tuple[object, ...]) -> list[str]:
+    return examples.example_queries(_library.catalog)
+
+
+# ---------------------------------------------------------------- one item
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The items around one in its file; `position` counts from 1."""
+
+    before: int | None
+    after: int | None
+    position: int
+    count: int
+
+
+def neighbours(library: Library, item: Item) -> Neighbours:
+    ids = [other.id for other in library.catalog.items_of(item.source_id)]
+    at = ids.index(item.id) if item.id in ids else 0
+    return Neighbours(
+        before=ids[at - 1] if at > 0 else None,
+        after=ids[at + 1] if at + 1 < len(ids) else None,
+        position=at + 1,
+        count=len(ids),
+    )
+
+
+def viewable_file(library: Library, item: Item) -> Path | None:
+    """The item's file if it may be read for the page: it exists, and lies inside a folder that was added, links resolved."""
+    if not item.path.is_file():
+        return None
+    roots = [root for root in library.catalog.roots() if item.path.is_relative_to(root)]
+    if not roots:  # a file that was named by itself
+        return None if item.path.is_symlink() else item.path
+    file = item.path.resolve()
+    return file if any(file.is_relative_to(root.resolve()) for root in roots) else None
+
+
+# ---------------------------------------------------------------- what is covered
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What can be found, and what cannot: items per kind, files that failed, files on an absent disk."""
+
+    items: Mapping[Kind, int]
+    failed: int
+    offline: int
+
+    def sentence(self) -> str:
+        return items_sentence(self.items)
+
+
+def coverage(library: Library) -> Coverage:
+    sources = library.catalog.counts()["sources"]
+    return Coverage(library.catalog.item_counts(), sources.get("failed", 0), sources.get("offline", 0))
+
+
+def failures(library: Library) -> list[dict[str, str]]:
+    """A row per file that failed, for a table."""
+    return [{"File": displayable(str(row.path)), "Why": displayable(row.reason)} for row in library.catalog.errors()]
