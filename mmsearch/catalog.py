@@ -553,10 +553,12 @@ class Catalog:
         with self._reading() as c:
             return allowed_ids(c, filters, kinds)
 
-    def match_text(self, query: str, k: int, kinds: Sequence[Kind], allowed: np.ndarray | None = None) -> TextMatches:
+    def match_text(
+        self, query: str, k: int, kinds: Sequence[Kind], allowed: np.ndarray | None = None, *, total: int | None = None
+    ) -> TextMatches:
         """Items whose text or file name holds words of `query`; see `mmsearch.lexical.match`."""
         with self._reading() as c:
-            return lexical.match(c, query, k, kinds, allowed)
+            return lexical.match(c, query, k, kinds, allowed, total)
 
     def snippets(self, query: str, ids: Sequence[int]) -> dict[int, str]:
         """For each of `ids` the passage of its text that holds most words of `query`, if any."""

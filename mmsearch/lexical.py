@@ -20,140 +20,32 @@ from mmsearch.items import KINDS, Kind
 
 MAX_TERMS = 32
 """Of a longer query the rest is ignored."""
-COMMON_SHARE, COMMON_FLOOR = 0.2, 1000
-"""A term in more items than both says nothing about any of them, and is left out where others remain."""
+COMMON_SHARE, COMMON_FLOOR = 0.05, 1000
+"""A term in more items than both (as a share of all, and as a number) is not enough to find an item by, unless all are such."""
+LOOKED_AT = 4
+"""Candidates per hit asked for that BM25 and the common terms are asked about."""
 SUBSTRING_WEIGHT = 0.6
 """What a term is worth that is found only inside longer words."""
 BM25_TEXT, BM25_NAME = 1.0, 0.5
 """Weights of the columns: a word in a file's name stands for all of its pages alike."""
 SNIPPET_TOKENS = 24
 
-STOP_WORDS = frozenset(
-    [
-        "a",
-        "about",
-        "after",
-        "all",
-        "also",
-        "an",
-        "and",
-        "any",
-        "are",
-        "as",
-        "at",
-        "be",
-        "been",
-        "but",
-        "by",
-        "can",
-        "could",
-        "did",
-        "do",
-        "does",
-        "for",
-        "from",
-        "had",
-        "has",
-        "have",
-        "he",
-        "her",
-        "here",
-        "his",
-        "how",
-        "i",
-        "if",
-        "in",
-        "into",
-        "is",
-        "it",
-        "its",
-        "just",
-        "me",
-        "more",
-        "most",
-        "my",
-        "no",
-        "not",
-        "of",
-        "on",
-        "only",
-        "or",
-        "other",
-        "our",
-        "out",
-        "over",
-        "she",
-        "show",
-        "so",
-        "some",
-        "than",
-        "that",
-        "the",
-        "their",
-        "them",
-        "then",
-        "there",
-        "these",
-        "they",
-        "this",
-        "those",
-        "to",
-        "up",
-        "was",
-        "we",
-        "were",
-        "what",
-        "when",
-        "where",
-        "which",
-        "while",
-        "who",
-        "why",
-        "will",
-        "with",
-        "would",
-        "you",
-        "your",
-        "find",
-        "give",
-        "get",
-        "look",
-        "looking",
-        "search",
-        "want",
-        "need",
-        "please",
-        "containing",
-        "contains",
-    ]
+STOP_WORDS = frozenset(  # a list of one word a line would fill three screens
+    """a about after all also an and any are as at be been but by can could did do does for from had has have he her here
+    his how i if in into is it its just me more most my no not of on only or other our out over she show so some than that
+    the their them then there these they this those to up was we were what when where which while who why will with would
+    you your find give get look looking search want need please containing contains""".split()  # noqa: SIM905
 )
 MEDIUM_WORDS = frozenset(
-    [
-        "page",
-        "pages",
-        "slide",
-        "slides",
-        "pdf",
-        "pdfs",
-        "document",
-        "documents",
-        "photo",
-        "photos",
-        "picture",
-        "pictures",
-        "image",
-        "images",
-        "video",
-        "videos",
-        "clip",
-        "clips",
-        "scene",
-        "moment",
-        "file",
-        "files",
-    ]
+    """page pages slide slides pdf pdfs document documents photo photos picture pictures image images video videos clip clips
+    scene moment file files""".split()  # noqa: SIM905
 )
 """Words that usually name the kind of thing sought, not what is on it: they count only where nothing else is asked."""
+
+_MATCHING = "FROM words WHERE words MATCH :query"
+# The plus keeps SQLite from starting the full-text query anew for every id.
+_GIVEN = "+rowid IN (SELECT value FROM json_each(:ids))"
+_BM25 = f"bm25(words, {BM25_TEXT}, {BM25_NAME})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,11 +81,19 @@ def terms_of(query: str) -> list[str]:
     return (specific or content or list(terms))[:MAX_TERMS]
 
 
-def match(connection: Connection, query: str, k: int, kinds: Sequence[Kind], allowed: np.ndarray | None) -> TextMatches:
+def match(
+    connection: Connection,
+    query: str,
+    k: int,
+    kinds: Sequence[Kind],
+    allowed: np.ndarray | None,
+    total: int | None = None,
+) -> TextMatches:
     """At most `k` items that hold terms of `query` in their text or file name.
 
     Args:
         allowed: int64, ascending: only these; None for all items of `kinds`.
+        total: how many visible items there are, if the caller knows.
     """
     terms = terms_of(query)
     if not terms or k < 1 or not kinds:
@@ -201,31 +101,29 @@ def match(connection: Connection, query: str, k: int, kinds: Sequence[Kind], all
     if allowed is None and set(kinds) != set(KINDS):
         of_kinds = "SELECT id FROM items WHERE visible = 1 AND kind IN (SELECT value FROM json_each(:kinds))"
         allowed = read_ids(connection, of_kinds, {"kinds": json.dumps(list(kinds))})
-    total = connection.execute(text("SELECT count(*) FROM items WHERE visible = 1")).scalar_one()
-    common = int(max(COMMON_FLOOR, COMMON_SHARE * total))
+    if total is None:
+        total = connection.execute(text("SELECT count(*) FROM items WHERE visible = 1")).scalar_one()
+    found = [_look_up(connection, term, int(max(COMMON_FLOOR, COMMON_SHARE * total))) for term in terms]
+    weights = np.array([np.log1p((total - term.count + 0.5) / (term.count + 0.5)) for term in found])
+    is_common = np.array([term.is_common for term in found])
+    if not any(len(term.ids) for term in found):
+        common = [term.text for term in found if term.is_common]
+        return _all_of(connection, common, k, allowed, float(weights[is_common].sum() / weights.sum()))
 
-    found = [_find(connection, term, common + 1) for term in terms]
-    telling = [n for n, (ids, _) in enumerate(found) if len(ids) <= common]
-    if not telling:
-        return _only_common(connection, terms, k, allowed)
-    weights = [_idf(len(found[n][0]), total) for n in telling]
-    ids = np.concatenate([found[n][0] for n in telling])
-    mass = np.concatenate(
-        [
-            np.full(len(found[n][0]), weight * found[n][1], np.float64)
-            for n, weight in zip(telling, weights, strict=True)
-        ]
-    )
-    ids, place = np.unique(ids, return_inverse=True)
-    share = np.bincount(place, mass, len(ids)) / sum(weights)
+    ids, place = np.unique(np.concatenate([term.ids for term in found]), return_inverse=True)
+    masses = [np.full(len(term.ids), weight * term.worth) for weight, term in zip(weights, found, strict=True)]
+    share = np.bincount(place, np.concatenate(masses), len(ids))
     if allowed is not None:
         keep = np.isin(ids, allowed, assume_unique=True)
         ids, share = ids[keep], share[keep]
-    if len(ids) > 2 * k:  # BM25 decides only among the best
-        floor = np.partition(share, len(share) - 2 * k)[len(share) - 2 * k]
-        best = np.flatnonzero(share >= floor)[: 8 * k]
+    if len(ids) > LOOKED_AT * k:  # the rest cannot matter any more
+        best = np.sort(np.argpartition(-share, LOOKED_AT * k)[: LOOKED_AT * k])
         ids, share = ids[best], share[best]
-    bm25 = _bm25(connection, [terms[n] for n in telling], ids)
+    for weight, term in zip(weights, found, strict=True):
+        if term.is_common:
+            share[np.isin(ids, _among(connection, term.text, ids))] += weight
+    share = share / weights.sum()
+    bm25 = _bm25(connection, [term.text for term in found if not term.is_common], ids)
     order = np.lexsort((ids, -bm25, -share))[:k]
     return TextMatches(ids[order], share[order].astype(np.float32), bm25[order].astype(np.float32))
 
@@ -236,61 +134,66 @@ def snippets(connection: Connection, query: str, ids: Sequence[int]) -> dict[int
     if not terms or not len(ids):
         return {}
     rows = connection.execute(
-        text(
-            f"SELECT rowid, snippet(words, 0, '', '', '…', {SNIPPET_TOKENS}) FROM words"
-            " WHERE words MATCH :query AND +rowid IN (SELECT value FROM json_each(:ids))"
-        ),
+        text(f"SELECT rowid, snippet(words, 0, '', '', '…', {SNIPPET_TOKENS}) {_MATCHING} AND {_GIVEN}"),
         {"query": f"text: ({_any_of(terms)})", "ids": json.dumps([int(i) for i in ids])},
     )
     return {item_id: " ".join(passage.split()) for item_id, passage in rows}
 
 
-def _find(connection: Connection, term: str, limit: int) -> tuple[np.ndarray, float]:
-    """The ids of the items that hold a term, and the weight of such a match."""
-    by_word = "SELECT rowid AS id FROM words WHERE words MATCH :query LIMIT :limit"
-    parameters = {"query": _quoted(term), "limit": limit}
-    ids = read_ids(connection, by_word, parameters)
-    if len(ids) or len(term) < 3:  # a trigram needs three characters
-        return ids, 1.0
-    by_part = "SELECT rowid AS id FROM trigrams WHERE trigrams MATCH :query LIMIT :limit"
-    return read_ids(connection, by_part, parameters), SUBSTRING_WEIGHT
+@dataclass(frozen=True, slots=True)
+class _Term:
+    """A term, the number of items that hold it, their `ids` (empty where it `is_common`), what one such match is worth."""
+
+    text: str
+    count: int
+    ids: np.ndarray
+    worth: float = 1.0
+    is_common: bool = False
 
 
-def _only_common(connection: Connection, terms: list[str], k: int, allowed: np.ndarray | None) -> TextMatches:
-    """Nothing but words that a fifth of the library has: BM25 alone decides, all of them must be there."""
-    query = " AND ".join(map(_quoted, terms))
-    condition = "" if allowed is None else " AND +rowid IN (SELECT value FROM json_each(:allowed))"
-    rows = connection.execute(
-        text(
-            f"SELECT rowid, -bm25(words, {BM25_TEXT}, {BM25_NAME}) AS score FROM words WHERE words MATCH :query{condition}"
-            " ORDER BY score DESC, rowid LIMIT :k"
-        ),
-        {"query": query, "k": k, "allowed": None if allowed is None else json.dumps(allowed.tolist())},
-    ).all()
-    if not rows:
+def _look_up(connection: Connection, term: str, common: int) -> _Term:
+    parameters = {"query": _quoted(term), "limit": common}
+    count = connection.execute(text("SELECT count(*) FROM words WHERE words MATCH :query"), parameters).scalar_one()
+    if count > common:
+        return _Term(term, count, np.empty(0, np.int64), is_common=True)
+    if count or len(term) < 3:  # a trigram needs three characters
+        return _Term(term, count, read_ids(connection, f"SELECT rowid AS id {_MATCHING}", parameters))
+    inside = "SELECT rowid AS id FROM trigrams WHERE trigrams MATCH :query LIMIT :limit"
+    ids = read_ids(connection, inside, parameters)
+    return _Term(term, len(ids), ids, SUBSTRING_WEIGHT)
+
+
+def _among(connection: Connection, term: str, ids: np.ndarray) -> np.ndarray:
+    """Those of `ids` that hold a term."""
+    parameters = {"query": _quoted(term), "ids": json.dumps(ids.tolist())}
+    return read_ids(connection, f"SELECT rowid AS id {_MATCHING} AND {_GIVEN}", parameters)
+
+
+def _all_of(connection: Connection, terms: list[str], k: int, allowed: np.ndarray | None, share: float) -> TextMatches:
+    """Nothing but terms that many items hold: all of them must be there, BM25 alone decides."""
+    if not terms:
         return NO_MATCHES
-    ids, bm25 = np.array([row[0] for row in rows], np.int64), np.array([row[1] for row in rows], np.float32)
-    return TextMatches(ids, np.ones(len(ids), np.float32), bm25)
+    parameters: dict[str, object] = {"query": " AND ".join(map(_quoted, terms)), "k": k}
+    condition = ""
+    if allowed is not None:
+        condition, parameters["ids"] = f" AND {_GIVEN}", json.dumps(allowed.tolist())
+    rows = connection.execute(
+        text(f"SELECT rowid, {_BM25} AS score {_MATCHING}{condition} ORDER BY score, rowid LIMIT :k"), parameters
+    ).all()
+    ids = np.array([row[0] for row in rows], np.int64)
+    bm25 = np.array([max(0.0, -row[1]) for row in rows], np.float32)
+    return TextMatches(ids, np.full(len(ids), share, np.float32), bm25)
 
 
 def _bm25(connection: Connection, terms: list[str], ids: np.ndarray) -> np.ndarray:
-    """float64 [len(ids)]; `ids` ascending. FTS5's own scores are negative, the best lowest."""
+    """float64 [len(ids)], higher is better; `ids` ascending. FTS5's own scores are negative, the best lowest."""
     scores = np.zeros(len(ids))
-    rows = connection.execute(
-        text(
-            # The plus keeps SQLite from starting the full-text query anew for every id.
-            f"SELECT rowid, bm25(words, {BM25_TEXT}, {BM25_NAME}) FROM words"
-            " WHERE words MATCH :query AND +rowid IN (SELECT value FROM json_each(:ids))"
-        ),
-        {"query": _any_of(terms), "ids": json.dumps(ids.tolist())},
-    )
-    for item_id, score in rows:
-        scores[np.searchsorted(ids, item_id)] = max(0.0, -score)
+    parameters = {"query": _any_of(terms), "ids": json.dumps(ids.tolist())}
+    rows = connection.execute(text(f"SELECT rowid, {_BM25} {_MATCHING} AND {_GIVEN}"), parameters).all()
+    if rows:
+        found, raw = np.array(rows).T
+        scores[np.searchsorted(ids, found.astype(np.int64))] = np.maximum(0, -raw)
     return scores
-
-
-def _idf(count: int, total: int) -> float:
-    return float(np.log1p((total - count + 0.5) / (count + 0.5)))
 
 
 def _quoted(term: str) -> str:

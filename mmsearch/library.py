@@ -87,6 +87,7 @@ class Library:
         self._queries: OrderedDict[tuple[str, str, str | None, Kind], np.ndarray] = OrderedDict()
         self._guard = threading.RLock()  # stores, and what is derived from them, are not safe to change while read
         self._steady_state: tuple[int, str | None] | None = None
+        self._counts: tuple[int, dict[Kind, int]] | None = None
         self._loading = threading.Lock()
         self._locked = 0
 
@@ -181,6 +182,14 @@ class Library:
 
     # ---- vectors
 
+    def item_counts(self) -> dict[Kind, int]:
+        """How many items of each kind can be found; counted once per generation."""
+        generation = self._state()[0]
+        counts = self._counts
+        if counts is None or counts[0] != generation:
+            self._counts = counts = generation, self.catalog.item_counts()
+        return counts[1]
+
     def store(self, kind: Kind) -> VectorStore:
         """The vectors of a kind, of the active model, up to the catalog's present generation."""
         key = self.model_key
@@ -215,7 +224,7 @@ class Library:
         if key is None or self.catalog.read_only:
             return
         self._remember_model()
-        kinds = [kind for kind in KINDS if self.catalog.item_counts().get(kind)]
+        kinds = [kind for kind in KINDS if self.item_counts().get(kind)]
         if self._embedder is not None and self._embedder.model_key == key:
             self._generic_queries(key, kinds)
         with snapshot_lock(self.folder / key, wait=True), self._guard:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["MODES", "Filters", "Hits", "more_like", "search"]
 
 MODES = ("fused", "dense", "text")
-DEPTH_FLOOR = 100
-"""Candidates looked at per kind, and by words, at least; else twice what is asked for."""
+DEPTH_FLOOR, TEXT_DEPTH_FLOOR = 100, 50
+"""Candidates looked at by meaning, per kind, and by words, at least; else twice what is asked for."""
 
 
 class Hits(list[Hit]):
@@ -108,14 +108,15 @@ def search(
         raise ValueError("pictures cannot be searched for by their words")
 
     scope = _scope(library, kinds, filters)
-    depth = max(DEPTH_FLOOR, 2 * (k + offset))
+    depth, text_depth = max(DEPTH_FLOOR, 2 * (k + offset)), max(TEXT_DEPTH_FLOOR, 2 * (k + offset))
     matches, queries, model_ms = NO_MATCHES, {}, 0.0
     if scope.searched and mode != "text":
         encoding = time.perf_counter()
         queries = library.encode(query, scope.kinds)
         model_ms = 1e3 * (time.perf_counter() - encoding)
     if scope.searched and mode != "dense" and not has_pictures:
-        matches = library.catalog.match_text(query.text, depth, scope.kinds, scope.allowed)
+        total = sum(library.item_counts().values())
+        matches = library.catalog.match_text(query.text, text_depth, scope.kinds, scope.allowed, total=total)
     with library.steady():
         found = _candidates(library, scope, queries, matches, depth, is_text=not has_pictures)
     hits = _hits(library, found, k, offset, min_relevance, query.text if len(matches) else "")
@@ -169,7 +170,7 @@ def more_like(
 
 def _scope(library: Library, kinds: Sequence[Kind] | None, filters: Filters | None) -> _Scope:
     filters = filters or Filters()
-    counts = library.catalog.item_counts()
+    counts = library.item_counts()
     asked = kinds or filters.kinds or KINDS
     chosen = tuple(kind for kind in KINDS if kind in asked and counts.get(kind))
     allowed = library.catalog.allowed_ids(filters, chosen) if chosen else None
