@@ -338,7 +338,7 @@ def _flat(dim: int) -> Any:
 
 
 def _inverted(ids: np.ndarray, vectors: np.ndarray) -> Any:
-    lists = int(LISTS_PER_ROOT * np.sqrt(len(ids)))
+    lists = max(1, min(int(LISTS_PER_ROOT * np.sqrt(len(ids))), len(ids) // 4))
     sample = np.random.default_rng(0).permutation(len(ids))[: TRAINING_PER_LIST * lists]
     index = faiss.index_factory(vectors.shape[1], f"IVF{lists},Flat", faiss.METRIC_INNER_PRODUCT)
     index.cp.min_points_per_centroid = 1
