@@ -306,6 +306,7 @@ class _Run:
         self.last_progress = 0.0
         self.last_path: Path | None = None
         self._progress = progress
+        self._pool: WorkerPool | None = None
         self.limits = Limits(
             deadline_s=self.settings.decode_timeout_s,
             memory_bytes=self.settings.decode_memory_bytes,
@@ -324,14 +325,19 @@ class _Run:
                 self.copy(plan.copied)
         except KeyboardInterrupt:
             self.report.interrupted = True
+        finally:
+            self.close()
         self.sync()
         return self.finished()
 
     def plan_only(self, paths: Sequence[str | os.PathLike[str]], **options: Any) -> IngestReport:
         self.report.dry_run = True
-        self.look(paths, **options)
-        if self.report.plan.files:
-            self.estimate(self.library.embedder)
+        try:
+            self.look(paths, **options)
+            if self.report.plan.files:
+                self.estimate(self.library.embedder)
+        finally:
+            self.close()
         return self.finished()
 
     def finished(self) -> IngestReport:
@@ -396,7 +402,7 @@ class _Run:
         to_read = [*plan.new, *(s for _, s in plan.changed), *(s for _, s in plan.reembed)]
         if to_read:
             embedder = self.library.embedder
-            count_items(summary, to_read, embedder.max_pixels, self.limits, self.jobs)
+            count_items(summary, to_read, self.pool(embedder))
             summary.device = embedder.device
         self.report.unchanged, self.report.failed_before = len(plan.unchanged), len(plan.failed_before)
 
@@ -485,6 +491,17 @@ class _Run:
 
     # ---- reading
 
+    def pool(self, embedder: Embedder) -> WorkerPool:
+        """The workers, started once: they count first and read then."""
+        if self._pool is None:
+            self._pool = WorkerPool(embedder.max_pixels, jobs=self.jobs, limits=self.limits)
+        return self._pool
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+
     def read_jobs(self, jobs: Sequence[_Job], embedder: Embedder) -> None:
         """The loop: take what the workers decoded, embed it in batches, save each batch, close sources that are complete."""
         offset = len(self.jobs_by_key)
@@ -492,22 +509,21 @@ class _Run:
         self.started_reading = time.monotonic() if not offset else self.started_reading
         tasks = [Task(key, job.source, job.resumes_at) for key, job in enumerate(jobs, offset)]
         self.tell("read", always=True)
-        with WorkerPool(embedder.max_pixels, jobs=self.jobs, limits=self.limits) as pool:
-            events = pool.read(tasks, tick_s=min(1.0, BATCH_WAIT_S))
-            while True:
-                with self.timed("wait"):
-                    event = next(events, _END)
-                if event is _END:
-                    break
-                if isinstance(event, Event):
-                    self.take(event)
-                is_due = self.waiting and time.monotonic() - self.waiting_since > BATCH_WAIT_S
-                if is_due or len(self.waiting) >= BATCH_ITEMS:
-                    self.flush(embedder)
-                self.close_complete()
-                if time.monotonic() - self.last_sync > SYNC_INTERVAL_S:
-                    self.sync()
-                self.tell("read")
+        events = self.pool(embedder).read(tasks, tick_s=min(1.0, BATCH_WAIT_S))
+        while True:
+            with self.timed("wait"):
+                event = next(events, _END)
+            if event is _END:
+                break
+            if isinstance(event, Event):
+                self.take(event)
+            is_due = self.waiting and time.monotonic() - self.waiting_since > BATCH_WAIT_S
+            if is_due or len(self.waiting) >= BATCH_ITEMS:
+                self.flush(embedder)
+            self.close_complete()
+            if time.monotonic() - self.last_sync > SYNC_INTERVAL_S:
+                self.sync()
+            self.tell("read")
         self.flush(embedder)
         self.close_complete()
         self.tell("read", always=True)

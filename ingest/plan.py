@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ingest.readers import READERS, SUFFIX_TYPES, sniff
-from ingest.workers import Limits, Task, WorkerPool
+from ingest.workers import Task, WorkerPool
 from mmsearch import prompts
 from mmsearch.errors import MMSearchError
 from mmsearch.items import EmbedInput, Kind, Source
@@ -24,7 +24,6 @@ log = logging.getLogger(__name__)
 
 COUNT_BUDGET_S = 3.0
 """Counting pages and clips stops here; what is left is extrapolated."""
-COUNT_DEADLINE_S = 5.0
 PAGES_PER_DOCUMENT = 10
 CLIPS_PER_VIDEO = 5
 PROBE_BUDGET_S = 1.5
@@ -147,10 +146,9 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def count_items(
-    plan: IngestPlan, sources: Sequence[Source], budget: Mapping[Kind, int], limits: Limits, jobs: int
-) -> None:
-    """Fill in `files`, `items`, `video_s` and `expected`: photos by type, documents and videos by asking workers, within `COUNT_BUDGET_S`."""
+def count_items(plan: IngestPlan, sources: Sequence[Source], pool: WorkerPool) -> None:
+    """Fill in `files`, `items`, `video_s` and `expected`: photos by type, documents and videos by asking workers, within
+    `COUNT_BUDGET_S`."""
     tasks = []
     for number, source in enumerate(sources):
         kind = kind_of(source)
@@ -168,19 +166,17 @@ def count_items(
     video_s: list[float] = []
     open_tasks = {task.key: kind_of(task.source) for task in tasks}
     give_up = time.monotonic() + COUNT_BUDGET_S
-    terms = Limits(COUNT_DEADLINE_S, limits.memory_bytes, limits.max_image_pixels, limits.max_pages)
-    with WorkerPool(budget, jobs=jobs, limits=terms) as pool:
-        for event in pool.read(tasks, tick_s=0.2):
-            if event is not None and event.type != "draft":
-                kind = open_tasks.pop(event.task.key)
-                number, seconds = (event.expected[1], event.expected[2]) if event.expected else (0, 0.0)
-                counts.setdefault(kind, []).append(number)
-                if kind == "clip" and event.expected:
-                    video_s.append(seconds)
-                plan.expected[str(event.task.source.path)] = (kind, number)
-                plan.items[kind] += number
-            if time.monotonic() > give_up:
-                break
+    for event in pool.read(tasks, tick_s=0.2):
+        if event is not None and event.type != "draft":
+            kind = open_tasks.pop(event.task.key)
+            number, seconds = (event.expected[1], event.expected[2]) if event.expected else (0, 0.0)
+            counts[kind].append(number)
+            if kind == "clip" and event.expected:
+                video_s.append(seconds)
+            plan.expected[str(event.task.source.path)] = (kind, number)
+            plan.items[kind] += number
+        if time.monotonic() > give_up:
+            break
     plan.video_s = sum(video_s)
     plan.is_estimate = bool(open_tasks)
     usual: dict[Kind, int] = {

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import importlib
 import json
 import os
@@ -34,6 +35,8 @@ MAX_HEADER_BYTES = 4 << 20
 MAX_BODY_BYTES = 1 << 30
 PROGRESS_INTERVAL_S = 0.5
 START_DEADLINE_S = 60.0
+COUNT_DEADLINE_S = 5.0
+"""For counting a file's items: no plan waits longer for it."""
 RECYCLE_BYTES = 1 << 30
 """A worker that holds more than this after a file is replaced: native decoders leak."""
 ATTEMPTS = 2
@@ -67,6 +70,9 @@ class Task:
     source: Source
     first_ordinal: int = 0
     is_count: bool = False
+
+    def deadline_s(self, limits: Limits) -> float:
+        return min(limits.deadline_s, COUNT_DEADLINE_S) if self.is_count else limits.deadline_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +117,11 @@ class WorkerPool:
         self.budget = dict(budget)
         self.limits = limits or Limits()
         self._mail = _Mailbox(look_ahead_bytes)
+        self._tasks: collections.deque[tuple[int, Task]] = collections.deque()
+        self._more = threading.Condition()
         self._threads: list[threading.Thread] = []
         self._workers: set[_Worker] = set()
-        self._lock = threading.Lock()
+        self._run = 0
         self._closed = False
 
     def __enter__(self) -> WorkerPool:
@@ -125,82 +133,100 @@ class WorkerPool:
     def read(self, tasks: Iterable[Task], *, tick_s: float = 1.0) -> Iterator[Event | None]:
         """Do the tasks and yield what comes of them, in the order in which it comes; None when nothing came for `tick_s`.
 
-        One `read` at a time; abandoning one leaves tasks undone: close the pool then.
+        One `read` at a time. Abandoning one drops the tasks that are not begun.
 
         Raises:
             MMSearchError: workers do not start.
         """
-        queue = collections.deque(tasks)
-        running = min(self.jobs, len(queue))
-        self._threads = [
-            threading.Thread(target=self._serve, args=(queue,), name=f"decode-{n}", daemon=True) for n in range(running)
-        ]
-        for thread in self._threads:
-            thread.start()
-        while running:
-            event = self._mail.take(tick_s)
-            if event is _END:
-                running -= 1
-            elif isinstance(event, BaseException):
-                raise event
-            elif event is None or isinstance(event, Event):
-                yield event
+        with self._more:
+            self._run += 1
+            run = self._run
+            self._tasks.extend((run, task) for task in tasks)
+            left = len(self._tasks)
+            while len(self._threads) < min(self.jobs, left):
+                name = f"decode-{len(self._threads)}"
+                self._threads.append(threading.Thread(target=self._serve, name=name, daemon=True))
+                self._threads[-1].start()
+            self._more.notify_all()
+        try:
+            while left:
+                mail = self._mail.take(tick_s)
+                if mail is None:
+                    yield None
+                elif isinstance(mail.content, BaseException):
+                    raise mail.content
+                elif mail.run == run:
+                    left -= mail.content.type != "draft"
+                    yield mail.content
+        finally:
+            with self._more:
+                self._tasks.clear()
 
     def close(self) -> None:
         """Kill the workers, whatever they do, and wait for their threads."""
-        with self._lock:
+        with self._more:
             self._closed = True
             workers = list(self._workers)
+            self._more.notify_all()
         self._mail.close()
         for worker in workers:
             worker.kill()
         for thread in self._threads:
             thread.join(timeout=10)
 
-    def _serve(self, queue: collections.deque[Task]) -> None:
+    def _serve(self) -> None:
         """One thread per worker: hand it tasks, pass on what it sends, replace it when it dies."""
         worker: _Worker | None = None
         try:
-            while not self._closed:
-                try:
-                    task = queue.popleft()
-                except IndexError:
-                    break
+            while True:
+                with self._more:
+                    while not self._tasks:
+                        if self._closed:
+                            return
+                        self._more.wait()
+                    run, task = self._tasks.popleft()
                 for attempt in range(1, ATTEMPTS + 1):
                     if worker is None:
                         worker = self._start()
-                    outcome = worker.run(task, self._mail.put)
+                    outcome = worker.run(task, functools.partial(self._post, run))
                     if worker.is_spent:
                         self._discard(worker)
                         worker = None
                     if outcome.event is not None:
-                        self._mail.put(outcome.event)
+                        self._post(run, outcome.event)
                         break
                     assert outcome.died is not None
                     if attempt == ATTEMPTS:
-                        self._mail.put(Event("failed", task, error=outcome.died, seconds=outcome.seconds))
+                        self._post(run, Event("failed", task, error=outcome.died, seconds=outcome.seconds))
                     else:  # go on after the last draft that arrived
                         task = Task(task.key, task.source, outcome.next_ordinal, task.is_count)
         except _Closed:
             pass
         except BaseException as error:
-            self._mail.put(error)
+            with contextlib.suppress(_Closed):
+                self._mail.put(Mail(0, error))
         finally:
             if worker is not None:
                 self._discard(worker)
-            self._mail.put(_END)
+
+    def _post(self, run: int, event: Event) -> None:
+        self._mail.put(Mail(run, event))
 
     def _start(self) -> _Worker:
-        with self._lock:
+        with self._more:
             if self._closed:
                 raise _Closed
-            worker = _Worker(self.budget, self.limits)
+        worker = _Worker(self.budget, self.limits)
+        with self._more:
             self._workers.add(worker)
-            return worker
+            if not self._closed:
+                return worker
+        self._discard(worker)  # the pool was closed while it started
+        raise _Closed
 
     def _discard(self, worker: _Worker) -> None:
         worker.kill()
-        with self._lock:
+        with self._more:
             self._workers.discard(worker)
 
 
@@ -208,12 +234,12 @@ class _Closed(Exception):
     """The pool was closed while a thread worked."""
 
 
-class _End:
-    """A serving thread has ended."""
+@dataclass(frozen=True, slots=True)
+class Mail:
+    """What a thread has to say: an event of the `read` numbered `run`, or what it died of."""
 
-
-_END = _End()
-Mail = Event | BaseException | _End
+    run: int
+    content: Event | BaseException
 
 
 class _Mailbox:
@@ -226,33 +252,31 @@ class _Mailbox:
         self._changed = threading.Condition()
         self._closed = False
 
-    def put(self, item: Mail) -> None:
-        """Waits while too much is inside already. Raises _Closed for events once the box is closed."""
+    def put(self, mail: Mail) -> None:
+        """Waits while too much is inside already. Raises _Closed once the box is closed."""
         size = 0
-        if isinstance(item, Event) and item.draft is not None:
-            size = sum(image.width * image.height * 3 for image in item.draft.images)
+        if isinstance(mail.content, Event) and mail.content.draft is not None:
+            size = sum(image.width * image.height * 3 for image in mail.content.draft.images)
         with self._changed:
             while self._bytes and self._bytes + size > self._limit and not self._closed:
                 self._changed.wait()
             if self._closed:
-                if isinstance(item, Event):
-                    raise _Closed
-                return
-            self._items.append((item, size))
+                raise _Closed
+            self._items.append((mail, size))
             self._bytes += size
             self._changed.notify_all()
 
     def take(self, timeout_s: float) -> Mail | None:
-        """The next item, or None if nothing comes in time."""
+        """The next one, or None if nothing comes in time."""
         with self._changed:
             if not self._items:
                 self._changed.wait(timeout_s)
             if not self._items:
                 return None
-            item, size = self._items.popleft()
+            mail, size = self._items.popleft()
             self._bytes -= size
             self._changed.notify_all()
-            return item
+            return mail
 
     def close(self) -> None:
         with self._changed:
@@ -318,7 +342,8 @@ class _Worker:
         source = task.source
         next_ordinal = task.first_ordinal
         worked_s = 0.0
-        allowed_s = self.limits.deadline_s * (TOTAL_DEADLINES + source.size_bytes / BYTES_PER_DEADLINE)
+        deadline_s = task.deadline_s(self.limits)
+        allowed_s = deadline_s * (TOTAL_DEADLINES + source.size_bytes / BYTES_PER_DEADLINE)
         watch = _Watch(self._process)
         try:
             write_message(
@@ -334,7 +359,7 @@ class _Worker:
             )
             while True:
                 began = time.monotonic()
-                with watch.within(min(self.limits.deadline_s, max(allowed_s - worked_s, 0.01))):
+                with watch.within(min(deadline_s, max(allowed_s - worked_s, 0.01))):
                     header, body = read_message(self._stdout)
                 worked_s += time.monotonic() - began
                 match header["type"]:
@@ -367,7 +392,7 @@ class _Worker:
         except (EOFError, BrokenPipeError, ValueError, KeyError, TypeError, IndexError):
             self.is_spent = True
             if watch.has_expired:
-                limit = self.limits.deadline_s if worked_s < allowed_s else allowed_s
+                limit = deadline_s if worked_s < allowed_s else allowed_s
                 error = DecodeTimeout(source.path, f"decoding made no progress for {limit:.0f} s and was stopped")
                 return _Outcome(Event("failed", task, error=error, seconds=worked_s))
             return _Outcome(died=self._last_words(source.path), next_ordinal=next_ordinal, seconds=worked_s)
@@ -519,9 +544,6 @@ def unpack_draft(header: Mapping[str, Any], body: bytes, source: Source) -> Item
 # The worker's side
 
 
-DECODERS = ("PIL.Image", "pymupdf", "av", "decord", "ingest.pdf", "ingest.image", "ingest.video")
-
-
 def main() -> None:
     """Serve tasks from stdin until it closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
@@ -534,9 +556,7 @@ def main() -> None:
     except EOFError:
         return
     _die_with(terms["parent"])
-    for module in DECODERS:  # seconds on a busy machine: no part of any file's deadline
-        with contextlib.suppress(ImportError):
-            importlib.import_module(module)
+    _load_decoders()
     _limit_memory(terms["memory_bytes"])
     write_message(stdout, {"type": "ready"})
     while True:
@@ -548,6 +568,16 @@ def main() -> None:
             _do(task, terms, stdout)
         except BrokenPipeError:
             os._exit(0)  # the parent is gone
+
+
+def _load_decoders() -> None:
+    """Imports take a second on a busy machine: no part of any file's deadline."""
+    from mmsearch import media
+
+    media.load_pymupdf()
+    for module in ("ingest.pdf", "ingest.image", "ingest.video", "av", "decord"):
+        with contextlib.suppress(ImportError):  # decord is not made for every platform
+            importlib.import_module(module)
 
 
 def _do(task: Mapping[str, Any], terms: Mapping[str, Any], stdout: IO[bytes]) -> None:

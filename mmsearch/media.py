@@ -10,16 +10,20 @@ becomes a `SourceError`. What a decoder does to its process (memory, time, signa
 
 from __future__ import annotations
 
+import importlib
 import io
 import math
 import os
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
@@ -349,6 +353,25 @@ def webp_preview(image: Image.Image, *, side_px: int = PREVIEW_SIDE_PX) -> bytes
 # Pages
 
 
+@cache
+def load_pymupdf() -> ModuleType:
+    """PyMuPDF without the companions that it imports where they are installed.
+
+    They read page layouts with a neural network, which is loaded with the import: a second and 90 MB in every process,
+    for what nothing here uses.
+    """
+    companions = [name for name in ("pymupdf.layout", "pymupdf4llm") if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(companions))  # type: ignore[arg-type]  # None: importing them fails
+    try:
+        module = importlib.import_module("pymupdf")
+    finally:
+        for name in companions:
+            sys.modules.pop(name, None)
+    module.TOOLS.mupdf_display_errors(False)
+    module.TOOLS.mupdf_display_warnings(False)
+    return module
+
+
 @contextmanager
 def open_document(source: str | os.PathLike[str] | pymupdf.Document) -> Iterator[pymupdf.Document]:
     """A PyMuPDF document (PDF, EPUB, XPS, CBZ, SVG), closed at the end if it was opened here.
@@ -358,13 +381,10 @@ def open_document(source: str | os.PathLike[str] | pymupdf.Document) -> Iterator
     Raises:
         CorruptFile: unreadable. EncryptedFile: it wants a password.
     """
-    import pymupdf
-
-    if isinstance(source, pymupdf.Document):
+    pymupdf = load_pymupdf()
+    if not isinstance(source, str | os.PathLike):
         yield source
         return
-    pymupdf.TOOLS.mupdf_display_errors(False)
-    pymupdf.TOOLS.mupdf_display_warnings(False)
     name = os.fspath(source)
     try:
         if _is_utf8(name):
@@ -430,8 +450,7 @@ def draw_page(page: Any, *, max_pixels: int | None = None, dpi: float | None = N
     Raises:
         ValueError: the page has no area.
     """
-    import pymupdf
-
+    pymupdf = load_pymupdf()
     box = page.rect
     if max_pixels is not None:
         width, height = page_size(box.width, box.height, max_pixels)
