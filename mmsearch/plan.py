@@ -138,7 +138,7 @@ def make_plan(
             plan.new.append(source)
 
     gone = [row for row in gone if row.id not in moved]
-    _judge_gone(plan, gone, [*holders.values()], roots, prune=prune)
+    _judge_gone(plan, gone, [*holders.values()], found, roots, prune=prune)
     return plan
 
 
@@ -158,8 +158,10 @@ def _without(rows: list[Row], folders: Collection[Path]) -> list[Row]:
     return [row for row in rows if not any(is_under(row.path, folder) for folder in folders)]
 
 
-def _judge_gone(plan: Plan, gone: list[Row], holders: list[Row], roots: Sequence[Path], *, prune: bool) -> None:
-    """Sort what is gone into `missing` (deleted) and `offline` (a disk is away, probably)."""
+def _judge_gone(
+    plan: Plan, gone: list[Row], holders: list[Row], found: Collection[bytes], roots: Sequence[Path], *, prune: bool
+) -> None:
+    """Sort what is gone into `missing` (deleted) and `offline` (a disk is away, probably: its root is empty, missing, or lost much)."""
     if prune:
         plan.missing += [row.id for row in gone]
         return
@@ -169,7 +171,8 @@ def _judge_gone(plan: Plan, gone: list[Row], holders: list[Row], roots: Sequence
         present = sum(row.state == "indexed" and is_under(row.path, root) for row in holders)
         newly = [row for row in here if row.state == "indexed"]
         many = len(newly) > GONE_COUNT_LIMIT and len(newly) > GONE_SHARE_LIMIT * present
-        if many or (not os.path.lexists(root) and here):
+        is_empty = here and not any(is_under(path, root) for path in found)  # as a mount point is without its disk
+        if many or is_empty:
             offline.update(row.id for row in here)
     for row in gone:
         if row.state == "offline":

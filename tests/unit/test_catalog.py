@@ -1,0 +1,822 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import date, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sqlalchemy import inspect, text
+
+from mmsearch import schema
+from mmsearch.catalog import Catalog, Filters
+from mmsearch.errors import (
+    CatalogError,
+    CorruptFile,
+    CorruptIndex,
+    DimensionMismatch,
+    EncryptedFile,
+    LibraryMissing,
+    NewerSchema,
+)
+from mmsearch.filters import glob_pattern
+from mmsearch.items import KINDS, ItemDraft, Kind, Source
+from mmsearch.lexical import SUBSTRING_WEIGHT, terms_of
+from mmsearch.plan import GONE_COUNT_LIMIT
+
+DIM = 8
+KEY = "model-a"
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Iterator[Catalog]:
+    with Catalog.open(tmp_path / "library", create=True) as opened:
+        yield opened
+
+
+def source(path: str, content: str = "", *, modified_ns: int = 1_700_000_000_000_000_000) -> Source:
+    return Source(Path(path), hashlib.sha256((content or path).encode()).hexdigest(), 100, modified_ns)
+
+
+def vector(seed: int) -> np.ndarray:
+    v = np.random.default_rng(seed).standard_normal(DIM).astype(np.float32)
+    return v / np.linalg.norm(v)
+
+
+def draft(of: Source, ordinal: int = 0, words: str = "", kind: Kind = "page", **more: object) -> ItemDraft:
+    page = ordinal + 1 if kind == "page" else None
+    return ItemDraft(of, kind, ordinal, page_number=page, text=words, **more)  # type: ignore[arg-type]
+
+
+def index(catalog: Catalog, of: Source, *texts: str, key: str = KEY, kind: Kind = "page", finish: bool = True) -> int:
+    """Index a source whose item n has text n; its vector is `vector(n)` for any model."""
+    source_id = catalog.begin_source(of, model_key=key)
+    drafts = [draft(of, n, words, kind) for n, words in enumerate(texts)]
+    catalog.save(source_id, drafts, np.stack([vector(n) for n in range(len(texts))]), key)
+    if finish:
+        catalog.finish_source(source_id)
+    return source_id
+
+
+def words_found(catalog: Catalog, query: str, kinds: tuple[Kind, ...] = KINDS) -> list[int]:
+    return catalog.match_text(query, 100, kinds).ids.tolist()
+
+
+def all_ids(catalog: Catalog) -> list[int]:
+    return sorted(i for kind in KINDS for ids, _ in catalog.iter_vectors(KEY, kind) for i in ids.tolist())
+
+
+def query_all(catalog: Catalog, statement: str) -> list[tuple]:
+    with sqlite3.connect(catalog.folder / schema.CATALOG_NAME) as raw:
+        rows = raw.execute(statement).fetchall()
+    raw.close()
+    return rows
+
+
+# ---- opening
+
+
+def test_the_migrations_build_the_tables_that_the_code_describes(catalog: Catalog) -> None:
+    inspector = inspect(catalog._engine)
+    for table in schema.metadata.sorted_tables:
+        built = {c["name"]: (str(c["type"]), c["nullable"]) for c in inspector.get_columns(table.name)}
+        described = {c.name: (str(c.type.compile(catalog._engine.dialect)), bool(c.nullable)) for c in table.columns}
+        assert built == described, table.name
+        indexes = {i["name"]: (i["column_names"], bool(i["unique"])) for i in inspector.get_indexes(table.name)}
+        assert indexes == {str(i.name): ([c.name for c in i.columns], bool(i.unique)) for i in table.indexes}, (
+            table.name
+        )
+    plain = {t for t in inspector.get_table_names() if not t.startswith(("words", "trigrams", "alembic", "sqlite"))}
+    assert plain == set(schema.metadata.tables)
+
+
+def test_the_newest_migration_is_the_revision_that_the_code_names() -> None:
+    from alembic.script import ScriptDirectory
+
+    script = ScriptDirectory(str(Path(schema.__file__).with_name("migrations")))
+    assert script.get_heads() == [schema.SCHEMA_REVISION]
+
+
+def test_pragmas(catalog: Catalog) -> None:
+    with catalog._engine.connect() as c:
+        found = [c.execute(text(f"PRAGMA {p}")).scalar() for p in ("journal_mode", "foreign_keys", "busy_timeout")]
+    assert found == ["wal", 1, 30_000]
+
+
+def test_no_library_there(tmp_path: Path) -> None:
+    with pytest.raises(LibraryMissing, match="mmsearch ingest"):
+        Catalog.open(tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_a_newer_schema_is_refused_and_left_alone(catalog: Catalog) -> None:
+    file = catalog.folder / schema.CATALOG_NAME
+    catalog.close()
+    with sqlite3.connect(file) as raw:
+        raw.execute("UPDATE alembic_version SET version_num = '0099'")
+    raw.close()
+    for create in (False, True):
+        with pytest.raises(NewerSchema, match=r"0099.*0001"):
+            Catalog.open(catalog.folder, create=create)
+    assert sqlite3.connect(file).execute("SELECT version_num FROM alembic_version").fetchone() == ("0099",)
+
+
+def test_an_existing_catalog_opens_without_alembic(catalog: Catalog) -> None:
+    catalog.close()
+    code = (
+        "import sys; from pathlib import Path; from mmsearch.catalog import Catalog;"
+        "Catalog.open(Path(sys.argv[1])).close(); print('alembic' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code, str(catalog.folder)], capture_output=True, text=True, check=True)
+    assert run.stdout == "False\n"
+
+
+def corrupt_middle(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[100:4096] = b"\xff" * 3996
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", ["garbage", "other-database", "first-page"])
+def test_damage_is_named_and_never_overwritten(catalog: Catalog, damage: str) -> None:
+    index(catalog, source("/a.pdf"), "x")
+    file = catalog.folder / schema.CATALOG_NAME
+    catalog.close()
+    if damage == "garbage":
+        file.write_bytes(b"this is no database\n" * 500)
+    elif damage == "first-page":
+        corrupt_middle(file)
+    else:
+        file.unlink()
+        with sqlite3.connect(file) as raw:
+            raw.execute("CREATE TABLE recipes (name TEXT)")
+        raw.close()
+    before = file.read_bytes()
+    for create in (False, True):
+        with pytest.raises(CorruptIndex, match=r"catalog\.sqlite3 is damaged"):
+            Catalog.open(catalog.folder, create=create)
+    assert file.read_bytes() == before
+
+
+def test_damage_met_later_is_named_too(catalog: Catalog) -> None:
+    index(catalog, source("/a.pdf"), *(f"word{n} " * 300 for n in range(40)))
+    file = catalog.folder / schema.CATALOG_NAME
+    catalog.close()
+    data = bytearray(file.read_bytes())
+    for page in range(2, len(data) // 4096):
+        data[page * 4096 : page * 4096 + 64] = b"\xee" * 64
+    file.write_bytes(data)
+    with pytest.raises(CorruptIndex), Catalog.open(catalog.folder) as opened:
+        opened.items(range(100))
+        list(opened.iter_vectors(KEY, "page"))
+        opened.plan([], [], KEY)
+
+
+def test_a_file_left_empty_by_a_crash_is_filled(tmp_path: Path) -> None:
+    (tmp_path / schema.CATALOG_NAME).touch()
+    with pytest.raises(LibraryMissing):
+        Catalog.open(tmp_path)
+    with Catalog.open(tmp_path, create=True) as opened:
+        assert opened.generation() == 0
+
+
+def test_reading_only(catalog: Catalog) -> None:
+    source_id = index(catalog, source("/a.pdf"), "apples")
+    with Catalog.open(catalog.folder, read_only=True) as reader:
+        assert words_found(reader, "apples") == [1]
+        assert reader.tail(KEY, "page", 0).added.tolist() == [1]
+        with pytest.raises(CatalogError, match="reading only"):
+            reader.retire([source_id])
+
+
+def test_reading_from_a_disk_that_cannot_be_written(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its `-shm` file and without the right to make one, only the immutable mode opens a WAL database."""
+    index(catalog, source("/a.pdf"), "apples")
+    catalog.close()
+    assert sorted(f.name for f in catalog.folder.iterdir()) == [schema.CATALOG_NAME]
+    engine = schema._engine
+
+    def refusing(file: Path, mode: str) -> object:
+        if mode == "ro":
+            return engine(file.with_name("absent"), "ro")  # what SQLite says there: unable to open database file
+        return engine(file, mode)
+
+    monkeypatch.setattr(schema, "_engine", refusing)
+    with Catalog.open(catalog.folder, read_only=True) as reader:
+        assert words_found(reader, "apples") == [1]
+    assert sorted(f.name for f in catalog.folder.iterdir()) == [schema.CATALOG_NAME]
+
+
+# ---- a source's life
+
+
+def test_items_are_found_as_soon_as_they_are_saved(catalog: Catalog) -> None:
+    of = source("/talks/Q3.pdf")
+    source_id = catalog.begin_source(of, model_key=KEY)
+    assert catalog.generation() == 0 and catalog.active_model_key() is None
+    ids = catalog.save(source_id, [draft(of, 0, "revenue")], vector(0)[None], KEY, previews=["previews/1.webp"])
+    assert words_found(catalog, "revenue") == ids == all_ids(catalog)
+    assert catalog.active_model_key() == KEY
+    assert catalog.counts()["sources"] == {"pending": 1}
+    catalog.finish_source(source_id)
+    assert catalog.counts() == {"items": {"page": 1}, "vectors": {"page": 1}, "sources": {"indexed": 1}}
+    item = catalog.item(ids[0])
+    assert (item.path, item.kind, item.page_number, item.text) == (Path("/talks/Q3.pdf"), "page", 1, "revenue")
+    assert item.preview == catalog.folder / "previews/1.webp"
+    with pytest.raises(KeyError):
+        catalog.item(99)
+    assert [i.id for i in catalog.items([99, ids[0]])] == ids
+
+
+def test_what_an_item_carries_comes_back(catalog: Catalog) -> None:
+    odd = Path(os.fsdecode(b"/videos/\xff\xfe caf\xc3\xa9.mp4"))
+    of = Source(odd, "0" * 64, 1, 2)
+    meta = {"captured_at": "2024-05-06T07:08:09", "gps": [1.5, -2.25], "camera": "Kämera"}
+    made = ItemDraft(of, "clip", 3, start_s=1.25, end_s=7.125, text="Ünïcode \ud800 \0 text", meta=meta)
+    source_id = catalog.begin_source(of, model_key=KEY)
+    (item_id,) = catalog.save(source_id, [made], vector(0)[None], KEY)
+    item = catalog.item(item_id)
+    assert os.fsencode(item.path) == os.fsencode(odd)
+    assert (item.kind, item.ordinal, item.page_number, item.start_s, item.end_s) == ("clip", 3, None, 1.25, 7.125)
+    assert item.meta == meta
+    assert item.text == "Ünïcode ? " + " " * 2 + "text"
+    assert words_found(catalog, "cafe") == [item_id], "diacritics do not matter, undecodable bytes neither"
+
+
+def test_vectors_are_float16_and_come_back_with_unit_length(catalog: Catalog) -> None:
+    index(catalog, source("/a.pdf"), *"abcdefgh")
+    wanted = np.stack([vector(n) for n in range(8)])
+    ids, got = catalog.vectors_of([3, 1, 99], KEY)
+    assert ids.tolist() == [1, 3]
+    np.testing.assert_allclose(got, wanted[[0, 2]], atol=5e-4)
+    np.testing.assert_allclose(np.linalg.norm(got, axis=1), 1, atol=1e-6)
+    blocks = list(catalog.iter_vectors(KEY, "page", block=3))
+    assert [ids.tolist() for ids, _ in blocks] == [[1, 2, 3], [4, 5, 6], [7, 8]]
+    assert [len(ids) for ids, _ in catalog.iter_vectors(KEY, "page", after_id=6)] == [2]
+    assert query_all(catalog, "SELECT DISTINCT length(data) FROM vectors") == [(2 * DIM,)]
+
+
+@pytest.mark.parametrize("fault", ["nan", "zero", "long", "dim", "unknown-source"])
+def test_a_refused_batch_leaves_nothing_behind(catalog: Catalog, fault: str) -> None:
+    of = source("/a.pdf")
+    source_id = index(catalog, of, "before", finish=False)
+    generation = catalog.generation()
+    vectors = np.stack([vector(n) for n in range(3)])
+    if fault == "dim":
+        vectors = np.eye(3, DIM + 1, dtype=np.float32)
+    elif fault != "unknown-source":
+        vectors[2] *= {"nan": np.nan, "zero": 0, "long": 1.1}[fault]
+    rows = [(source_id, draft(of, n + 5, "new"), vectors[n], None) for n in range(3)]
+    if fault == "unknown-source":
+        rows[2] = (77, *rows[2][1:])
+    error = {"dim": DimensionMismatch, "unknown-source": CatalogError}.get(fault, ValueError)
+    with pytest.raises(error):
+        catalog.save_batch(rows, KEY)
+    assert all_ids(catalog) == [1] and words_found(catalog, "new") == []
+    assert catalog.generation() == generation
+
+
+def test_a_changed_file_gives_way_in_one_step(catalog: Catalog) -> None:
+    old = index(catalog, source("/a.pdf", "v1"), "apples", "pears")
+    new = source("/a.pdf", "v2")
+    new_id = catalog.begin_source(new, model_key=KEY, replaces=old)
+    catalog.save(new_id, [draft(new, 0, "plums")], vector(5)[None], KEY)
+    assert all_ids(catalog) == [1, 2] and words_found(catalog, "plums") == []
+    assert catalog.items([3]) == []
+    assert len(catalog.vectors_of([3], KEY)[0]) == 0
+    catalog.finish_source(new_id)
+    assert all_ids(catalog) == [3]
+    assert (words_found(catalog, "plums"), words_found(catalog, "apples")) == ([3], [])
+    assert [row.sha256 for row in catalog.sources()] == [new.sha256]
+    tail = catalog.tail(KEY, "page", 2)
+    assert (tail.added.tolist(), tail.removed.tolist()) == ([3], [1, 2])
+
+
+def test_a_changed_file_is_known_as_such_without_being_told(catalog: Catalog) -> None:
+    index(catalog, source("/a.pdf", "v1"), "apples")
+    new_id = catalog.begin_source(source("/a.pdf", "v2"), model_key=KEY)
+    catalog.save(new_id, [draft(source("/a.pdf", "v2"), 0, "plums")], vector(5)[None], KEY)
+    assert words_found(catalog, "plums") == []
+    catalog.finish_source(new_id)
+    assert words_found(catalog, "apples plums") == [2]
+
+
+def test_ids_are_never_given_twice(catalog: Catalog) -> None:
+    first = index(catalog, source("/a.pdf"), "a", "b", "c")
+    catalog.retire([first])
+    catalog.compact()
+    assert query_all(catalog, "SELECT count(*) FROM items") == [(0,)]
+    index(catalog, source("/b.pdf"), "d")
+    assert all_ids(catalog) == [4]
+    assert [row.id for row in catalog.sources()] == [first + 1]
+
+
+def test_an_interrupted_source_is_taken_up_again(catalog: Catalog) -> None:
+    of = source("/a.pdf")
+    source_id = index(catalog, of, "one", "two", finish=False)
+    assert catalog.known_files([Path("/")]) == {}, "unfinished: the next scan reads it again"
+    assert catalog.begin_source(of, model_key=KEY) == source_id
+    assert catalog.saved_ordinals(source_id, KEY) == {0, 1}
+    again = [draft(of, n, words) for n, words in enumerate(("one", "two", "three"))]
+    ids = catalog.save(source_id, again, np.stack([vector(n) for n in range(3)]), KEY)
+    assert ids == [1, 2, 3], "what stands there keeps its id"
+    catalog.finish_source(source_id)
+    assert all_ids(catalog) == [1, 2, 3]
+
+
+def test_an_interrupted_source_that_changed_meanwhile_starts_anew(catalog: Catalog) -> None:
+    index(catalog, source("/a.pdf", "v1"), "one", "two", finish=False)
+    new_id = index(catalog, source("/a.pdf", "v2"), "three")
+    assert all_ids(catalog) == [3]
+    assert [row.id for row in catalog.sources(states=("pending", "indexed"))] == [new_id]
+
+
+def test_a_clip_that_is_cut_in_another_way_is_another_item(catalog: Catalog) -> None:
+    of = source("/a.mp4")
+    source_id = catalog.begin_source(of, model_key=KEY)
+    (first,) = catalog.save(source_id, [ItemDraft(of, "clip", 0, start_s=0.0, end_s=5.0)], vector(0)[None], KEY)
+    (same,) = catalog.save(source_id, [ItemDraft(of, "clip", 0, start_s=0.0, end_s=5.0)], vector(1)[None], KEY)
+    (other,) = catalog.save(source_id, [ItemDraft(of, "clip", 0, start_s=0.0, end_s=6.0)], vector(2)[None], KEY)
+    assert first == same != other
+    assert all_ids(catalog) == [other]
+
+
+def test_a_failure_is_kept_and_former_items_stay(catalog: Catalog) -> None:
+    old = index(catalog, source("/a.pdf", "v1"), "apples")
+    bad = source("/a.pdf", "v2", modified_ns=5)
+    new_id = catalog.begin_source(bad, model_key=KEY, replaces=old)
+    catalog.save(new_id, [draft(bad, 0, "half")], vector(1)[None], KEY)
+    failed = catalog.fail_source(bad, EncryptedFile("/a.pdf", "a password is needed"), replaces=old)
+    assert failed == new_id
+    (row,) = catalog.errors()
+    assert (row.path, row.type, row.reason) == (Path("/a.pdf"), "EncryptedFile", "a password is needed")
+    assert abs(row.at - time.time()) < 60
+    assert words_found(catalog, "apples half") == [1]
+    known = catalog.known_files([Path("/")])[b"/a.pdf"]
+    assert (known.state, known.modified_ns) == ("failed", 5)
+
+    plan = catalog.plan([bad], [Path("/")], KEY)
+    assert plan.failed_before == [failed] and not plan.changed
+    assert catalog.plan([bad], [Path("/")], KEY, retry_failed=True).changed == [(old, bad)]
+    repaired = source("/a.pdf", "v3")
+    assert catalog.plan([repaired], [Path("/")], KEY).changed == [(old, repaired)]
+    new_id = catalog.begin_source(repaired, model_key=KEY, replaces=old)
+    catalog.save(new_id, [draft(repaired, 0, "whole")], vector(2)[None], KEY)
+    catalog.finish_source(new_id)
+    assert catalog.errors() == [] and words_found(catalog, "apples half whole") == [3]
+
+
+def test_what_was_saved_before_a_failure_stays(catalog: Catalog) -> None:
+    of = source("/a.pdf")
+    source_id = index(catalog, of, "first page", finish=False)
+    catalog.fail_source(of, CorruptFile("/a.pdf", "page 2 is damaged"))
+    assert words_found(catalog, "first") == [1]
+    again = catalog.begin_source(of, model_key=KEY)
+    assert again == source_id and catalog.saved_ordinals(again, KEY) == {0} and catalog.errors() == []
+
+
+def test_a_file_that_could_not_even_be_hashed(catalog: Catalog, tmp_path: Path) -> None:
+    file = tmp_path / "x.bin"
+    file.write_bytes(b"abc")
+    catalog.fail_source(file, CorruptFile(file, "no"))
+    catalog.fail_source(tmp_path / "gone", CorruptFile(tmp_path / "gone", "no"))
+    known = catalog.known_files([tmp_path])[os.fsencode(file)]
+    assert (known.sha256, known.size_bytes, known.modified_ns) == ("", 3, file.stat().st_mtime_ns)
+    same = Source(file, "", known.size_bytes, known.modified_ns)
+    assert catalog.plan([same], [tmp_path], KEY).failed_before == [known.source_id]
+    assert len(catalog.errors()) == 2
+    assert catalog.clear_errors([known.source_id]) == 1
+    assert catalog.clear_errors() == 1
+    assert catalog.errors() == [] and catalog.known_files([tmp_path]) == {}
+
+
+def test_moving_keeps_ids_and_vectors(catalog: Catalog) -> None:
+    source_id = index(catalog, source("/talks/budget.pdf", "v1"), "apples")
+    moved = source("/archive/Q3Report.pdf", "v1")
+    plan = catalog.plan([moved], [Path("/")], KEY)
+    assert plan.moved == [(source_id, moved)] and not plan.new and not plan.missing
+    generation = catalog.generation()
+    catalog.settle(plan, [Path("/")])
+    assert catalog.item(1).path == moved.path and all_ids(catalog) == [1]
+    assert [words_found(catalog, w) for w in ("budget", "talks", "q3report", "report", "archive")] == [
+        [],
+        [],
+        *[[1]] * 3,
+    ]
+    assert catalog.generation() > generation, "paths are part of what a page shows"
+    assert list(catalog.roots()) == [Path("/")]
+    catalog.move_source(source_id, source("/c.pdf", "v1"))
+    assert catalog.item(1).path == Path("/c.pdf")
+
+
+def test_copies_are_found_both(catalog: Catalog) -> None:
+    first = index(catalog, source("/a.pdf", "v1"), "apples", "pears")
+    copy = source("/b.pdf", "v1")
+    plan = catalog.plan([source("/a.pdf", "v1"), copy], [Path("/")], KEY)
+    assert plan.copied == [copy] and plan.unchanged == [first]
+    assert catalog.find_indexed(copy.sha256) == first
+    copy_id = catalog.copy_source(first, copy)
+    assert words_found(catalog, "pears") == [2, 4]
+    assert [i.path.name for i in catalog.items([2, 4])] == ["a.pdf", "b.pdf"]
+    np.testing.assert_array_equal(*(catalog.vectors_of([i], KEY)[1] for i in (2, 4)))
+    assert catalog.plan([source("/a.pdf", "v1"), copy], [Path("/")], KEY).unchanged == [first, copy_id]
+    catalog.retire([first])
+    assert all_ids(catalog) == [3, 4]
+    with pytest.raises(CatalogError, match="does not hold the content"):
+        catalog.copy_source(first, copy)
+
+
+def test_offline_and_back(catalog: Catalog) -> None:
+    source_id = index(catalog, source("/a.pdf"), "apples")
+    since = catalog.generation()
+    catalog.retire([source_id], offline=True)
+    assert all_ids(catalog) == [] == words_found(catalog, "apples")
+    assert catalog.tail(KEY, "page", since).removed.tolist() == [1]
+    assert catalog.counts()["sources"] == {"offline": 1}
+    plan = catalog.plan([source("/a.pdf")], [Path("/")], KEY)
+    assert plan.unchanged == plan.returned == [source_id]
+    since = catalog.generation()
+    catalog.bring_back([source_id])
+    assert all_ids(catalog) == [1] == words_found(catalog, "apples")
+    assert catalog.tail(KEY, "page", since).added.tolist() == [1]
+
+
+def test_another_model_is_built_beside_the_first(catalog: Catalog) -> None:
+    a, b = source("/a.pdf"), source("/b.pdf")
+    ids = [index(catalog, a, "apples"), index(catalog, b, "pears")]
+    plan = catalog.plan([a, b], [Path("/")], "model-b")
+    assert plan.reembed == [(ids[0], a), (ids[1], b)] and not plan.unchanged
+    index(catalog, a, "apples", key="model-b")
+    assert catalog.active_model_key() == KEY and not catalog.activate_if_complete("model-b")
+    assert catalog.sources_to_embed("model-b") == 1
+    assert all_ids(catalog) == [1, 2], "the same items, still answered by the first model"
+    assert catalog.tail("model-b", "page", 0).added.tolist() == [1]
+    catalog.fail_source(b, CorruptFile("/b.pdf", "cannot be read any more"))
+    assert catalog.activate_if_complete("model-b"), "what cannot be read must not hold the others up for ever"
+    assert catalog.active_model_key() == "model-b" and set(catalog.model_keys()) == {KEY, "model-b"}
+    assert catalog.plan([a], [Path("/a.pdf")], KEY).unchanged == [ids[0]], "the way back is open"
+    with pytest.raises(CatalogError, match="model-c"):
+        catalog.set_active_model_key("model-c")
+    catalog.compact()
+    assert catalog.model_keys() == {"model-b": DIM}
+    assert query_all(catalog, "SELECT count(*) FROM vectors") == [(1,)]
+
+
+def test_models_have_names_and_one_dim(catalog: Catalog) -> None:
+    catalog.register_model(KEY, DIM, "mini")
+    assert (catalog.model_name(KEY), catalog.active_model_key()) == ("mini", KEY)
+    with pytest.raises(DimensionMismatch):
+        catalog.register_model(KEY, DIM + 1)
+
+
+def test_compact_names_the_previews_that_nobody_uses(catalog: Catalog) -> None:
+    of = source("/a.pdf", "v1")
+    source_id = catalog.begin_source(of, model_key=KEY)
+    catalog.save(
+        source_id, [draft(of, n) for n in range(2)], np.eye(2, DIM, dtype=np.float32), KEY, previews=["p/0", "p/1"]
+    )
+    catalog.finish_source(source_id)
+    copy_id = catalog.copy_source(source_id, source("/b.pdf", "v1"))
+    catalog.retire([source_id])
+    assert catalog.compact() == []
+    catalog.retire([copy_id])
+    assert catalog.compact() == ["p/0", "p/1"]
+
+
+def test_a_store_that_follows_the_tail_holds_what_is_visible(catalog: Catalog) -> None:
+    """Two hundred random steps of a library's life; a store that catches up now and then is never wrong."""
+    rng = np.random.default_rng(0)
+    held: dict[int, bytes] = {}
+    since = 0
+    versions = dict.fromkeys((f"/f{n}.pdf" for n in range(6)), 0)
+    for step in range(200):
+        path = str(rng.choice(list(versions)))
+        rows = {str(row.path): row.id for row in catalog.sources()}
+        match int(rng.integers(6)):
+            case 0 | 1:
+                versions[path] += 1
+                texts = [f"v{versions[path]}"] * int(rng.integers(1, 4))
+                index(catalog, source(path, f"{path}{versions[path]}"), *texts, finish=bool(rng.integers(2)))
+            case 2:
+                catalog.retire([rows[path]] if path in rows else [])
+            case 3:
+                catalog.retire([rows[path]] if path in rows else [], offline=True)
+            case 4:
+                catalog.bring_back([rows[path]] if path in rows else [])
+            case 5 if path in rows and catalog.sources(under=Path(path))[0].state == "indexed":
+                original = catalog.sources(under=Path(path))[0]
+                copy = Source(Path(f"/copy{step}.pdf"), original.sha256, 100, 1)
+                catalog.copy_source(original.id, copy)
+        if rng.integers(3) == 0:
+            tail = catalog.tail(KEY, "page", since)
+            for item_id in tail.removed.tolist():
+                held.pop(item_id, None)
+            held |= {i: v.tobytes() for i, v in zip(tail.added.tolist(), tail.vectors, strict=True)}
+            since = tail.generation
+            visible = query_all(
+                catalog, "SELECT items.id, data FROM items JOIN vectors ON item_id = items.id WHERE visible"
+            )
+            assert held == dict(visible)
+            assert catalog.vector_sums(KEY, "page", since) == (len(held), sum(held))
+            indexed = query_all(catalog, "SELECT rowid FROM words ORDER BY rowid")
+            assert query_all(catalog, "INSERT INTO words(words) VALUES ('integrity-check')") == []
+            assert len(indexed) >= len(held)
+            assert sorted(words_found(catalog, " ".join(f"v{n}" for n in range(60)))) == sorted(held)
+    assert since > 50
+
+
+# ---- planning
+
+
+def test_plan_of_an_empty_and_of_an_unchanged_library(catalog: Catalog) -> None:
+    a, b, twin = source("/x/a.pdf"), source("/x/b.pdf"), source("/x/twin.pdf", "/x/a.pdf")
+    plan = catalog.plan([a, b, twin], [Path("/x")], KEY)
+    assert plan.new == [a, b] and plan.copied == [twin]
+    ids = [index(catalog, a, "1"), index(catalog, b, "2")]
+    touched = source("/x/b.pdf", modified_ns=7)
+    plan = catalog.plan([a, touched], [Path("/x")], KEY)
+    assert plan.unchanged == ids and plan.touched == [(ids[1], touched)]
+    generation = catalog.generation()
+    catalog.settle(plan)
+    assert catalog.known_files([Path("/x")])[b"/x/b.pdf"].modified_ns == 7
+    assert catalog.generation() == generation, "nothing that can be found has changed"
+
+
+def test_roots_bound_what_can_be_missing(catalog: Catalog, tmp_path: Path) -> None:
+    x, y = tmp_path / "x", tmp_path / "xy"
+    x.mkdir(), y.mkdir()
+    ids = [index(catalog, source(str(folder / "a.pdf")), "t") for folder in (x, y)]
+    assert catalog.plan([], [x], KEY).offline == [ids[0]], (
+        "x is not a prefix of xy, and an empty folder may be a mount point"
+    )
+    assert set(catalog.known_files([x])) == {os.fsencode(x / "a.pdf")}
+    assert set(catalog.known_files([x / "a.pdf"])) == {os.fsencode(x / "a.pdf")}
+    assert catalog.plan([], [x], KEY, seen_unreadable=[x]).missing == []
+    assert catalog.plan([], [x], KEY, seen_unreadable=[x / "a.pdf"]).missing == []
+    assert catalog.plan([], [x], KEY, seen_unreadable=[y]).offline == [ids[0]]
+
+
+@pytest.mark.parametrize(("gone", "is_offline"), [(GONE_COUNT_LIMIT, False), (GONE_COUNT_LIMIT + 1, True)])
+def test_many_files_gone_at_once_are_offline(catalog: Catalog, tmp_path: Path, gone: int, is_offline: bool) -> None:
+    sources = [source(str(tmp_path / f"{n}.jpg")) for n in range(30)]
+    ids = [index(catalog, one, "t", kind="image") for one in sources]
+    plan = catalog.plan(sources[gone:], [tmp_path], KEY)
+    assert (plan.offline, plan.missing) == ((ids[:gone], []) if is_offline else ([], ids[:gone]))
+    assert catalog.plan(sources[gone:], [tmp_path], KEY, prune=True).missing == ids[:gone]
+    catalog.settle(plan)
+    assert len(all_ids(catalog)) == 30 - gone
+    again = catalog.plan(sources[gone:], [tmp_path], KEY)
+    assert not again.offline and not again.missing, "said once"
+    back = catalog.plan(sources, [tmp_path], KEY)
+    catalog.settle(back)
+    assert len(all_ids(catalog)) == (30 if is_offline else 30 - gone)
+
+
+def test_a_root_that_is_away_is_offline_however_few_files_it_had(catalog: Catalog, tmp_path: Path) -> None:
+    ids = [index(catalog, source(str(tmp_path / "usb" / f"{n}.jpg")), "t") for n in range(2)]
+    plan = catalog.plan([], [tmp_path / "usb"], KEY)
+    assert plan.offline == ids and not plan.missing
+
+
+def test_a_large_share_is_measured_per_root(catalog: Catalog, tmp_path: Path) -> None:
+    small, large = tmp_path / "small", tmp_path / "large"
+    small.mkdir(), large.mkdir()
+    stays = [source(str(large / f"{n}.jpg")) for n in range(100)]
+    for one in stays:
+        index(catalog, one, "t")
+    ids = [index(catalog, source(str(small / f"{n}.jpg")), "t") for n in range(12)]
+    assert catalog.plan(stays, [small, large], KEY).offline == ids
+
+
+def test_ten_thousand_unchanged_files(catalog: Catalog) -> None:
+    sources = [source(f"/photos/{n // 100}/{n}.jpg", f"{n:064d}") for n in range(10_000)]
+    with catalog._writing() as c:
+        c.execute(text("INSERT INTO models (key, dim) VALUES (:key, 8)"), {"key": KEY})
+        rows = [{"path": os.fsencode(s.path), "sha": s.sha256, "ns": s.modified_ns} for s in sources]
+        c.execute(
+            text(
+                "INSERT INTO sources (path, name, sha256, size_bytes, modified_ns, state, item_count, changed_at)"
+                " VALUES (:path, '', :sha, 100, :ns, 'indexed', 1, 0)"
+            ),
+            rows,
+        )
+        c.execute(text("INSERT INTO embedded SELECT id, 1 FROM sources"))
+    started = time.process_time()
+    known = catalog.known_files([Path("/photos")])
+    plan = catalog.plan(sources, [Path("/photos")], KEY)
+    seconds = time.process_time() - started
+    assert len(known) == len(plan.unchanged) == 10_000 and not plan.new and not plan.missing
+    assert seconds < 1.0
+
+
+# ---- filters
+
+
+@pytest.mark.parametrize(
+    ("glob", "path", "matches"),
+    [
+        ("*.pdf", "/a/b/c.pdf", True),
+        ("*.pdf", "/a/b/c.PDF", True),
+        ("*.pdf", "/a/b.pdf/c.jpg", True),
+        ("*.pdf", "/a/b.pdfx", False),
+        ("talks/*", "/a/talks/x.pdf", True),
+        ("talks/*", "/a/talks/deep/x.pdf", True),
+        ("talks/*", "/a/mytalks/x.pdf", False),
+        ("talks/**", "/a/talks/deep/x.pdf", True),
+        ("talks/**/x.pdf", "/a/talks/x.pdf", True),
+        ("talks/**/x.pdf", "/a/talks/b/c/x.pdf", True),
+        ("talks/*/x.pdf", "/a/talks/b/c/x.pdf", False),
+        ("talks", "/a/talks/x.pdf", True),
+        ("talks/", "/a/talks/x.pdf", True),
+        ("talks", "/a/talks2/x.pdf", False),
+        ("/a/talks", "/a/talks/x.pdf", True),
+        ("/talks", "/a/talks/x.pdf", False),
+        ("IMG_?.jpg", "/p/img_1.jpg", True),
+        ("IMG_?.jpg", "/p/IMG_12.jpg", False),
+        ("IMG_[12].jpg", "/p/IMG_2.jpg", True),
+        ("IMG_[!12].jpg", "/p/IMG_2.jpg", False),
+        ("IMG_[z-a].jpg", "/p/IMG_[z-a].jpg", True),
+        ("a+(b).txt", "/p/a+(b).txt", True),
+        ("*.txt", "/p/line\nbreak.txt", True),
+        ("[", "/p/[", True),
+        ("**", "/anything", True),
+    ],
+)
+def test_globs(glob: str, path: str, matches: bool) -> None:
+    assert bool(glob_pattern(glob).match(path)) is matches
+
+
+def test_filters(catalog: Catalog) -> None:
+    day_s = datetime(2024, 5, 6, 12).timestamp()
+    index(catalog, source("/p/talks/a.pdf", modified_ns=int(day_s * 1e9)), "1", "2")
+    index(catalog, source("/p/photos/b.jpg", modified_ns=int(day_s * 1e9)), "3", kind="image")
+    of = source("/p/photos/c.jpg", modified_ns=int(day_s * 1e9))
+    source_id = catalog.begin_source(of, model_key=KEY)
+    catalog.save(
+        source_id, [draft(of, 0, "", "image", meta={"captured_at": "2020-01-01T00:00:00"})], vector(0)[None], KEY
+    )
+    catalog.finish_source(source_id)
+    hidden = index(catalog, source("/p/talks/d.pdf"), "5")
+    catalog.retire([hidden])
+
+    def allowed(kinds: tuple[Kind, ...] = KINDS, **filters: object) -> list[int] | None:
+        ids = catalog.allowed_ids(Filters(**filters), kinds)  # type: ignore[arg-type]
+        return None if ids is None else ids.tolist()
+
+    assert allowed() is None and allowed(("image",)) is None
+    assert allowed(path_globs=("*.jpg",)) == [3, 4]
+    assert allowed(path_globs=("talks/**", "c.*")) == [1, 2, 4]
+    assert allowed(("page",), path_globs=("*",)) == [1, 2]
+    assert allowed(path_globs=("*.png",)) == []
+    assert allowed(under=Path("/p/photos")) == [3, 4]
+    assert allowed(under=Path("/p/photos/b.jpg")) == [3]
+    assert allowed(under=Path("/p/photo")) == []
+    assert allowed(after=date(2024, 5, 6)) == [1, 2, 3]
+    assert allowed(after=date(2024, 5, 7)) == []
+    assert allowed(before=date(2024, 5, 6)) == [4]
+    assert allowed(before=datetime(2024, 5, 6, 12, 0, 1)) == [1, 2, 3, 4]
+    assert allowed(after=date(2020, 1, 1), before=date(2020, 1, 2), under=Path("/p")) == [4]
+
+
+# ---- words
+
+
+def test_terms() -> None:
+    assert terms_of("Slides about the revenue of Q3") == ["revenue", "q3"]
+    assert terms_of("slides") == ["slides"]
+    assert terms_of("what is this") == ["what", "is", "this"]
+    assert terms_of('the "Annual  Report" 2023, report') == ["annual  report", "2023", "report"]
+    assert terms_of(" -- ** ") == []
+
+
+def test_share_is_the_part_of_the_idf_mass(catalog: Catalog) -> None:
+    texts = ["apple pear", "apple", "apple", "plum", "cherry", "cherry"]
+    index(catalog, source("/folder/d.pdf"), *texts)
+    found = catalog.match_text("apple pear", 10, KINDS)
+    idf = {word: np.log1p((6 - n + 0.5) / (n + 0.5)) for word, n in (("apple", 3), ("pear", 1))}
+    assert found.ids[0] == 1 and sorted(found.ids[1:]) == [2, 3]
+    np.testing.assert_allclose(found.share, [1, *[idf["apple"] / (idf["apple"] + idf["pear"])] * 2], rtol=1e-6)
+    assert found.bm25[0] > 0
+    nothing_has_it = catalog.match_text("plum unicorn", 10, KINDS)
+    assert nothing_has_it.ids.tolist() == [4] and nothing_has_it.share[0] < 0.6
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("revenues", [1]),
+        ("REVENUE", [1]),
+        ("zurich", [2]),
+        ("Zürich", [2]),
+        ("rechnung", [3]),
+        ("日本語", [4]),
+        ("annual", [5]),
+        ('"annual report"', [5]),
+        ('"report annual"', []),
+        ("fancy", [6]),
+        ("the of and", []),
+        ("x", []),
+        ("", []),
+        ('"', []),
+        ('""', []),
+        ("AND OR NOT NEAR", []),
+        ("text:apple name:* ^x {a b}: (", []),
+        ("';DROP TABLE items;--", []),
+        ("* ) ( ^ : - + \\ \0 %", []),
+        ("😀", []),
+    ],
+)
+def test_any_query_is_only_words(catalog: Catalog, query: str, expected: list[int]) -> None:
+    texts = ["Revenue grew", "Bahnhof Zürich", "Abschlagsrechnungsbetrag", "これは日本語です", "annual report"]
+    index(catalog, source("/folder/d.pdf"), *texts)
+    index(catalog, source("/folder/FancyTitle2023.jpg"), "", kind="image")
+    assert words_found(catalog, query) == expected
+
+
+def test_inside_words_counts_less(catalog: Catalog) -> None:
+    index(catalog, source("/x/d.pdf"), "overwhelming")
+    np.testing.assert_allclose(catalog.match_text("whelm", 5, KINDS).share, [SUBSTRING_WEIGHT], rtol=1e-6)
+
+
+def test_words_respect_kinds_limit_and_allowed(catalog: Catalog) -> None:
+    index(catalog, source("/x/d.pdf"), *["apple"] * 5)
+    index(catalog, source("/x/apple.jpg"), "", kind="image")
+    assert words_found(catalog, "apple", ("image",)) == [6]
+    assert words_found(catalog, "apple", ()) == []
+    assert len(catalog.match_text("apple", 3, KINDS)) == 3
+    assert catalog.match_text("apple", 9, KINDS, np.array([2, 4, 77])).ids.tolist() == [2, 4]
+    assert catalog.match_text("apple", 9, KINDS, np.array([], np.int64)).ids.tolist() == []
+
+
+def test_common_terms_add_but_do_not_find(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmsearch.lexical.COMMON_FLOOR", 3)
+    index(catalog, source("/x/d.pdf"), "report apple", "report", "report", "report pear", "apple", "report plum fig")
+    found = catalog.match_text("report apple", 10, KINDS)
+    assert found.ids.tolist() == [1, 5] and found.share[0] == 1 > found.share[1]
+    only = catalog.match_text("report", 10, KINDS)
+    assert set(only.ids.tolist()) == {1, 2, 3, 4, 6} and set(only.share.tolist()) == {1.0}
+    assert catalog.match_text("report", 10, KINDS, np.array([2, 5])).ids.tolist() == [2]
+    absent = catalog.match_text("report unicorn", 10, KINDS)
+    assert set(absent.ids.tolist()) == {1, 2, 3, 4, 6} and max(absent.share.tolist()) < 0.5
+
+
+def test_snippets(catalog: Catalog) -> None:
+    long = " ".join(f"w{n}" for n in range(200))
+    index(catalog, source("/x/d.pdf"), f"{long} Revenue\n grew {long}", "nothing here")
+    found = catalog.snippets("the revenue", [1, 2, 99])
+    assert set(found) == {1}
+    assert "Revenue grew" in found[1] and found[1].startswith("…") and len(found[1].split()) <= 26
+
+
+# ---- many readers, a writer that is killed
+
+WRITER = """
+import sys, numpy as np
+from pathlib import Path
+from mmsearch.catalog import Catalog
+from mmsearch.items import ItemDraft, Source
+catalog = Catalog.open(Path(sys.argv[1]))
+start = int(sys.argv[2])
+print("ready", flush=True)
+for n in range(start, start + 100000):
+    of = Source(Path(f"/f{n}.pdf"), f"{n:064d}", 1, 1)
+    source_id = catalog.begin_source(of, model_key="model-a")
+    drafts = [ItemDraft(of, "page", i, page_number=i + 1, text=f"common f{n}p{i}") for i in range(4)]
+    catalog.save(source_id, drafts, np.eye(4, 8, dtype=np.float32), "model-a")
+    if n % 3 == 0 and n > start:
+        catalog.retire([source_id - 1])
+    catalog.finish_source(source_id)
+"""
+
+
+def test_killing_the_writer_leaves_whole_batches(catalog: Catalog) -> None:
+    folder = catalog.folder
+    for turn in range(4):
+        process = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(folder), str(1_000_000 * turn)], stdout=subprocess.PIPE
+        )
+        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+        deadline = time.monotonic() + 0.15 + 0.1 * turn
+        while time.monotonic() < deadline:  # a reader meanwhile: whatever is visible is whole
+            tail = catalog.tail(KEY, "page", 0)
+            assert len(tail.added) == len(tail.vectors) and len(tail.added) % 4 == 0
+            ids = words_found(catalog, "common")[:8]
+            assert len(catalog.vectors_of(ids, KEY)[0]) <= len(ids)
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    visible = query_all(catalog, "SELECT id FROM items WHERE visible ORDER BY id")
+    assert len(visible) > 20
+    with_vectors = query_all(
+        catalog, "SELECT items.id FROM items JOIN vectors ON item_id = items.id WHERE visible ORDER BY items.id"
+    )
+    assert visible == with_vectors
+    assert query_all(catalog, "PRAGMA integrity_check") == [("ok",)]
+    assert query_all(catalog, "INSERT INTO words(words) VALUES ('integrity-check')") == []
+    assert sorted(catalog.match_text("common", 10**6, KINDS).ids.tolist()) == [row[0] for row in visible]
