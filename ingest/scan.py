@@ -8,12 +8,10 @@ A file whose size and time are as the catalog remembers them is not opened. Noth
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import logging
 import os
 import stat
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -98,7 +96,7 @@ def find_sources(
         known: by `os.fsencode`d path; a file of the same size and time keeps the hash it had, unopened.
         library_folder: never entered.
         on_progress: called after each file with what is found so far.
-        include: globs on the path below its root or on the name; others are left out. exclude: the other way round.
+        include: globs (gitignore syntax, from the root on); other files are left out. exclude: the other way round.
 
     Raises:
         Nothing for files and folders that cannot be read: they stand in the result.
@@ -137,8 +135,7 @@ class _Walk:
         self.on_progress = on_progress
         self.known = known
         self.library = os.path.realpath(library_folder) if library_folder is not None else None
-        self.include = [glob.rstrip("/") for glob in include]
-        self.exclude = [glob.rstrip("/") for glob in exclude]
+        self.include, self.exclude = _spec(include), _spec(exclude)
         self.visited: set[tuple[int, int]] = set()
         self.result = ScanResult()
 
@@ -194,13 +191,14 @@ class _Walk:
         result = self.result
         try:
             is_folder = entry.is_dir(follow_symlinks=False)
+            path = relative + "/" if is_folder else relative
             if is_junk(entry.name, is_folder=is_folder):
                 result.junk += 1
-            elif is_ignored(relative + "/" if is_folder else relative, ignores) or _matches(relative, self.exclude):
+            elif is_ignored(path, ignores) or (self.exclude is not None and self.exclude.match_file(path)):
                 result.ignored += 1
             elif is_folder:
                 return entry.path
-            elif self.include and not _matches(relative, self.include):
+            elif self.include is not None and not self.include.match_file(path):
                 result.ignored += 1
             elif entry.is_symlink():
                 self._add_link(entry)
@@ -282,20 +280,6 @@ def is_junk(name: str, *, is_folder: bool) -> bool:
     return name.lower() in (JUNK_FOLDERS if is_folder else JUNK_NAMES)
 
 
-def _matches(relative: str, globs: Sequence[str]) -> bool:
-    """Whether a glob takes the path below the root, its name, or a folder that it lies in."""
-    if not globs:
-        return False
-    relative = unicodedata.normalize("NFC", relative)
-    name = relative.rsplit("/", 1)[-1]
-    return any(
-        fnmatch.fnmatchcase(relative, glob)
-        or fnmatch.fnmatchcase(name, glob)
-        or fnmatch.fnmatchcase(relative, f"{glob}/*")
-        for glob in globs
-    )
-
-
 def is_ignored(relative: str, ignores: Sequence[tuple[str, GitIgnoreSpec]]) -> bool:
     """Whether `.mmsearchignore` files rule a path out; a folder's path ends with `/`. The nearest file has the last word."""
     for base, spec in reversed(ignores):
@@ -303,6 +287,14 @@ def is_ignored(relative: str, ignores: Sequence[tuple[str, GitIgnoreSpec]]) -> b
         if verdict is not None:
             return verdict
     return False
+
+
+def _spec(globs: Sequence[str]) -> GitIgnoreSpec | None:
+    if not globs:
+        return None
+    from pathspec import GitIgnoreSpec
+
+    return GitIgnoreSpec.from_lines(globs)
 
 
 def _read_ignore_file(path: str) -> GitIgnoreSpec | None:

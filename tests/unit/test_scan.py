@@ -110,6 +110,7 @@ def test_include_and_exclude(tmp_path):
         "a.jpg",
         "talks/b.jpg",
     ]
+    assert names(find_sources([tmp_path], exclude=["**/talks/**"]), tmp_path) == ["a.jpg", "d.jpeg"]
     assert names(find_sources([tmp_path], include=["talks"]), tmp_path) == ["talks/b.jpg", "talks/old/c.jpg"]
 
 
