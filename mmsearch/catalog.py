@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from sqlalchemy import select, text, update
@@ -164,7 +164,7 @@ class Catalog:
     def model_keys(self) -> dict[str, int]:
         """Every model key that has vectors here, with its dim."""
         with self._reading() as c:
-            return dict(c.execute(select(schema.models.c.key, schema.models.c.dim)).tuples().all())
+            return dict(c.execute(select(schema.models.c.key, schema.models.c.dim)).all())
 
     def register_model(self, model_key: str, dim: int, name: str | None = None) -> None:
         """Make a model known before its first vector; `name` is what `load_embedder` takes.
@@ -398,37 +398,22 @@ class Catalog:
     def counts(self, model_key: str | None = None) -> dict[str, dict[str, int]]:
         """{"items": per kind, visible; "vectors": per kind, of this model (default: the active one); "sources": per state}."""
         model_key = model_key or self.active_model_key()
+        vectors = (
+            "SELECT i.kind, count(*) FROM vectors v JOIN items i ON i.id = v.item_id WHERE i.visible = 1"
+            " AND v.model_id = (SELECT id FROM models WHERE key = :key) GROUP BY i.kind"
+        )
+        states = "SELECT state, count(*) FROM sources WHERE state != 'removed' GROUP BY state"
         with self._reading() as c:
-            item_counts = (
-                c.execute(text("SELECT kind, count(*) FROM items WHERE visible = 1 GROUP BY kind")).tuples().all()
-            )
-            vector_counts = (
-                c.execute(
-                    text(
-                        "SELECT i.kind, count(*) FROM vectors v JOIN items i ON i.id = v.item_id"
-                        " WHERE i.visible = 1 AND v.model_id = (SELECT id FROM models WHERE key = :key) GROUP BY i.kind"
-                    ),
-                    {"key": model_key},
-                )
-                .tuples()
-                .all()
-            )
-            states = (
-                c.execute(text("SELECT state, count(*) FROM sources WHERE state != 'removed' GROUP BY state"))
-                .tuples()
-                .all()
-            )
-        return {
-            "items": dict(item_counts),
-            "vectors": dict(vector_counts),
-            "sources": dict(states),
-        }
+            return {
+                "items": dict(c.execute(text(_ITEM_COUNTS)).all()),
+                "vectors": dict(c.execute(text(vectors), {"key": model_key}).all()),
+                "sources": dict(c.execute(text(states)).all()),
+            }
 
     def item_counts(self) -> dict[Kind, int]:
         """How many items of each kind can be found."""
         with self._reading() as c:
-            rows = c.execute(text("SELECT kind, count(*) FROM items WHERE visible = 1 GROUP BY kind"))
-            return {cast(Kind, kind): n for kind, n in rows}
+            return dict(c.execute(text(_ITEM_COUNTS)).all())
 
     def item(self, item_id: int) -> Item:
         """Raises KeyError if no visible item has this id."""
@@ -591,6 +576,9 @@ class Catalog:
             assert raw is not None
             raw.execute("VACUUM").close()
         return sorted(before - after)
+
+
+_ITEM_COUNTS = "SELECT kind, count(*) FROM items WHERE visible = 1 GROUP BY kind"
 
 
 def _generation(c: Connection) -> int:

@@ -214,7 +214,6 @@ def _engine(file: Path, mode: str) -> Engine:
             "synchronous = NORMAL",
             "temp_store = MEMORY",
             "cache_size = -32768",
-            *(["journal_mode = WAL"] if mode == "rwc" else []),
         ):
             connection.execute(f"PRAGMA {pragma}").close()
 
@@ -277,6 +276,10 @@ def _migrate(engine: Engine, file: Path) -> None:
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).with_name("migrations")).replace("%", "%%"))
+    with engine.connect() as connection:
+        raw = connection.connection.driver_connection
+        assert raw is not None
+        raw.execute("PRAGMA journal_mode = WAL").close()  # kept in the file; not possible inside a transaction
     with engine.connect().execution_options(immediate=True) as connection, connection.begin():
         config.attributes["connection"] = connection
         command.upgrade(config, SCHEMA_REVISION)

@@ -797,7 +797,7 @@ for n in range(start, start + 100000):
 
 def test_killing_the_writer_leaves_whole_batches(catalog: Catalog) -> None:
     folder = catalog.folder
-    for turn in range(4):
+    for turn in range(3):
         process = subprocess.Popen(
             [sys.executable, "-c", WRITER, str(folder), str(1_000_000 * turn)], stdout=subprocess.PIPE
         )
