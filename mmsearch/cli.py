@@ -169,9 +169,8 @@ def options(
       mmsearch ui
     """
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
-    logging.basicConfig(
-        level=level, format="mmsearch: %(message)s" if level > logging.DEBUG else None, stream=sys.stderr
-    )
+    form = "mmsearch: %(message)s" if level > logging.DEBUG else logging.BASIC_FORMAT
+    logging.basicConfig(level=level, format=form, stream=sys.stderr)
 
 
 # ---------------------------------------------------------------- ingest
@@ -324,14 +323,16 @@ def query_command(
       mmsearch query --image chair.jpg "the same in red"
       mmsearch query invoice --format paths --print0 | xargs -0 ls -l
     """
-    wanted = {
+    wanted: dict[str, Any] = {
+        "k": k,
+        "offset": offset,
         "kinds": _kinds(kind),
         "path": path,
         "after": _date(after),
         "before": _date(before),
         "instruction": instruction,
+        "min_relevance": min_relevance,
     }
-    wanted |= {"k": k, "offset": offset, "min_relevance": min_relevance}
     if queries is not None:
         if text or image or like:
             raise typer.BadParameter("--queries stands alone: leave TEXT, --image and --like out")
@@ -454,7 +455,7 @@ def _parse_query(line: str) -> dict[str, Any]:
 
 def _search_options(fields: dict[str, Any]) -> dict[str, Any]:
     """What a line sets beside its text and picture, as options of `Library.search`."""
-    chosen = {name: fields[name] for name in ("like", "instruction", "path", "k") if name in fields}
+    chosen: dict[str, Any] = {name: fields[name] for name in ("like", "instruction", "path", "k") if name in fields}
     if "kind" in fields:
         chosen["kinds"] = _kinds([fields["kind"]] if isinstance(fields["kind"], str) else list(fields["kind"]))
     return chosen | {name: _date(str(fields[name])) for name in ("after", "before") if name in fields}

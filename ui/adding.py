@@ -73,6 +73,8 @@ class IngestRun:
             return f"Adding {name}: {said}"
         if self.report is None:
             return f"{name} could not be added: {self._complaints[-1] if self._complaints else 'it ended early'}"
+        if self.report["interrupted"]:
+            return f"{name}: stopped with {sum(self.report['items'].values()):,} items added; add it again to go on"
         return f"{name}: {self.report['sentence']}"
 
     def _follow(self, process: subprocess.Popen[bytes]) -> None:

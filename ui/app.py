@@ -14,6 +14,7 @@ import streamlit as st
 from mmsearch.errors import MMSearchError, SourceError
 from mmsearch.items import KINDS
 from mmsearch.library import Library
+from mmsearch.search import Hits
 from mmsearch.terminal import count_of
 from ui import adding, detail, gallery, shelf
 from ui.gallery import Card, displayable, plain
@@ -35,8 +36,10 @@ def main() -> None:
     view = View.from_url(st.query_params)
     try:
         library = shelf.open_library()
+        is_empty = library is None or not shelf.item_count(library)
         _header(library)
-        if library is None or not shelf.item_count(library):
+        _progress(is_empty=is_empty)
+        if library is None or is_empty:
             _first_step()
             return
         _controls(library, view)
@@ -44,9 +47,11 @@ def main() -> None:
         if item is not None:
             detail.show(library, item, view, go)
         else:
+            if view.item:
+                st.caption(f"Item {view.item} is not in the library any longer.")
             _results(library, view)
     except MMSearchError as error:
-        st.error(displayable(str(error)).replace("\\", "/"), icon=":material/error:")
+        st.error(plain(str(error)), icon=":material/error:")
 
 
 def go(view: View) -> None:
@@ -65,7 +70,6 @@ def _header(library: Library | None) -> None:
             _coverage(library)
         if st.button("Add a folder", icon=":material/create_new_folder:", key="add"):
             _add_dialog()
-    _progress()
 
 
 def _go_home() -> None:
@@ -120,19 +124,20 @@ def _start(folder: str) -> bool:
     return False
 
 
-def _progress() -> None:
+def _progress(*, is_empty: bool) -> None:
     run = adding.ingest_run()
     if run.is_running():
-        _live_progress()
+        _live_progress(is_empty)
     elif run.exit_code is not None:
         _outcome(run)
 
 
 @st.fragment(run_every=1.0)
-def _live_progress() -> None:
+def _live_progress(is_empty: bool) -> None:
     run = adding.ingest_run()
-    if not run.is_running():
-        st.rerun()
+    has_first_items = is_empty and (library := shelf.open_library()) is not None and shelf.item_count(library)
+    if has_first_items or not run.is_running():
+        st.rerun()  # the whole page
     with st.container(key="progress", horizontal=True, vertical_alignment="center", border=True):
         st.progress(run.fraction(), text=None, width="stretch")
         st.text(displayable(run.sentence()), width="content")
@@ -182,7 +187,7 @@ def _controls(library: Library, view: View) -> None:
             icon=":material/search:",
             on_change=_asked,
         )
-        with st.popover("Picture", icon=":material/add_photo_alternate:", help="Search with a picture"):
+        with st.popover("Picture", icon=":material/add_photo_alternate:"):
             st.file_uploader(
                 "Drop a picture here; words in the query box refine it",
                 type=PICTURE_TYPES,
@@ -256,7 +261,7 @@ def _drop_picture() -> None:
 def _asked_with(view: View) -> None:
     """The picture or the item that the query starts from, with a way to let go of it."""
     if problem := st.session_state.pop("picture_problem", None):
-        st.error(f"That file is no picture that can be read: {displayable(problem)}", icon=":material/broken_image:")
+        st.error(f"That file is no picture that can be read: {plain(problem)}", icon=":material/broken_image:")
     picture = st.session_state.get("picture")
     if picture is not None:
         with st.container(key="with-picture", horizontal=True, vertical_alignment="center", gap="small"):
@@ -278,12 +283,16 @@ def _results(library: Library, view: View) -> None:
     if not (view.query or view.like or picture):
         _browse(library, view)
         return
+    if view.like and shelf.item(library, view.like) is None:
+        st.caption(f"Item {view.like} is not in the library any longer.")
+        return
     hits = shelf.find(library, view, picture)
+    if not hits:
+        _no_good_match(view, hits)
+        return
+    view = replace(view, page=min(view.page, -(-len(hits) // PER_PAGE)))
     first = (view.page - 1) * PER_PAGE
     shown = hits[first : first + PER_PAGE]
-    if not hits:
-        _no_good_match(library, view, hits)
-        return
     _grid([Card(hit.item, _item_href(view, hit.item.id), hit.relevance, hit.snippet) for hit in shown])
     _turn_pages(view, has_next=len(hits) > first + PER_PAGE)
     with st.container(key="footer", horizontal=True, horizontal_alignment="center", vertical_alignment="center"):
@@ -302,9 +311,9 @@ def _results(library: Library, view: View) -> None:
             )
 
 
-def _no_good_match(library: Library, view: View, hits: shelf.Hits) -> None:
+def _no_good_match(view: View, hits: Hits) -> None:
     with st.container(key="no-match", horizontal_alignment="center"):
-        st.subheader("No good match", anchor=False)
+        st.subheader("No good match", anchor=False, text_alignment="center")
         st.caption(
             f"Nothing among {count_of(hits.searched, 'item')} is close enough. Other words may do better: say what is to be seen."
             if hits.searched

@@ -24,6 +24,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
       const image = element("img");
       image.src = card.preview;
       image.alt = "";
+      image.onload = () => image.classList.toggle("tall", image.naturalHeight > image.naturalWidth);
       thumb.append(image);
     } else {
       thumb.append(element("span", "missing", "no preview"));

@@ -56,7 +56,7 @@ def _card_data(card: Card) -> dict[str, object]:
 
 def displayable(text: str) -> str:
     """`text` as a browser can get it: bytes that are not UTF-8 become the replacement mark."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return re.sub("[\ud800-\udfff]", "\ufffd", text)
 
 
 def plain(text: str) -> str:

@@ -90,7 +90,7 @@ def _find(_library: Library, _view: View, _picture: Picture | None, key: tuple[o
             _view.query,
             k=HITS_AT_MOST,
             kinds=_view.kinds or None,
-            image=_picture and _picture.image,
+            image=_picture.image if _picture else None,
             like=_view.like,
             path=_view.path or None,
             after=_view.after,

@@ -150,8 +150,8 @@ class TestIngest:
     def test_interrupted_keeps_what_is_done_and_goes_on(self, tmp_path: Path):
         many = tmp_path / "many"
         many.mkdir()
-        for n in range(160):
-            Image.new("RGB", (1500, 1200), (n, 255 - n, 40)).save(many / f"{n:03}.png", compress_level=1)
+        for n in range(96):
+            Image.new("RGB", (1000, 800), (n, 255 - n, 40)).save(many / f"{n:03}.png", compress_level=1)
         env = os.environ | {"MMSEARCH_MODEL": "toy", "MMSEARCH_LIBRARY": str(tmp_path / "index_data")}
         process = subprocess.Popen(
             [*MMSEARCH, "ingest", "--json", many], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -167,8 +167,8 @@ class TestIngest:
         kept = json.loads(stdout.splitlines()[-1])
         done = run("ingest", "--json", many, library=tmp_path / "index_data")
         rest = json.loads(done.stdout.splitlines()[-1])
-        assert 0 < kept["items"]["image"] < 160
-        assert kept["items"]["image"] + rest["items"]["image"] == 160
+        assert 0 < kept["items"]["image"] < 96
+        assert kept["items"]["image"] + rest["items"]["image"] == 96
 
 
 class TestQuery:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pymupdf
 import pytest
@@ -119,11 +120,14 @@ def page(browser: Browser) -> Iterator[Page]:
     page = browser.new_page(viewport={"width": 1360, "height": 900})
     page.set_default_timeout(20_000)
     expect.set_options(timeout=20_000)
-    page.dialogs = []
-    page.on("dialog", lambda dialog: (page.dialogs.append(dialog.message), dialog.dismiss()))
+    dialogs: list[str] = []
+    hosts: set[str | None] = set()
+    page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+    page.on("request", lambda request: hosts.add(urlsplit(request.url).hostname))
     yield page
-    assert page.dialogs == []  # nothing from a file ran as a script
     page.close()
+    assert dialogs == []  # nothing from a file ran as a script
+    assert hosts <= {"127.0.0.1", None}  # None: data: and blob:
 
 
 def keep(page: Page, name: str) -> None:
