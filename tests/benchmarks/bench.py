@@ -379,7 +379,7 @@ def measure_query(bench: Bench) -> None:
 
     if not bench.library.exists():
         measure_ingest(bench)
-    repeats = 3 if bench.quick else 5
+    repeats = 2 if bench.quick else 5
     cold = [run(command(bench, "query", QUERIES[n])) for n in range(repeats)]
     wanted = [f"{words} {number}" for number in range(2 if bench.quick else 10) for words in QUERIES]
 
@@ -426,7 +426,7 @@ def measure_rescan(bench: Bench) -> None:
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(place / f"{number:05}.png")
     _, first_s, _ = run(command(bench, "ingest", folder, "--model", "toy", library=library))
-    again = [run(command(bench, "ingest", folder, "--json", library=library)) for _ in range(3)]
+    again = [run(command(bench, "ingest", folder, "--json", library=library)) for _ in range(1 if bench.quick else 3)]
     report = json.loads(again[-1][0].splitlines()[-1])
     if report["unchanged"] != bench.rescan_files:
         raise SystemExit(f"the rescan found {report['unchanged']} unchanged files, not {bench.rescan_files}")

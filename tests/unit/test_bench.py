@@ -7,7 +7,12 @@ import json
 import sys
 from pathlib import Path
 
+import pymupdf
 import pytest
+from PIL import Image
+
+from mmsearch import media
+from mmsearch.demo.videos import Film, Scene, bouncing_ball, title_card, write_film
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,6 +45,7 @@ def test_flops_of_longer_prompts_need_the_last_layer_once(bench):
     assert two - one == 2 * (2 * (per_query + per_key) + per_key + 2 * (3 - 1) * 2 * 64 + 2 * 64)
 
 
+@pytest.mark.slow
 def test_flops_of_pictures_agree_with_torch(bench):
     """Products of the vision tower counted by torch while it runs."""
     torch = pytest.importorskip("torch")
@@ -67,25 +73,39 @@ def test_peak_is_a_rate(bench):
 
 @pytest.mark.slow
 def test_it_runs_and_writes_what_it_prints(bench, tmp_path: Path, capsys):
-    options = [
-        "--quick",
-        "--model",
-        "toy",
-        "--data",
-        "demo",
-        "--photos",
-        "6",
-        "--pages",
-        "5",
-        "--clips",
-        "3",
-        "--rescan-files",
-        "40",
-    ]
+    folder = tmp_path / "things"
+    folder.mkdir()
+    for name, colour in (("meadow", (0, 255, 0)), ("sky", (0, 0, 255)), ("tomato", (255, 0, 0))):
+        Image.new("RGB", (320, 240), colour).save(folder / f"{name}.png")
+    with pymupdf.open() as document:
+        for words in ("Revenue by region", "Outlook"):
+            document.new_page().insert_text((60, 90), words, fontsize=24)
+        document.save(folder / "slides.pdf")
+    write_film(Film("", (Scene(title_card, 2), Scene(bouncing_ball, 3))), folder / "film.mp4")
+
+    options = ["--quick", "--model", "toy", "--folder", str(folder), "--rescan-files", "40"]
     results = bench.main([*options, "--parts", "ingest,stages,query,rescan", "--output", str(tmp_path / "bench.json")])
     assert json.loads((tmp_path / "bench.json").read_text()) == results
-    assert results["ingest"]["photos"]["items"] == 6 and results["ingest"]["pages"]["items"] >= 1
-    assert results["rescan"]["files"] == 40
+    assert {name: row["items"] for name, row in results["ingest"].items()} == {"photos": 3, "pages": 2, "clips": 2}
+    assert results["query"]["items"] == 7 and results["rescan"]["files"] == 40
     printed = capsys.readouterr().out
     for words in ("ingest photos", "stages clips", "query  cold", "rescan"):
         assert words in printed
+
+
+@pytest.mark.slow
+def test_copies_of_the_demo_are_files_of_their_own_that_still_open(bench, tmp_path: Path, monkeypatch):
+    """More photos than the demo has: their bytes differ, their pixels do not."""
+    original = tmp_path / "demo"
+    original.mkdir()
+    Image.effect_noise((64, 64), 80).convert("RGB").save(original / "a.jpg")
+    monkeypatch.setattr("mmsearch.demo.write_demo_folder", lambda folder: None)
+    monkeypatch.setattr(bench, "ROOT", tmp_path / "checkout")
+    (tmp_path / "checkout" / "runs" / "bench").mkdir(parents=True)
+    original.rename(tmp_path / "checkout" / "runs" / "bench" / "demo")
+    target = tmp_path / "copies"
+    target.mkdir()
+    bench.copy_demo("image", 3, target)
+    copies = sorted(target.iterdir())
+    assert len({copy.read_bytes() for copy in copies}) == len(copies) == 3
+    assert len({media.open_image(copy).tobytes() for copy in copies}) == 1
