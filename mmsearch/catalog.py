@@ -560,6 +560,7 @@ class Catalog:
         """
         with self._writing() as c:
             before = set(c.execute(text("SELECT DISTINCT preview FROM items WHERE preview IS NOT NULL")).scalars())
+            indexing.note_compacted(c)
             c.execute(text("DELETE FROM items WHERE deleted_at IS NOT NULL"))
             c.execute(text("DELETE FROM sources WHERE state = 'removed'"))
             c.execute(

@@ -56,6 +56,11 @@ def set_active(c: Connection, active: int) -> None:
     _put(c, meta, {"key": "active_model"}, {"value": str(active)})
 
 
+def note_compacted(c: Connection) -> None:
+    """From this generation on, a store that is older must be compared as a whole (see `stored_vectors.tail`)."""
+    _put(c, meta, {"key": "compacted"}, {"value": str(next_generation(c))})
+
+
 def settle(c: Connection, plan: Plan, scanned: Sequence[Path]) -> None:
     for source_id, source in plan.touched:
         _set(c, source_id, size_bytes=source.size_bytes, modified_ns=source.modified_ns)
@@ -105,16 +110,17 @@ def save_batch(
     model = model_id(c, model_key, checked.shape[1])
     generation = next_generation(c)
     begun = _begun(c, {row[0] for row in rows})
-    ids = []
-    for (source_id, draft, _, preview), vector in zip(rows, checked, strict=True):
-        item_id = _save_item(c, begun[source_id], draft, preview, generation)
-        _put(
-            c,
-            vectors,
-            {"model_id": model, "item_id": item_id},
-            {"data": to_blob(vector), "generation": generation},
-        )
-        ids.append(item_id)
+    ids = [_save_item(c, begun[source_id], draft, preview, generation) for source_id, draft, _, preview in rows]
+    c.execute(
+        text(
+            "INSERT INTO vectors (model_id, item_id, data, generation) VALUES (:model, :item, :data, :generation)"
+            " ON CONFLICT (model_id, item_id) DO UPDATE SET data = excluded.data, generation = excluded.generation"
+        ),
+        [
+            {"model": model, "item": item_id, "data": to_blob(vector), "generation": generation}
+            for item_id, vector in zip(ids, checked, strict=True)
+        ],
+    )
     return ids
 
 

@@ -253,8 +253,10 @@ class Library:
             read_only=read_only,
         )
         saved = store.generation
-        added = self._catch_up(store, key, kind) if saved <= self._state()[0] else 0
-        if saved and self.catalog.vector_sums(key, kind, store.generation) not in (None, _sums(store)):
+        is_ahead = saved > self._state()[0]  # the catalog is an older one, restored from a backup
+        added = 0 if is_ahead else self._catch_up(store, key, kind)
+        sums = len(store), int(store.ids().sum())
+        if is_ahead or (saved and self.catalog.vector_sums(key, kind, store.generation) not in (None, sums)):
             log.warning("%s: does not hold what the catalog holds; built anew", self._snapshot(key, kind))
             store.remove(store.ids())
             store.generation = saved = 0
@@ -266,7 +268,7 @@ class Library:
         if store.generation >= self._state()[0]:
             return 0
         tail = self.catalog.tail(key, kind, store.generation)
-        store.remove(tail.removed)
+        store.remove(np.setdiff1d(store.ids(), tail.added) if tail.is_whole else tail.removed)
         for start in range(0, len(tail.added), FILL_BLOCK):
             block = slice(start, start + FILL_BLOCK)
             store.upsert(tail.added[block], unit(tail.vectors[block]))
@@ -472,10 +474,6 @@ def _kind(name: str) -> Kind:
         return KIND_ALIASES[name.lower()]
     except KeyError:
         raise ValueError(f"unknown kind {name!r}; known: {', '.join(sorted(KIND_ALIASES))}") from None
-
-
-def _sums(store: VectorStore) -> tuple[int, int]:
-    return len(store), int(store.ids().sum())
 
 
 def _version(inputs: Sequence[EmbedInput]) -> str:

@@ -49,8 +49,8 @@ meta = Table(
     Column("key", Text, primary_key=True),
     Column("value", Text, nullable=False),
 )
-"""`id`: random, tells catalogs apart; `generation`: counts the commits that altered visible items; `active_model`: the id of the
-model that answers queries."""
+"""`id`: random, tells catalogs apart; `generation`: counts the commits that altered visible items; `compacted`: the generation of
+the last compaction; `active_model`: the id of the model that answers queries."""
 
 models = Table(
     "models",

@@ -26,12 +26,20 @@ _OF_KIND = (
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """What changed for one model and kind since a generation: `added` int64 [n] with `vectors` float16 [n, dim]; `removed`."""
+    """What changed for one model and kind since a generation.
+
+    Attributes:
+        generation: the one that a store has reached with this.
+        added: int64 [n], new or changed; `vectors`: float16 [n, dim].
+        removed: int64, no longer visible.
+        is_whole: `added` is everything there is; whatever else a store holds must go.
+    """
 
     generation: int
     added: np.ndarray
     vectors: np.ndarray
     removed: np.ndarray
+    is_whole: bool = False
 
 
 def block_after(c: Connection, model_key: str, kind: Kind, after_id: int, limit: int) -> tuple[np.ndarray, np.ndarray]:
@@ -45,12 +53,16 @@ def block_after(c: Connection, model_key: str, kind: Kind, after_id: int, limit:
 
 def tail(c: Connection, model_key: str, kind: Kind, since: int) -> Tail:
     """What a vector store that has caught up with generation `since` (0: an empty one) lacks."""
-    generation = int(c.execute(text("SELECT value FROM meta WHERE key = 'generation'")).scalar_one())
+    numbers: dict[str, str] = dict(
+        c.execute(text("SELECT key, value FROM meta WHERE key IN ('generation', 'compacted')")).all()
+    )
+    generation, compacted = int(numbers["generation"]), int(numbers.get("compacted", 0))
     if generation == since:
         return Tail(generation, NO_IDS, np.empty((0, 0), np.float16), NO_IDS)
     parameters: dict[str, Any] = {"key": model_key, "kind": kind, "since": since}
     changed, removed = "", NO_IDS
-    if since:
+    is_whole = since < max(1, compacted)  # what was deleted for good before that left no trace to follow
+    if not is_whole:
         # Two indexed look-ups, not one scan over everything.
         changed = (
             " AND i.id IN (SELECT id FROM items WHERE generation > :since"
@@ -60,7 +72,7 @@ def tail(c: Connection, model_key: str, kind: Kind, since: int) -> Tail:
         gone = "SELECT id FROM items WHERE generation > :since AND kind = :kind AND visible = 0"
         removed = read_ids(c, gone, parameters)
     rows = c.execute(text(f"SELECT i.id, v.data{_OF_KIND}{changed} ORDER BY i.id"), parameters).all()
-    return Tail(generation, _ids(rows), _halves(rows), removed)
+    return Tail(generation, _ids(rows), _halves(rows), removed, is_whole)
 
 
 def sums(c: Connection, model_key: str, kind: Kind) -> tuple[int, int]:
