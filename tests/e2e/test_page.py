@@ -104,6 +104,8 @@ class serving:
         assert self.process.stderr is not None
         self.process.stderr.close()
         self.process.wait(timeout=10)
+        with socket.socket() as probe:  # the page itself has ended too
+            assert probe.connect_ex(("127.0.0.1", self.port)) != 0
 
 
 @pytest.fixture(scope="module")
