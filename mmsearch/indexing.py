@@ -23,7 +23,7 @@ from mmsearch.errors import CatalogError, DimensionMismatch, SourceError
 from mmsearch.filters import absolute
 from mmsearch.items import ItemDraft, Source
 from mmsearch.plan import Plan
-from mmsearch.schema import embedded, items, meta, models, roots, sources, vectors
+from mmsearch.schema import embedded, items, meta, models, roots, sources
 from mmsearch.stored_vectors import checked_vectors, to_blob
 
 HOLDERS = ("indexed", "offline")
