@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from mmsearch.embedders import load_embedder
-from mmsearch.items import EmbedInput
+from mmsearch.items import EmbedInput, Kind
 from mmsearch.prompts import (
     DOCUMENT_INSTRUCTIONS,
     IMAGE_QUERY_INSTRUCTIONS,
@@ -190,7 +190,7 @@ def table_markdown(tables: dict[str, dict[str, Metrics]]) -> str:
     return "\n".join(lines).strip() + "\n"
 
 
-def _text_queries(embedder: Any, texts: Sequence[str], kind: str) -> np.ndarray:
+def _text_queries(embedder: Any, texts: Sequence[str], kind: Kind) -> np.ndarray:
     return embedder.encode_queries([EmbedInput(TEXT_QUERY_INSTRUCTIONS[kind], text=text, kind=kind) for text in texts])
 
 

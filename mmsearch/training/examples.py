@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from mmsearch.errors import DatasetError
+from mmsearch.items import KINDS
 from mmsearch.prompts import (
     COMPOSED_QUERY_INSTRUCTIONS,
     DOCUMENT_INSTRUCTIONS,
@@ -29,7 +30,6 @@ from mmsearch.training.render import render_text_page
 from mmsearch.training.sources import PhotoRecord, data_folder, is_development, load_pairs, load_photos
 from mmsearch.training.teacher import Teacher
 
-KINDS = ("page", "image", "clip")
 PHOTO_SHARES = {"flickr8k": 0.6, "openstax": 0.1, "labelled": 0.12, "tiny_imagenet": 0.13, "charts_emoji": 0.05}
 """How often each set of photos is drawn."""
 SENTENCE_CHARS = 400
@@ -237,7 +237,7 @@ def load_groups(recipe: dict[str, Any], work: Path, teacher: Teacher, data: Path
     texts |= {p.query: None for p in known} | {p.passage: None for p in pairs if p.passage in teacher}
     texts |= {page_text(page.text): None for page in pages}
     passages = [(p.query, p.passage) for p in pairs if f"{p.query}. {p.passage}" in teacher]
-    made = {
+    made: dict[str, Callable[[], Group]] = {
         "text": lambda: Texts(list(texts), teacher),
         "photo": lambda: photos,
         "page": lambda: Pages(pages, passages, teacher, max_pixels=recipe["max_pixels"]["page"]),

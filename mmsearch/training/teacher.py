@@ -11,6 +11,7 @@ import importlib.util
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -48,8 +49,8 @@ class Teacher:
             if len(keys) != count * _KEY_BYTES or len(vectors) != count * DIM:
                 os.truncate(self._keys_file, count * _KEY_BYTES)
                 os.truncate(self._vectors_file, count * DIM * 2)
-        self._model = None
-        self._tokenizer = None
+        self._model: Any = None
+        self._tokenizer: Any = None
 
     def __contains__(self, text: str) -> bool:
         return _key(text) in self._rows
@@ -85,7 +86,7 @@ class Teacher:
             self._append([part[i] for i, _ in done], np.stack([vector for _, vector in done]))
         return len(new)
 
-    def _load_tokenizer(self):
+    def _load_tokenizer(self) -> Any:
         if self._tokenizer is None:
             from tokenizers import Tokenizer
 

@@ -29,7 +29,7 @@ from mmsearch.embedders.encoder import vision_features
 from mmsearch.embedders.qwen2vl_inputs import MERGE, Batch
 from mmsearch.embedders.vlm2vec import Vlm2VecEmbedder
 from mmsearch.errors import ConfigError
-from mmsearch.training.examples import Group, SubBatch, load_groups
+from mmsearch.training.examples import Group, SubBatch, Texts, load_groups
 from mmsearch.training.initial import (
     build_tokenizer,
     model_config,
@@ -84,7 +84,9 @@ def learning_rate_factor(step: int, steps: int, *, warmup: int, decay: float) ->
 
 def build_optimizer(model: Qwen2VLModel, stage: dict[str, Any], settings: dict[str, Any]) -> torch.optim.AdamW:
     """AdamW over what the stage trains; token embeddings have a rate of their own, biases and norms no decay."""
-    embeddings, matrices, others = [], [], []
+    embeddings: list[torch.nn.Parameter] = []
+    matrices: list[torch.nn.Parameter] = []
+    others: list[torch.nn.Parameter] = []
     trained = model.visual if stage["trains"] == "vision" else model
     for name, parameter in trained.named_parameters():
         if "embed_tokens" in name:
@@ -166,7 +168,10 @@ def train(recipe: dict[str, Any], run: Path, *, work: Path, save_every_s: float 
     run.mkdir(parents=True, exist_ok=True)
     teacher = Teacher(work / "teacher", max_tokens=recipe["page_text_tokens"])
     groups = load_groups(recipe, work, teacher)
-    embedder = new_embedder(recipe, teacher, list(groups["text"].texts))
+    words = groups["text"]
+    if not isinstance(words, Texts):
+        raise ConfigError("a recipe needs the group 'text': the model starts from its words")
+    embedder = new_embedder(recipe, teacher, list(words.texts))
     model = embedder.model.train()
     if "photo" in groups:
         start_vision_from_patches(model, sample_patches(embedder, groups["photo"], recipe))
