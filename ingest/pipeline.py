@@ -327,7 +327,10 @@ class _Run:
             self.report.interrupted = True
         finally:
             self.close()
-        self.sync()
+        try:
+            self.sync()
+        except KeyboardInterrupt:  # the stores catch up when they are next opened
+            self.report.interrupted = True
         return self.finished()
 
     def plan_only(self, paths: Sequence[str | os.PathLike[str]], **options: Any) -> IngestReport:
