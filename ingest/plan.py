@@ -28,6 +28,8 @@ PAGES_PER_DOCUMENT = 10
 CLIPS_PER_VIDEO = 5
 PROBE_BUDGET_S = 1.5
 """The model is timed on made-up items for about so long."""
+SLOW_PROBE_S = 10.0
+"""A model that takes longer for its first item is not timed a second time."""
 DECODE_S: Mapping[Kind, float] = {"image": 0.03, "page": 0.015, "clip": 0.05}
 """What a worker needs for an item, roughly; it counts only where the model is faster."""
 SAVE_S = 0.004
@@ -201,6 +203,12 @@ def kind_of(source: Source) -> Kind:
     return kinds.get(module, "image")
 
 
+def _seconds(embedder: Embedder, items: Sequence[EmbedInput]) -> float:
+    began = time.monotonic()
+    embedder.encode_documents(items)
+    return time.monotonic() - began
+
+
 def measure_costs(embedder: Embedder, kinds: Sequence[Kind]) -> dict[Kind, float]:
     """Seconds per item of each kind, by timing the model on made-up pages, photos and clips for a moment.
 
@@ -217,16 +225,10 @@ def measure_costs(embedder: Embedder, kinds: Sequence[Kind]) -> dict[Kind, float
         words = "the quick brown fox jumps over the lazy dog " * 30 if kind == "page" and embedder.page_text else ""
         item = EmbedInput(prompts.DOCUMENT_INSTRUCTIONS[kind], words, images, kind == "clip", kind)
         try:
-            began = time.monotonic()
-            embedder.encode_documents([item])  # the first call also warms up
-            first_s = time.monotonic() - began
+            first_s = _seconds(embedder, [item])  # may hold the time to load the model and to warm up
             count = int(min(8, PROBE_BUDGET_S / len(kinds) / max(first_s, 1e-3)))
-            if count >= 2:
-                began = time.monotonic()
-                embedder.encode_documents([item] * count)
-                costs[kind] = (time.monotonic() - began) / count + SAVE_S
-            else:
-                costs[kind] = first_s + SAVE_S
+            is_slow = first_s > SLOW_PROBE_S
+            costs[kind] = (first_s if is_slow else _seconds(embedder, [item] * max(1, count)) / max(1, count)) + SAVE_S
         except (MMSearchError, RuntimeError, ValueError) as error:
             log.debug("timing of %s items failed: %s", kind, error)
     return costs
