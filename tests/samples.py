@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mmsearch.media import load_pymupdf
+
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 
 
@@ -19,7 +21,7 @@ RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 25
 
 def pdf(path: Path, pages: Sequence[str | None] = ("Revenue grew in the third quarter",), **save: object) -> Path:
     """One page per text; "" gives a page with a drawing and no text, None a blank one. `save` goes to PyMuPDF."""
-    import pymupdf
+    pymupdf = load_pymupdf()
 
     document = pymupdf.open()
     for text in pages:
@@ -34,7 +36,7 @@ def pdf(path: Path, pages: Sequence[str | None] = ("Revenue grew in the third qu
 
 
 def encrypted_pdf(path: Path) -> Path:
-    import pymupdf
+    pymupdf = load_pymupdf()
 
     return pdf(path, encryption=pymupdf.PDF_ENCRYPT_AES_256, user_pw="secret", owner_pw="owner")
 
@@ -49,7 +51,7 @@ def page_less_pdf(path: Path) -> Path:
 
 def pdf_with_boxes(path: Path, boxes: Sequence[tuple[float, float]]) -> Path:
     """Pages of the given sizes in points, the left upper quarter red."""
-    import pymupdf
+    pymupdf = load_pymupdf()
 
     document = pymupdf.open()
     for width, height in boxes:

@@ -251,7 +251,7 @@ def test_odd_page_boxes_stay_within_the_budget(tmp_path, box):
 
 
 def test_a_page_box_that_starts_elsewhere_is_drawn_from_its_corner(tmp_path):
-    import pymupdf
+    pymupdf = media.load_pymupdf()
 
     document = pymupdf.open()
     page = document.new_page(width=400, height=400)

@@ -14,6 +14,7 @@ from PIL import Image
 from ingest import clips, readers, video
 from mmsearch.errors import CorruptFile, EncryptedFile, FileTooLarge, SourceError, UnsupportedFile
 from mmsearch.items import ItemDraft, Source
+from mmsearch.media import load_pymupdf
 from tests import samples
 
 BUDGET = {"page": 200_704, "image": 50_176, "clip": 12_544}
@@ -101,7 +102,7 @@ def test_pdf_pages(tmp_path):
 
 
 def test_pdf_labels_and_title(tmp_path):
-    import pymupdf
+    pymupdf = load_pymupdf()
 
     samples.pdf(tmp_path / "a.pdf", ["one", "two", "three"])
     document = pymupdf.open(tmp_path / "a.pdf")
@@ -142,7 +143,7 @@ def test_document_errors(tmp_path):
 
 
 def test_scripts_in_a_pdf_are_not_run(tmp_path):
-    import pymupdf
+    pymupdf = load_pymupdf()
 
     document = pymupdf.open()
     document.new_page().insert_text((72, 72), "harmless")
