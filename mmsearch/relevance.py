@@ -27,8 +27,8 @@ PRIOR_ITEMS = 50
 SD_FLOOR = 0.02
 """Cosine differences below this are never taken for more than one standard deviation."""
 
-MIDDLE_Z = 0.6
-MIDDLE_PER_CHANCE = 0.6
+MIDDLE_Z = 0.4
+MIDDLE_PER_CHANCE = 1.0
 """Dense relevance is 0.5 at z = MIDDLE_Z + MIDDLE_PER_CHANCE · sqrt(2 ln n), n the number of items searched."""
 SLOPE_Z = 0.45
 """So many standard deviations above the middle the relevance is 0.73, twice as many 0.88."""

@@ -1,0 +1,384 @@
+"""Search: what is found, in which order, with which relevance, and when nothing is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import date
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import mmsearch
+from mmsearch import prompts, relevance
+from mmsearch.catalog import Filters
+from mmsearch.embedders.toy import ToyEmbedder
+from mmsearch.errors import SourceError
+from mmsearch.items import KINDS, EmbedInput, ItemDraft, Kind, Query, Source
+from mmsearch.library import Library
+from mmsearch.search import more_like, search
+
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255), "black": (0, 0, 0)}
+
+
+@pytest.fixture(autouse=True)
+def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MODEL", "LIBRARY", "STORE", "DEVICE"):
+        monkeypatch.delenv(f"MMSEARCH_{name}", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+
+
+def source(path: str) -> Source:
+    return Source(Path(path), path.encode().hex().ljust(64, "0")[-64:], 1, 1_700_000_000_000_000_000)
+
+
+def save(
+    library: Library, path: str, drafts: Sequence[ItemDraft], vectors: np.ndarray, previews: Sequence[str] = ()
+) -> None:
+    source_id = library.catalog.begin_source(source(path), model_key=library.embedder.model_key)
+    library.catalog.save(source_id, drafts, vectors, library.embedder.model_key, previews=previews)
+    library.catalog.finish_source(source_id)
+
+
+def add(library: Library, path: str, *made: tuple[Kind, str, str], preview: str = "") -> None:
+    drafts = [
+        ItemDraft(source(path), kind, n, page_number=n + 1 if kind == "page" else None, text=words,
+                  images=(Image.new("RGB", (32, 32), COLOURS[colour]),), start_s=2.0 * n if kind == "clip" else None,
+                  end_s=2.0 * n + 2 if kind == "clip" else None)
+        for n, (kind, colour, words) in enumerate(made)
+    ]  # fmt: skip
+    vectors = library.embedder.encode_documents([prompts.document_input(one) for one in drafts])
+    save(library, path, drafts, vectors, [preview] * len(drafts) if preview else ())
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Iterator[Library]:
+    """Ten items: five photos, three pages, two clips."""
+    with mmsearch.open(tmp_path / "library", create=True, model="toy") as opened:
+        with opened.lock():
+            for n, colour in enumerate(COLOURS):
+                Image.new("RGB", (40, 30), COLOURS[colour]).save(opened.folder / f"{n}.webp")
+                add(opened, f"/photos/{n}.jpg", ("image", colour, ""), preview=f"{n}.webp")
+            add(opened, "/docs/report.pdf", ("page", "white", "Annual revenue grew by ten percent"),
+                ("page", "white", "staff and offices"), ("page", "white", "risks in the coming year"))  # fmt: skip
+            add(opened, "/films/holiday.mp4", ("clip", "blue", ""), ("clip", "green", "we reach the harbour"))
+        yield opened
+
+
+def places(hits: Sequence[mmsearch.Hit]) -> list[tuple[str, int]]:
+    return [(hit.path.name, hit.item.ordinal) for hit in hits]
+
+
+# ---- what is found
+
+
+def test_a_word_of_a_page(library: Library) -> None:
+    (hit,) = library.search("revenue")
+    assert (hit.rank, hit.path, hit.item.page_number) == (1, Path("/docs/report.pdf"), 1)
+    assert "text" in hit.matched_by
+    assert hit.snippet == "Annual revenue grew by ten percent"
+    assert relevance.LEXICAL_CEILING <= hit.relevance <= 1
+    stored = library.catalog.vectors_of([hit.item.id], "toy-1")[1][0]
+    query = library.embedder.encode_queries([EmbedInput("", "revenue")])[0]
+    assert hit.score == pytest.approx(float(stored @ query), abs=1e-6)
+    assert hit.record() == {
+        "schema": 1, "rank": 1, "id": 6, "kind": "page", "path": "/docs/report.pdf", "page": 1, "start_s": None,
+        "end_s": None, "score": round(hit.score or 0, 6), "relevance": round(hit.relevance, 4),
+        "matched_by": list(hit.matched_by), "snippet": "Annual revenue grew by ten percent", "meta": {},
+    }  # fmt: skip
+
+
+def test_a_colour_meets_photo_and_clip(library: Library) -> None:
+    hits = library.search("green")
+    assert {("1.jpg", 0), ("holiday.mp4", 1)} <= set(places(hits))
+    assert hits[0].item.kind == "image" and hits[0].score is not None and hits[0].score > 0.9
+    assert all("dense" in hit.matched_by for hit in hits)
+    clip = next(hit for hit in hits if hit.item.kind == "clip")
+    assert (clip.item.start_s, clip.item.end_s) == (2.0, 4.0)
+
+
+def test_no_good_match_is_an_answer(library: Library) -> None:
+    hits = library.search("zebra")
+    assert list(hits) == [] and hits.total == 0
+    assert hits.searched == hits.hidden == 10
+    assert hits.best_below is not None and hits.best_below.relevance < relevance.MIN_RELEVANCE
+    everything = library.search("zebra", min_relevance=0, k=20)
+    assert len(everything) == 10 and everything.hidden == 0 and everything.best_below is None
+    assert everything[0] == hits.best_below
+
+
+def test_one_item_is_library_enough(tmp_path: Path) -> None:
+    with mmsearch.open(tmp_path / "one", create=True, model="toy") as library:
+        add(library, "/photos/red.jpg", ("image", "red", ""))
+        assert places(library.search("a red picture", mode="dense")) == [("red.jpg", 0)]
+        assert places(library.search("blue", mode="dense", k=5)) == []
+        assert places(library.search("zebra")) == []
+
+
+def test_kinds(library: Library) -> None:
+    for kinds, want in ((["photo"], {"image"}), (["PDF", "video"], {"page", "clip"}), (None, set(KINDS))):
+        hits = library.search("blue revenue", kinds=kinds, min_relevance=0, k=20)
+        assert {hit.item.kind for hit in hits} == want
+        assert hits.searched == len(hits) == sum({"page": 3, "image": 5, "clip": 2}[kind] for kind in want)
+    with pytest.raises(ValueError, match="unknown kind 'sound'; known: clip, "):
+        library.search("x", kinds=["sound"])
+    query = Query(text="blue")
+    assert {h.item.kind for h in search(library, query, filters=Filters(kinds=("clip",)), min_relevance=0)} == {"clip"}
+
+
+def test_filters_come_before_the_search(library: Library) -> None:
+    """The best hit of all is outside; inside, the same number of hits is found as there are items."""
+    hits = library.search("revenue", path="photos/**", min_relevance=0, k=3)
+    assert len(hits) == 3 and hits.searched == 5
+    assert {hit.path.parent.name for hit in hits} == {"photos"}
+    assert len(library.search("red", path=["*.mp4", "/docs"], min_relevance=0, k=20)) == 5
+    assert len(library.search("red", under=Path("/films"), min_relevance=0, k=20)) == 2
+    assert len(library.search("red", after=date(2023, 11, 1), before=date(2023, 12, 1), min_relevance=0, k=20)) == 10
+    gone = library.search("red", after=date(2024, 1, 1), min_relevance=0)
+    assert (list(gone), gone.searched) == ([], 0)
+
+
+def test_pages_of_an_answer_make_up_the_whole(library: Library) -> None:
+    whole = library.search("blue revenue in the harbour", k=10, min_relevance=0)
+    assert [hit.rank for hit in whole] == list(range(1, 11))
+    assert [hit.relevance for hit in whole] == sorted((hit.relevance for hit in whole), reverse=True)
+    parts = [library.search("blue revenue in the harbour", k=3, offset=n, min_relevance=0) for n in (0, 3, 6, 9, 12)]
+    assert [hit for part in parts for hit in part] == list(whole)
+    assert [part.total for part in parts] == [10] * 5
+
+
+def test_modes(library: Library) -> None:
+    words = library.search("harbour", mode="text")
+    assert places(words) == [("holiday.mp4", 1)]
+    assert (words[0].score, words[0].matched_by) == (None, ("text",))
+    assert words[0].relevance == pytest.approx(relevance.LEXICAL_CEILING)
+    dense = library.search("harbour", mode="dense", min_relevance=0)
+    assert all(hit.matched_by == ("dense",) and hit.score is not None for hit in dense)
+    for kind in KINDS:
+        scores = [hit.score or 0 for hit in dense if hit.item.kind == kind]
+        assert scores == sorted(scores, reverse=True)
+    fused = library.search("harbour")
+    assert fused[0].item == words[0].item
+    alone = next(hit.relevance for hit in dense if hit.item == words[0].item)
+    assert fused[0].relevance == pytest.approx(1 - (1 - words[0].relevance) * (1 - alone))
+    with pytest.raises(ValueError, match="unknown mode 'magic'; known: fused, dense, text"):
+        library.search("x", mode="magic")
+
+
+def test_a_file_name_is_found_and_words_reach_beyond_the_dense_candidates(library: Library) -> None:
+    assert places(library.search("holiday", kinds=["video"], k=1, mode="text")) == [("holiday.mp4", 0)]
+    assert places(library.search("holi", mode="text", k=1)) == [("holiday.mp4", 0)], "part of a word"
+    assert library.search("holiday", min_relevance=0)[0].matched_by == ("text",)
+
+
+def test_nothing_to_search_for(library: Library) -> None:
+    for text in ("", "  \n"):
+        with pytest.raises(ValueError, match="nothing to search for"):
+            library.search(text)
+    with pytest.raises(ValueError, match="by their words"):
+        library.search(image=Image.new("RGB", (8, 8)), mode="text")
+    assert list(library.search("red", k=0)) == []
+
+
+# ---- pictures and items as the query
+
+
+def test_a_picture_as_the_query(library: Library, tmp_path: Path) -> None:
+    picture = Image.new("RGB", (50, 50), (250, 10, 10))
+    hits = library.search(image=picture)
+    assert places(hits)[0] == ("0.jpg", 0) and hits[0].matched_by == ("dense",)
+    picture.save(tmp_path / "query.png")
+    for given in (tmp_path / "query.png", str(tmp_path / "query.png")):
+        assert library.search(image=given)[0].item.id == hits[0].item.id
+    (tmp_path / "query.png").write_bytes(b"no picture")
+    with pytest.raises(SourceError):
+        library.search(image=tmp_path / "query.png")
+
+
+def test_a_picture_and_a_text_are_one_query_without_words(library: Library) -> None:
+    both = library.search("revenue", image=Image.new("RGB", (50, 50), COLOURS["red"]), min_relevance=0)
+    assert all(hit.matched_by == ("dense",) and not hit.snippet for hit in both)
+    assert places(both)[0] == ("0.jpg", 0)
+
+
+def test_more_like_an_item(library: Library) -> None:
+    like = library.search(like=3, min_relevance=0, k=20)
+    assert 3 not in {hit.item.id for hit in like} and {hit.item.kind for hit in like} == {"image"}
+    assert like.searched == len(like) == 4
+    stored = dict(zip(*library.catalog.vectors_of([1, 2, 3, 4, 5], "toy-1"), strict=True))
+    want = sorted((i for i in stored if i != 3), key=lambda i: (-float(stored[i] @ stored[3]), i))
+    assert [hit.item.id for hit in like] == want
+    assert [hit.rank for hit in more_like(library, 3, k=2, offset=2, min_relevance=0)] == [3, 4]
+    with pytest.raises(KeyError):
+        library.search(like=99)
+
+
+def test_more_like_an_item_in_other_kinds_goes_by_its_preview(library: Library) -> None:
+    hits = library.search(like=3, kinds=["video", "photo"], min_relevance=0, k=20)
+    assert {hit.item.kind for hit in hits} == {"image", "clip"}
+    assert places([hit for hit in hits if hit.item.kind == "clip"])[0] == ("holiday.mp4", 0), "blue is like blue"
+    assert library.search(like=6, kinds=["photo"], min_relevance=0) == [], "a page without a preview"
+
+
+# ---- the model is asked once, in its own words
+
+
+def test_one_encoding_per_kind_in_one_call(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    library.search("warm up the calibration")
+    asked: list[Sequence[EmbedInput]] = []
+    encode = ToyEmbedder.encode_queries
+    monkeypatch.setattr(ToyEmbedder, "encode_queries", lambda self, inputs: (asked.append(inputs), encode(self, inputs))[1])  # fmt: skip
+    hits = library.search("red  flags")
+    assert [[(one.kind, one.instruction, one.text) for one in inputs] for inputs in asked] == [
+        [(kind, prompts.TEXT_QUERY_INSTRUCTIONS[kind], "red flags") for kind in KINDS]
+    ]
+    assert 0 < hits.model_ms < hits.took_ms
+    library.search("red", instruction="Find it:", kinds=["photo"])
+    assert [(one.kind, one.instruction) for one in asked[1]] == [("image", "Find it:")]
+    library.search(image=Image.new("RGB", (9, 9)), kinds=["page"])
+    assert asked[2][0].instruction == prompts.IMAGE_QUERY_INSTRUCTIONS["page"]
+
+
+def test_an_item_without_a_vector_is_found_by_its_words(library: Library) -> None:
+    """Half-way to another model: what that one has not embedded yet must not vanish."""
+    of = source("/docs/new.pdf")
+    source_id = library.catalog.begin_source(of, model_key="next-1")
+    library.catalog.save(source_id, [ItemDraft(of, "page", 0, page_number=1, text="kiwi")], np.eye(1, 9, dtype=np.float32), "next-1")  # fmt: skip
+    library.catalog.finish_source(source_id)
+    (hit,) = library.search("kiwi")
+    assert (hit.path.name, hit.score, hit.matched_by) == ("new.pdf", None, ("text",))
+
+
+def test_an_item_deleted_meanwhile_is_left_out(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    nearest = Library.nearest
+
+    def then_delete(self: Library, *args: object) -> object:
+        found = nearest(self, *args)  # type: ignore[arg-type]
+        library.catalog.retire([library.catalog.find_indexed(source("/photos/0.jpg").sha256) or 0])
+        return found
+
+    monkeypatch.setattr(Library, "nearest", then_delete)
+    hits = library.search("red", min_relevance=0, k=20)
+    assert len(hits) == 9 and "0.jpg" not in {hit.path.name for hit in hits}
+
+
+# ---- calibration, on populations that resemble a real model's
+
+
+class Populations:
+    """Any query scores 0.6 ± 0.02 with photos, 0.1 ± 0.05 with pages: no page's raw cosine ever reaches a photo's.
+
+    Axis 0 is common to all, the last one is filler that no query has, the 62 between carry the content.
+    """
+
+    model_key, dim, page_text, device = "populations-1", 64, True, "cpu"
+    max_pixels: ClassVar = dict.fromkeys(KINDS, 1)
+    levels: ClassVar = {"image": (0.6, 0.02), "page": (0.1, 0.05), "clip": (0.3, 0.05)}
+
+    def direction(self, words: str) -> np.ndarray:
+        v = np.random.default_rng([ord(letter) for letter in words]).standard_normal(62)
+        return v / np.linalg.norm(v)
+
+    def encode_queries(self, inputs: Sequence[EmbedInput]) -> np.ndarray:
+        return np.asarray([[0.8, *(0.6 * self.direction(one.text)), 0.0] for one in inputs], np.float32)
+
+    def encode_documents(self, inputs: Sequence[EmbedInput]) -> np.ndarray:
+        raise AssertionError("the items are made by `item`")
+
+    def item(self, kind: Kind, seed: int, words: str = "", z: float = 0.0) -> np.ndarray:
+        """A random item; with `words` one that scores exactly `z` standard deviations above its kind's mean for them."""
+        mean, sd = self.levels[kind]
+        content = np.random.default_rng(seed).standard_normal(62) * sd / 0.6
+        if words:
+            content += (z * sd / 0.6 - content @ self.direction(words)) * self.direction(words)
+        v = np.array([mean / 0.8, *content, 0.0])
+        v[-1] = np.sqrt(1 - v @ v)
+        return v.astype(np.float32)
+
+
+WORDS = "a lighthouse in the fog"
+
+
+@pytest.fixture(params=[5, 400], ids=["small", "large"])
+def population(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Library]:
+    """As many photos as pages; the first of each is what WORDS look for."""
+    model = Populations()
+    monkeypatch.setattr("mmsearch.embedders.load_embedder", lambda *_args, **_options: model)
+    with mmsearch.open(tmp_path / "population", create=True) as library:
+        for kind in ("image", "page"):
+            vectors = [model.item(kind, n + 1000 * (kind == "page"), WORDS if n == 0 else "", 7.0) for n in range(request.param)]  # fmt: skip
+            save(
+                library, f"/{kind}", [ItemDraft(source("/x"), kind, n) for n in range(request.param)], np.stack(vectors)
+            )
+        yield library
+
+
+def test_kinds_become_comparable(population: Library) -> None:
+    hits = population.search(WORDS)
+    photo, page = sorted(hits[:2], key=lambda hit: hit.item.kind)
+    assert (photo.item.kind, photo.item.ordinal, page.item.kind, page.item.ordinal) == ("image", 0, "page", 0)
+    assert len(hits) <= 3 and min(photo.relevance, page.relevance) > 0.8
+    every = population.search(WORDS, min_relevance=0, k=1000)
+    photos = [hit.score for hit in every if hit.item.kind == "image" and hit.score is not None]
+    assert page.score is not None and page.score < min(photos), "by raw cosine every photo would come first"
+
+
+def test_irrelevant_queries_find_nothing(population: Library) -> None:
+    """The best of chance passes the cut-off now and then, as it must where anything is to be found; not as a rule."""
+    answered = [n for n in range(40) if population.search(f"something else {n}", mode="dense")]
+    assert len(answered) <= 12
+
+
+def test_relevance_falls_as_the_chance_to_find_something_grows() -> None:
+    z = np.array([3.0])
+    found = [float(relevance.dense_relevance(z, n)[0]) for n in (1, 10, 1000, 100_000)]
+    assert found == sorted(found, reverse=True) and found[0] > 0.9 and found[-1] < 0.5
+    assert relevance.dense_relevance(np.array([-1e9, 1e9]), 10).tolist() == pytest.approx([0, 1])
+
+
+def test_a_background_is_shrunk_towards_the_generic_one() -> None:
+    rng = np.random.default_rng(0)
+    prior = relevance.Background(0.2, 0.1)
+    assert relevance.standardise(np.array([0.4]), np.empty(0), prior)[0] == pytest.approx(2.0)
+    own = 0.5 + 0.05 * rng.standard_normal(100_000)
+    assert relevance.standardise(np.array([0.6]), own, prior)[0] == pytest.approx(2.0, abs=0.05)
+    half = 0.5 + 0.05 * rng.standard_normal(relevance.PRIOR_ITEMS)
+    centre, spread = np.quantile(half, 0.5), np.quantile(half, 0.5) - np.quantile(half, 0.158655)
+    want = (0.6 - (centre + 0.2) / 2) / np.sqrt((spread**2 + 0.1**2) / 2)
+    assert relevance.standardise(np.array([0.6]), half, prior)[0] == pytest.approx(want)
+
+
+def test_relevant_items_do_not_spoil_the_background() -> None:
+    """A quarter of the library answers the query: median and lower quantile hardly move, mean and sd would."""
+    rng = np.random.default_rng(0)
+    own = np.concatenate([0.1 + 0.05 * rng.standard_normal(1500), 0.5 + 0.05 * rng.standard_normal(500)])
+    z = relevance.standardise(np.array([0.5]), own, relevance.Background(0.1, 0.05))[0]
+    assert z > 5 > (0.5 - own.mean()) / own.std()
+
+
+def test_scores_that_hardly_differ_are_not_blown_up() -> None:
+    z = relevance.standardise(np.array([0.301]), np.full(2000, 0.3), relevance.Background(0.3, 0.0))
+    assert z[0] == pytest.approx(0.001 / relevance.SD_FLOOR)
+
+
+def test_the_background_of_stored_vectors_leaves_out_twins() -> None:
+    vectors = np.eye(6, 8, dtype=np.float32)
+    twins = np.concatenate([vectors, vectors])
+    assert relevance.background(twins, twins, is_same_set=True) == relevance.Background(0.0, 0.0)
+    assert relevance.background(vectors[:1], vectors[:1], is_same_set=True) == relevance.Background(0.0, 1.0)
+
+
+def test_fusion() -> None:
+    a, b = np.array([0.0, 0.5, 0.5, 1.0]), np.array([0.4, 0.0, 0.5, 0.2])
+    np.testing.assert_allclose(relevance.fuse(a, b), [0.4, 0.5, 0.75, 1.0])
+    share, bm25 = np.array([1.0, 1.0, 0.25]), np.array([4.0, 2.0, 0.0])
+    ceiling, part = relevance.LEXICAL_CEILING, relevance.LEXICAL_BM25_SHARE
+    want = [ceiling, ceiling * (1 - part / 2), ceiling * 0.25**relevance.LEXICAL_POWER * (1 - part)]
+    np.testing.assert_allclose(relevance.lexical_relevance(share, bm25), want)
+    assert relevance.lexical_relevance(np.array([1.0]), np.array([0.0])).tolist() == [ceiling]
+
+
+def test_generic_queries_are_many_and_different() -> None:
+    assert len(set(relevance.GENERIC_QUERIES)) == len(relevance.GENERIC_QUERIES) == 64
