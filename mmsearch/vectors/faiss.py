@@ -34,7 +34,8 @@ GATHER_BELOW = 5_000
 """So few allowed vectors are gathered and compared one by one rather than picked out of a scan."""
 MARGIN = 16
 """Candidates asked for beyond k, so that ties at the border can be ranked by id."""
-GPU_MAX_K = 2048
+GPU_FROM, GPU_MAX_K = 20_000, 2048
+"""Fewer vectors are not worth waking a GPU for; more results than this it does not give."""
 MANIFEST_SCHEMA = 1
 
 
@@ -190,12 +191,11 @@ class FaissStore:
     def _candidates(self, query: np.ndarray, depth: int, probes: int, selector: Any) -> tuple[np.ndarray, np.ndarray]:
         """Scores, falling, and ids; without FAISS's padding."""
         if self.is_flat:
-            copy = self._gpu.of(self._index) if selector is None and depth <= GPU_MAX_K else None
-            if copy is not None:
-                scores, ids = copy.search(query[None], depth)
-            else:
+            found = self._gpu.search(self._index, query[None], depth) if selector is None else None
+            if found is None:
                 parameters = faiss.SearchParameters(sel=selector) if selector is not None else None
-                scores, ids = self._index.search(query[None], depth, params=parameters)
+                found = self._index.search(query[None], depth, params=parameters)
+            scores, ids = found
         else:
             chosen: dict[str, Any] = {"nprobe": min(probes, self._lists())}
             if selector is not None:
@@ -305,18 +305,22 @@ class _GpuCopy:
         self._resources: Any = None
         self._is_usable = hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0
 
-    def of(self, index: Any) -> Any:
-        """The copy, or None without a usable GPU."""
-        if self._is_usable and self._copy is None:
-            try:
+    def search(self, index: Any, queries: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """What `index` itself would answer, or None where no GPU can, or need, be asked."""
+        if not self._is_usable or depth > GPU_MAX_K or index.ntotal < GPU_FROM:
+            return None
+        try:
+            if self._copy is None:
                 if self._resources is None:
                     self._resources = faiss.StandardGpuResources()
                     self._resources.setTempMemory(64 << 20)
                 self._copy = faiss.index_cpu_to_gpu(self._resources, 0, index)
-            except RuntimeError as reason:
-                log.warning("searching on the CPU: the GPU refused the vectors (%s)", reason)
-                self._is_usable = False
-        return self._copy
+            return self._copy.search(queries, depth)
+        except RuntimeError as reason:
+            log.warning("searching on the CPU: the GPU refused (%s)", reason)
+            self._is_usable = False
+            self._copy = None
+            return None
 
     def drop(self) -> None:
         self._copy = None

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 
@@ -347,6 +348,49 @@ def test_inverted_lists_keep_the_contract(inverted: FaissStore, clustered: tuple
     assert not again.is_flat
     assert again.ids().tolist() == ids[1000:].tolist()
     np.testing.assert_array_equal(again.vectors([2000]), unit(1, seed=5))
+
+
+@pytest.mark.parametrize("is_willing", [True, False], ids=["willing", "refusing"])
+def test_a_gpu_is_asked_where_there_is_one(
+    is_willing: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No GPU here: its copy of the index is played by the index itself."""
+    copied = []
+
+    def copy(_resources: object, device: int, index: object) -> object:
+        copied.append(device)
+        if not is_willing:
+            raise RuntimeError("out of memory")
+        return index
+
+    class Resources:
+        def setTempMemory(self, _size: int) -> None: ...
+
+    monkeypatch.setattr("mmsearch.vectors.faiss.GPU_FROM", 100)
+    for name, fake in (("get_num_gpus", lambda: 1), ("StandardGpuResources", Resources), ("index_cpu_to_gpu", copy)):
+        monkeypatch.setattr(faiss, name, fake, raising=False)
+    store = FaissStore(DIM)
+    ids, vectors = np.arange(300), unit(300)
+    store.upsert(ids[:90], vectors[:90])
+    assert_like_oracle(store, ids[:90], vectors[:90], 5)
+    assert copied == [], "too few"
+    store.upsert(ids[90:], vectors[90:])
+    assert_like_oracle(store, ids, vectors, 5)
+    assert_like_oracle(store, ids, vectors, 5, ids[::2])
+    assert copied == [0], "one copy serves many queries; one refusal is enough"
+    assert ("the GPU refused (out of memory)" in caplog.text) is not is_willing
+    store.remove([0])
+    assert_like_oracle(store, ids[1:], vectors[1:], 5)
+    assert copied == ([0, 0] if is_willing else [0]), "another copy after a change"
+
+
+@pytest.mark.skipif(not getattr(faiss, "get_num_gpus", int)(), reason="FAISS reports no GPU")
+def test_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmsearch.vectors.faiss.GPU_FROM", 1)
+    store = FaissStore(DIM)
+    store.upsert(np.arange(3000), unit(3000))
+    assert_like_oracle(store, np.arange(3000), unit(3000), 20)
+    assert store._gpu._copy is not None
 
 
 def test_an_unknown_store_is_named(tmp_path: Path) -> None:
