@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +41,13 @@ MEDIUM_WORDS = frozenset(
     scene moment file files""".split()  # noqa: SIM905
 )
 """Words that usually name the kind of thing sought, not what is on it: they count only where nothing else is asked."""
+
+KIND_WORDS: Mapping[str, Kind] = {
+    "slide": "page", "slides": "page", "page": "page", "pages": "page", "pdf": "page", "pdfs": "page",
+    "document": "page", "documents": "page", "photo": "image", "photos": "image", "picture": "image",
+    "pictures": "image", "video": "clip", "videos": "clip", "clip": "clip", "clips": "clip",
+}  # fmt: skip
+"""Of these the words that leave no doubt which kind is meant ("image" and "scene" are on many a page)."""
 
 _MATCHING = "FROM words WHERE words MATCH :query"
 # The plus keeps SQLite from starting the full-text query anew for every id.
@@ -79,6 +86,14 @@ def terms_of(query: str) -> list[str]:
     content = [term for term in terms if term not in STOP_WORDS]
     specific = [term for term in content if term not in MEDIUM_WORDS]
     return (specific or content or list(terms))[:MAX_TERMS]
+
+
+def kinds_named(query: str) -> frozenset[Kind]:
+    """The kinds that a query's own words ask for: pages for "slides about revenue"; none if it asks for nothing else."""
+    words = re.findall(r"[^\W_]+", query.lower())
+    if all(word in KIND_WORDS or word in STOP_WORDS for word in words):
+        return frozenset()
+    return frozenset(KIND_WORDS[word] for word in words if word in KIND_WORDS)
 
 
 def match(

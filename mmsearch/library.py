@@ -306,6 +306,10 @@ class Library:
                 self._backgrounds[key, kind, is_text] = prior
             return sample, prior
 
+    def match_scale(self, kind: Kind) -> tuple[float, float] | None:
+        """Where right answers usually lie, if the loaded model says so; see `relevance.typicality`."""
+        return self._embedder.match_scale.get(kind) if self._embedder is not None else None
+
     def _generic_queries(self, key: str, kinds: Sequence[Kind]) -> dict[Kind, np.ndarray]:
         """The generic queries encoded for each kind, float32 [n, dim]: from memory, the catalog, or the model."""
         inputs = {

@@ -7,7 +7,10 @@ shrunk towards what generic queries score on this kind:
     w = n / (n + PRIOR_ITEMS)
     mean = w · centre(query) + (1 - w) · centre(generic)
     sd² = w · spread(query)² + (1 - w) · spread(generic)²
-    z = (score - mean) / sd
+    z = (score - mean) / max(sd, SD_FLOOR)
+
+Where the model's maker measured how far above the mean right answers lie (`typicality`), a score that is far out by chance but far
+below a right answer's counts for little: that keeps pages out of a search for dogs.
 
 The best of n irrelevant items lies around sqrt(2 ln n) standard deviations above the mean, hence the middle of the logistic
 moves with it. Lexical relevance is the part of the query's IDF mass that an item holds. The two are fused as independent
@@ -32,6 +35,12 @@ MIDDLE_PER_CHANCE = 1.0
 """Dense relevance is 0.5 at z = MIDDLE_Z + MIDDLE_PER_CHANCE · sqrt(2 ln n), n the number of items searched."""
 SLOPE_Z = 0.45
 """So many standard deviations above the middle the relevance is 0.73, twice as many 0.88."""
+
+MEASURED_SHARE = 0.6
+"""The middle is lowered by this factor for a model whose scores of right answers were measured (`typicality`), since those then keep
+out what is only unlikely."""
+OTHER_KIND = 0.5
+"""Relevance of an item of another kind than the query's words name ("slides about …") is multiplied by this."""
 
 LEXICAL_CEILING = 0.9
 """What an item is worth that holds every word of the query, best placed."""
@@ -84,19 +93,33 @@ def background(queries: np.ndarray, sample: np.ndarray, *, is_same_set: bool = F
     return Background(*_centre_and_spread(scores))
 
 
-def standardise(scores: np.ndarray, own: np.ndarray, prior: Background) -> np.ndarray:
-    """z of cosines, given the query's cosines `own` on a random sample of its kind and the kind's prior."""
+def own_background(own: np.ndarray, prior: Background) -> Background:
+    """The background of one query, given its cosines `own` on a random sample of its kind and the kind's prior."""
     n = len(own)
     weight = n / (n + PRIOR_ITEMS)
     centre, spread = _centre_and_spread(own) if n else (0.0, 0.0)
     mean = weight * centre + (1 - weight) * prior.centre
-    sd = np.sqrt(weight * spread**2 + (1 - weight) * prior.spread**2)
-    return (scores - mean) / max(sd, SD_FLOOR)
+    sd = float(np.sqrt(weight * spread**2 + (1 - weight) * prior.spread**2))
+    return Background(mean, max(sd, SD_FLOOR))
 
 
-def dense_relevance(z: np.ndarray, searched: int) -> np.ndarray:
+def typicality(above: np.ndarray, scale: tuple[float, float] | None) -> np.ndarray:
+    """0…1: how usual it is for a right answer to lie `above` the query's usual score (cosine differences).
+
+    `scale` holds the 15 % quantile and the median of right answers, where the model's maker measured them: 0.5 and 0.95 there.
+    Without it everything is usual.
+    """
+    if scale is None:
+        return np.ones(len(above))
+    low, middle = scale
+    return 1 / (1 + np.exp(-np.clip((above - low) / max((middle - low) / 3, 1e-3), -50, 50)))
+
+
+def dense_relevance(z: np.ndarray, searched: int, *, is_measured: bool = False) -> np.ndarray:
     """0…1 for standardised scores among `searched` items."""
     middle = MIDDLE_Z + MIDDLE_PER_CHANCE * np.sqrt(2 * np.log(max(searched, 2)))
+    if is_measured:
+        middle *= MEASURED_SHARE
     return 1 / (1 + np.exp(-np.clip((z - middle) / SLOPE_Z, -50, 50)))
 
 

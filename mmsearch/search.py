@@ -12,7 +12,7 @@ import numpy as np
 from mmsearch import relevance
 from mmsearch.catalog import Filters
 from mmsearch.items import KINDS, Hit, Item, Kind, Query
-from mmsearch.lexical import NO_MATCHES, TextMatches
+from mmsearch.lexical import NO_MATCHES, TextMatches, kinds_named
 from mmsearch.library import dot
 
 if TYPE_CHECKING:
@@ -66,12 +66,14 @@ class _Scope:
 
 @dataclass(frozen=True, slots=True)
 class _Candidates:
-    """Parallel arrays; `cosine` is NaN where nothing was compared by meaning."""
+    """Parallel arrays; `cosine` is NaN where nothing was compared by meaning, `is_other_kind` true where the query's words name
+    another kind than the item's."""
 
     ids: np.ndarray
     cosine: np.ndarray
     dense: np.ndarray
     lexical: np.ndarray
+    is_other_kind: np.ndarray
 
 
 def search(
@@ -118,7 +120,8 @@ def search(
         total = sum(library.item_counts().values())
         matches = library.catalog.match_text(query.text, text_depth, scope.kinds, scope.allowed, total=total)
     with library.steady():
-        found = _candidates(library, scope, queries, matches, depth, is_text=not has_pictures)
+        named = frozenset() if has_pictures else kinds_named(query.text)
+        found = _candidates(library, scope, queries, matches, depth, named, is_text=not has_pictures)
     hits = _hits(library, found, k, offset, min_relevance, query.text if len(matches) else "")
     hits.searched, hits.model_ms = scope.searched, model_ms
     hits.took_ms = 1e3 * (time.perf_counter() - started)
@@ -159,9 +162,11 @@ def more_like(
     scope = replace(scope, kinds=tuple(kind for kind in scope.kinds if kind in own))
     depth = max(DEPTH_FLOOR, 2 * (k + offset)) + 1
     with library.steady():
-        found = _candidates(library, scope, own, NO_MATCHES, depth, is_text=False)
+        found = _candidates(library, scope, own, NO_MATCHES, depth, frozenset(), is_text=False)
     keep = found.ids != item_id
-    found = _Candidates(found.ids[keep], found.cosine[keep], found.dense[keep], found.lexical[keep])
+    found = _Candidates(
+        found.ids[keep], found.cosine[keep], found.dense[keep], found.lexical[keep], found.is_other_kind[keep]
+    )
     hits = _hits(library, found, k, offset, min_relevance, "")
     hits.searched, hits.model_ms = max(0, scope.searched - 1), model_ms
     hits.took_ms = 1e3 * (time.perf_counter() - started)
@@ -184,24 +189,31 @@ def _candidates(
     queries: Mapping[Kind, np.ndarray],
     matches: TextMatches,
     depth: int,
+    named: frozenset[Kind],
     *,
     is_text: bool,
 ) -> _Candidates:
     """What is near by meaning in any kind, joined with what matches by words, both as relevance 0…1."""
     ids, cosine, dense = [np.empty(0, np.int64)], [np.empty(0)], [np.empty(0)]
+    is_other = [np.empty(0, bool)]
     for kind, query in queries.items() if scope.searched else ():
         near, scores = library.nearest(kind, query, depth, scope.allowed)
         worded, worded_scores = library.cosines(kind, query, matches.ids[~np.isin(matches.ids, near)])
         sample, prior = library.background(kind, is_text=is_text)
+        usual = relevance.own_background(dot(sample, query), prior)
         scores = np.concatenate([scores, worded_scores]).astype(np.float64)
-        z = relevance.standardise(scores, dot(sample, query), prior)
+        above = scores - usual.centre
+        scale = library.match_scale(kind) if is_text else None
+        worth = relevance.dense_relevance(above / usual.spread, scope.searched, is_measured=scale is not None)
         ids += [near, worded]
         cosine.append(scores)
-        dense.append(relevance.dense_relevance(z, scope.searched))
+        dense.append(worth * relevance.typicality(above, scale))
+        is_other.append(np.full(len(scores), bool(named) and kind not in named))
     rest = matches.ids[~np.isin(matches.ids, np.concatenate(ids))]  # no vector of this model, or the model was left out
     ids.append(rest)
     cosine.append(np.full(len(rest), np.nan))
     dense.append(np.zeros(len(rest)))
+    is_other.append(np.zeros(len(rest), bool))
 
     every = np.concatenate(ids)
     lexical = np.zeros(len(every))
@@ -210,13 +222,14 @@ def _candidates(
         place = order[np.searchsorted(matches.ids, every, sorter=order).clip(max=len(order) - 1)]
         worth = relevance.lexical_relevance(matches.share.astype(np.float64), matches.bm25.astype(np.float64))
         lexical = np.where(matches.ids[place] == every, worth[place], 0.0)
-    return _Candidates(every, np.concatenate(cosine), np.concatenate(dense), lexical)
+    return _Candidates(every, np.concatenate(cosine), np.concatenate(dense), lexical, np.concatenate(is_other))
 
 
 def _hits(library: Library, found: _Candidates, k: int, offset: int, min_relevance: float | None, text: str) -> Hits:
     """Rank, cut off, and load only the page that is asked for."""
     floor = relevance.MIN_RELEVANCE if min_relevance is None else min_relevance
     fused = relevance.fuse(found.dense, found.lexical)
+    fused = np.where(found.is_other_kind, fused * relevance.OTHER_KIND, fused)
     order = np.lexsort((found.ids, -np.nan_to_num(found.cosine, nan=-2.0), -fused))
     total = int(np.count_nonzero(fused >= floor))
     page = order[:total][offset : offset + k]

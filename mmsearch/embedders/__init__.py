@@ -24,6 +24,8 @@ class Embedder(Protocol):
         dim: length of every vector.
         max_pixels: pixels of one image (page, image) or one frame (clip) that the model is given at most.
         page_text: whether a page's (or clip's) text goes into the document input beside its image.
+        match_scale: how far above the query's usual score its right answer lies, per kind, as cosine differences (low, middle):
+            15 % of right answers lie below `low`, half below `middle`. Empty where nobody measured it.
         device: where it runs, for people ("cpu", "cuda:0").
     """
 
@@ -31,6 +33,7 @@ class Embedder(Protocol):
     dim: int
     max_pixels: Mapping[Kind, int]
     page_text: bool
+    match_scale: Mapping[Kind, tuple[float, float]]
     device: str
 
     def encode_queries(self, inputs: Sequence[EmbedInput]) -> np.ndarray:

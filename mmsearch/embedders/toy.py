@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
@@ -23,6 +24,7 @@ class ToyEmbedder:
     dim = 64
     max_pixels: Mapping[Kind, int] = {"page": 224 * 224, "image": 112 * 112, "clip": 112 * 112}
     page_text = True
+    match_scale: Mapping[Kind, tuple[float, float]] = MappingProxyType({})
     device = "cpu"
 
     def encode_queries(self, inputs: Sequence[EmbedInput]) -> np.ndarray:

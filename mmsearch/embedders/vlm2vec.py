@@ -83,6 +83,7 @@ class Vlm2VecEmbedder:
         max_pixels: Mapping[Kind, int],
         page_text_tokens: int,
         query_text_tokens: int,
+        match_scale: Mapping[Kind, tuple[float, float]] | None = None,
     ) -> None:
         """Use `load` or `from_model`. Either `model` or its `tensors` (all on one device) is given."""
         self.tokenizer = tokenizer
@@ -92,6 +93,7 @@ class Vlm2VecEmbedder:
         self.page_text_tokens = page_text_tokens
         self.page_text = page_text_tokens > 0
         self.query_text_tokens = query_text_tokens
+        self.match_scale: Mapping[Kind, tuple[float, float]] = dict(match_scale or {})
         self.dim = int(files.text_fields(config)["hidden_size"])
         self.model_key = self._model_key(digest)
         self._config = config
@@ -147,6 +149,7 @@ class Vlm2VecEmbedder:
             max_pixels={kind: max_pixels or budgets.get(kind, MAX_PIXELS) for kind in KINDS},
             page_text_tokens=sidecar.get("page_text_tokens", 0),
             query_text_tokens=sidecar.get("query_text_tokens", QUERY_TEXT_TOKENS),
+            match_scale={kind: tuple(pair) for kind, pair in sidecar.get("match_scale", {}).items()},
         )
 
     @classmethod
@@ -213,6 +216,7 @@ class Vlm2VecEmbedder:
                 "max_pixels": dict(self.max_pixels),
                 "page_text_tokens": self.page_text_tokens,
                 "query_text_tokens": self.query_text_tokens,
+                "match_scale": self.match_scale,
             },
         )
         files.write_tensors(folder / "model.safetensors", dict(self.model.named_parameters()), dtype)

@@ -27,8 +27,8 @@ from mmsearch.prompts import (
     IMAGE_QUERY_INSTRUCTIONS,
     TEXT_QUERY_INSTRUCTIONS,
 )
-from mmsearch.training.prepare import PageRecord, load_clips, load_pages
-from mmsearch.training.sources import data_folder, is_development, load_pairs, load_photos
+from mmsearch.training.prepare import ClipRecord, PageRecord, load_clips, load_pages
+from mmsearch.training.sources import PhotoRecord, data_folder, is_development, load_pairs, load_photos
 from mmsearch.training.teacher import Teacher
 
 Metrics = dict[str, float]
@@ -123,9 +123,7 @@ def evaluate(checkpoint: str | Path, data: Path, work: Path) -> dict[str, dict[s
 
     photos = [p for p in load_photos(data) if p.development]
     flickr = [p for p in photos if p.set_name == "flickr8k"]
-    images = embedder.encode_documents(
-        [EmbedInput(DOCUMENT_INSTRUCTIONS["image"], images=(p.member.image(),), kind="image") for p in flickr]
-    )
+    images = _photos(embedder, flickr)
     captions = [caption for p in flickr for caption in p.captions]
     owner = [row for row, p in enumerate(flickr) for _ in p.captions]
     scores = _text_queries(embedder, captions, "image") @ images.T
@@ -153,10 +151,8 @@ def evaluate(checkpoint: str | Path, data: Path, work: Path) -> dict[str, dict[s
     }
 
     clips = [c for c in load_clips(data, work) if c.development]
-    vectors = embedder.encode_documents(
-        [EmbedInput(DOCUMENT_INSTRUCTIONS["clip"], images=tuple(c.frames()), is_video=True, kind="clip") for c in clips]
-    )
-    said = [c.captions[0] if c.captions else c.label for c in clips]
+    vectors = _clips(embedder, clips)
+    said = [_said(c) for c in clips]
     tables[f"text -> clip ({len(clips)} clips)"] = {
         "ours": known_item_metrics(ranks(_text_queries(embedder, said, "clip") @ vectors.T, range(len(clips)))),
         "chance": _chance(len(clips)),
@@ -177,6 +173,30 @@ def evaluate(checkpoint: str | Path, data: Path, work: Path) -> dict[str, dict[s
         "BM25 (FTS5)": known_item_metrics(ranks(bm25_scores(questions, passages), right)),
     }
     return tables
+
+
+def match_scale(embedder: Any, data: Path, work: Path) -> dict[Kind, tuple[float, float]]:
+    """Per kind: how far above its query's median score the right answer lies, as (15 % quantile, median) on the split."""
+    pages = [p for p in load_pages(data, work) if p.development and p.text.strip()]
+    asked = page_queries(pages)
+    flickr = [p for p in load_photos(data) if p.development and p.set_name == "flickr8k"]
+    clips = [c for c in load_clips(data, work) if c.development]
+    pools: dict[Kind, tuple[list[str], list[int], np.ndarray]] = {
+        "page": (
+            [query for query, _ in asked],
+            [row for _, row in asked],
+            _pages(embedder, pages, [" ".join(page.text.split()) for page in pages]),
+        ),
+        "image": ([p.captions[0] for p in flickr], list(range(len(flickr))), _photos(embedder, flickr)),
+        "clip": ([_said(c) for c in clips], list(range(len(clips))), _clips(embedder, clips)),
+    }
+    scales: dict[Kind, tuple[float, float]] = {}
+    for kind, (queries, right, vectors) in pools.items():
+        scores = _text_queries(embedder, queries, kind) @ vectors.T
+        above = scores[np.arange(len(right)), right] - np.median(scores, 1)
+        low, middle = np.quantile(above, (0.15, 0.5))
+        scales[kind] = (round(float(low), 4), round(float(middle), 4))
+    return scales
 
 
 def table_markdown(tables: dict[str, dict[str, Metrics]]) -> str:
@@ -202,6 +222,24 @@ def _pages(embedder: Any, pages: Sequence[PageRecord], texts: Sequence[str]) -> 
             for page, text in zip(pages, texts, strict=True)
         ]
     )
+
+
+def _photos(embedder: Any, photos: Sequence[PhotoRecord]) -> np.ndarray:
+    instruction = DOCUMENT_INSTRUCTIONS["image"]
+    return embedder.encode_documents(
+        [EmbedInput(instruction, images=(p.member.image(),), kind="image") for p in photos]
+    )
+
+
+def _clips(embedder: Any, clips: Sequence[ClipRecord]) -> np.ndarray:
+    instruction = DOCUMENT_INSTRUCTIONS["clip"]
+    return embedder.encode_documents(
+        [EmbedInput(instruction, images=tuple(c.frames()), is_video=True, kind="clip") for c in clips]
+    )
+
+
+def _said(clip: ClipRecord) -> str:
+    return clip.captions[0] if clip.captions else clip.label
 
 
 def _best(scores: np.ndarray, own: np.ndarray) -> int:

@@ -17,7 +17,10 @@ from typing import Any
 
 import yaml
 
-from mmsearch.evaluation.development import Metrics, evaluate, table_markdown
+from mmsearch.embedders import load_embedder
+from mmsearch.embedders.checkpoint import SIDECAR
+from mmsearch.evaluation.development import Metrics, evaluate, match_scale, table_markdown
+from mmsearch.items import Kind
 from mmsearch.training.sources import data_folder, load_files, load_pairs, load_photos
 from mmsearch.training.train import load_recipe
 
@@ -94,6 +97,7 @@ def ship(
             f"{weights} has {weights.stat().st_size:,} bytes, more than the {LARGEST_BYTES:,} that may be shipped"
         )
     data = data_folder(data)
+    _write_match_scale(checkpoint, match_scale(load_embedder(checkpoint), data, work))
     tables = evaluate(checkpoint, data, work)
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     card = model_card(load_recipe(recipe_name), tables, data, int(last["step"]) + 1)
@@ -103,6 +107,11 @@ def ship(
     for file in sorted(checkpoint.iterdir()):
         shutil.copyfile(file, target / file.name)
     return tables
+
+
+def _write_match_scale(checkpoint: Path, scale: dict[Kind, tuple[float, float]]) -> None:
+    sidecar = checkpoint / SIDECAR
+    sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | {"match_scale": scale}, indent=2), encoding="utf-8")
 
 
 def _most_common(words: list[str]) -> str:

@@ -17,6 +17,7 @@ from mmsearch.catalog import Filters
 from mmsearch.embedders.toy import ToyEmbedder
 from mmsearch.errors import SourceError
 from mmsearch.items import KINDS, EmbedInput, ItemDraft, Kind, Query, Source
+from mmsearch.lexical import kinds_named
 from mmsearch.library import Library
 from mmsearch.search import more_like, search
 
@@ -275,6 +276,7 @@ class Populations:
 
     model_key, dim, page_text, device = "populations-1", 64, True, "cpu"
     max_pixels: ClassVar = dict.fromkeys(KINDS, 1)
+    match_scale: ClassVar = {}
     levels: ClassVar = {"image": (0.6, 0.02), "page": (0.1, 0.05), "clip": (0.3, 0.05)}
 
     def direction(self, words: str) -> np.ndarray:
@@ -338,28 +340,33 @@ def test_relevance_falls_as_the_chance_to_find_something_grows() -> None:
     assert relevance.dense_relevance(np.array([-1e9, 1e9]), 10).tolist() == pytest.approx([0, 1])
 
 
+def _standardised(scores: np.ndarray, own: np.ndarray, prior: relevance.Background) -> np.ndarray:
+    usual = relevance.own_background(own, prior)
+    return (scores - usual.centre) / usual.spread
+
+
 def test_a_background_is_shrunk_towards_the_generic_one() -> None:
     rng = np.random.default_rng(0)
     prior = relevance.Background(0.2, 0.1)
-    assert relevance.standardise(np.array([0.4]), np.empty(0), prior)[0] == pytest.approx(2.0)
+    assert _standardised(np.array([0.4]), np.empty(0), prior)[0] == pytest.approx(2.0)
     own = 0.5 + 0.05 * rng.standard_normal(100_000)
-    assert relevance.standardise(np.array([0.6]), own, prior)[0] == pytest.approx(2.0, abs=0.05)
+    assert _standardised(np.array([0.6]), own, prior)[0] == pytest.approx(2.0, abs=0.05)
     half = 0.5 + 0.05 * rng.standard_normal(relevance.PRIOR_ITEMS)
     centre, spread = np.quantile(half, 0.5), np.quantile(half, 0.5) - np.quantile(half, 0.158655)
     want = (0.6 - (centre + 0.2) / 2) / np.sqrt((spread**2 + 0.1**2) / 2)
-    assert relevance.standardise(np.array([0.6]), half, prior)[0] == pytest.approx(want)
+    assert _standardised(np.array([0.6]), half, prior)[0] == pytest.approx(want)
 
 
 def test_relevant_items_do_not_spoil_the_background() -> None:
     """A quarter of the library answers the query: median and lower quantile hardly move, mean and sd would."""
     rng = np.random.default_rng(0)
     own = np.concatenate([0.1 + 0.05 * rng.standard_normal(1500), 0.5 + 0.05 * rng.standard_normal(500)])
-    z = relevance.standardise(np.array([0.5]), own, relevance.Background(0.1, 0.05))[0]
+    z = _standardised(np.array([0.5]), own, relevance.Background(0.1, 0.05))[0]
     assert z > 5 > (0.5 - own.mean()) / own.std()
 
 
 def test_scores_that_hardly_differ_are_not_blown_up() -> None:
-    z = relevance.standardise(np.array([0.301]), np.full(2000, 0.3), relevance.Background(0.3, 0.0))
+    z = _standardised(np.array([0.301]), np.full(2000, 0.3), relevance.Background(0.3, 0.0))
     assert z[0] == pytest.approx(0.001 / relevance.SD_FLOOR)
 
 
@@ -382,3 +389,38 @@ def test_fusion() -> None:
 
 def test_generic_queries_are_many_and_different() -> None:
     assert len(set(relevance.GENERIC_QUERIES)) == len(relevance.GENERIC_QUERIES) == 64
+
+
+def test_typicality_by_what_right_answers_usually_score() -> None:
+    found = relevance.typicality(np.array([0.1, 0.2, 0.4, 0.9]), (0.2, 0.4))
+    assert found[1] == pytest.approx(0.5) and found[2] == pytest.approx(1 / (1 + np.exp(-3)))
+    assert found[0] < 0.2 and found[3] > 0.99
+    assert relevance.typicality(np.array([-1.0, 1.0]), None).tolist() == [1, 1]
+
+
+def test_a_model_that_knows_its_right_answers_keeps_other_kinds_out(population: Library) -> None:
+    """The page stands out among pages as far as the photo among photos, but not as far as right pages do with this model."""
+    population.embedder.match_scale = {"image": (0.05, 0.1), "page": (0.6, 0.9), "clip": (0.1, 0.2)}
+    assert {hit.item.kind for hit in population.search(WORDS)} == {"image"}
+
+
+@pytest.mark.parametrize(
+    ("query", "kinds"),
+    [
+        ("slides about revenue", {"page"}),
+        ("photo of a red car", {"image"}),
+        ("videos and photos of dogs", {"image", "clip"}),
+        ("image processing", set()),
+        ("photos", set()),
+    ],
+)
+def test_kinds_named_by_a_query(query: str, kinds: set[str]) -> None:
+    assert kinds_named(query) == kinds
+
+
+def test_a_named_kind_comes_first(population: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {hit.item.kind: hit.relevance for hit in population.search(WORDS)[:2]}
+    monkeypatch.setattr("mmsearch.search.kinds_named", lambda query: frozenset({"image"}))
+    after = {hit.item.kind: hit.relevance for hit in population.search(WORDS)[:2]}
+    assert after["image"] == before["image"]
+    assert after["page"] == pytest.approx(before["page"] * relevance.OTHER_KIND)
