@@ -45,9 +45,10 @@ def licences(data: Path) -> list[tuple[str, int, str]]:
     return rows
 
 
-def model_card(recipe: dict[str, Any], tables: dict[str, dict[str, Metrics]], data: Path, steps: int) -> str:
+def model_card(recipe: dict[str, Any], tables: dict[str, dict[str, Metrics]], data: Path) -> str:
     """README.md of the checkpoint."""
     sets = "\n".join(f"| {name} | {count:,} | {words} |" for name, count, words in licences(data))
+    steps = sum(stage["steps"] for stage in recipe["stages"])
     front = {"license": "other", "base_model": "none (trained from scratch)", "pipeline_tag": "feature-extraction"}
     return f"""---
 {yaml.safe_dump(front, sort_keys=True).strip()}
@@ -99,8 +100,7 @@ def ship(
     data = data_folder(data)
     _write_match_scale(checkpoint, match_scale(load_embedder(checkpoint), data, work))
     tables = evaluate(checkpoint, data, work)
-    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
-    card = model_card(load_recipe(recipe_name), tables, data, int(last["step"]) + 1)
+    card = model_card(load_recipe(recipe_name), tables, data)
     (checkpoint / "README.md").write_text(card, encoding="utf-8")
     (checkpoint / "development.json").write_text(json.dumps(tables, indent=1), encoding="utf-8")
     target.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,76 @@
+"""The checkpoint in the package: there, small enough, described, and of use."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmsearch.embedders import Embedder, load_embedder
+from mmsearch.evaluation.development import known_item_metrics, ranks
+from mmsearch.items import EmbedInput, Query
+from mmsearch.prompts import DOCUMENT_INSTRUCTIONS, query_input
+
+FOLDER = Path(__file__).parents[2] / "mmsearch" / "checkpoints" / "mini"
+DATA = Path(__file__).parents[3] / "shared" / "data"
+
+
+@pytest.fixture(scope="module")
+def mini() -> Embedder:
+    return load_embedder("mini", device="cpu")
+
+
+def test_it_is_small_enough_and_in_the_public_layout() -> None:
+    assert (FOLDER / "model.safetensors").stat().st_size <= 64 * 1024 * 1024
+    config = json.loads((FOLDER / "config.json").read_text())
+    assert (config["model_type"], config["hidden_size"]) == ("qwen2_vl", 384)
+    for name in ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json"):
+        assert (FOLDER / name).is_file()
+
+
+def test_its_card_names_sets_licences_and_numbers() -> None:
+    card = (FOLDER / "README.md").read_text()
+    for words in ("Flickr8k", "non-commercial", "all-MiniLM-L6-v2", "nDCG@5", "text -> page", "caption -> photo"):
+        assert words in card
+
+
+def test_it_says_what_right_answers_score(mini: Embedder) -> None:
+    assert set(mini.match_scale) == {"page", "image", "clip"}
+    assert all(low < middle for low, middle in mini.match_scale.values())
+
+
+def test_every_prefix_of_its_vectors_is_a_vector(mini: Embedder) -> None:
+    """Matryoshka-ready: no leading block of dimensions is empty."""
+    vectors = mini.encode_documents([EmbedInput("", text=text) for text in ("revenue grew", "a dog runs", "the sea")])
+    assert vectors.shape == (3, 384)
+    assert (np.linalg.norm(vectors[:, :64], axis=1) > 0.2).all()
+
+
+@pytest.mark.parametrize(
+    ("question", "right", "wrong"),
+    [
+        ("how much did sales grow", "Revenue rose by 12 % in the third quarter", "Bees pollinate apple trees in May"),
+        ("insects in the orchard", "Bees pollinate apple trees in May", "Revenue rose by 12 % in the third quarter"),
+        ("puppy", "a small dog lies on the sofa", "the train leaves at noon"),
+        ("railway timetable", "the train leaves at noon", "a small dog lies on the sofa"),
+    ],
+)
+def test_texts_meet_by_meaning(mini: Embedder, question: str, right: str, wrong: str) -> None:
+    query = mini.encode_queries([query_input(Query(text=question), "page")])[0]
+    near, far = mini.encode_documents([EmbedInput("", text=text) for text in (right, wrong)])
+    assert query @ near > query @ far + 0.1
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="the development material is not beside this checkout")
+def test_captions_find_their_photos_far_above_chance(mini: Embedder) -> None:
+    from mmsearch.training.sources import load_photos
+
+    photos = [p for p in load_photos(DATA) if p.set_name == "flickr8k" and p.development][:100]
+    images = mini.encode_documents(
+        [EmbedInput(DOCUMENT_INSTRUCTIONS["image"], images=(p.member.image(),), kind="image") for p in photos]
+    )
+    captions = mini.encode_queries([query_input(Query(text=p.captions[0]), "image") for p in photos])
+    found = known_item_metrics(ranks(captions @ images.T, range(len(photos))))
+    assert found["R@10"] > 0.3, "chance is 0.1"
