@@ -21,13 +21,16 @@ from sqlalchemy.engine import Connection, Engine
 
 from mmsearch import indexing, lexical, schema, stored_vectors
 from mmsearch.errors import CatalogError, SourceError
-from mmsearch.filters import Filters, absolute, allowed_ids, under_any
+from mmsearch.filters import Filters, absolute, allowed_ids, read_ids, under_any
 from mmsearch.items import Item, ItemDraft, Kind, Source
 from mmsearch.lexical import TextMatches
 from mmsearch.plan import KnownFile, Plan, Row, make_plan
 from mmsearch.stored_vectors import Tail
 
 __all__ = ["Catalog", "ErrorRow", "Filters", "KnownFile", "Plan", "SourceRow", "Tail"]
+
+LITTLE_TEXT_CHARS = 60
+"""A page with less text than this counts as a picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -409,6 +412,12 @@ class Catalog:
                 "vectors": dict(c.execute(text(vectors), {"key": model_key}).all()),
                 "sources": dict(c.execute(text(states)).all()),
             }
+
+    def pages_without_text(self) -> np.ndarray:
+        """int64, ascending: visible pages of which hardly more than the picture is known (a page number, a footer)."""
+        with self._reading() as c:
+            query = "SELECT id FROM items WHERE visible = 1 AND kind = 'page' AND length(text) < :least"
+            return read_ids(c, query, {"least": LITTLE_TEXT_CHARS})
 
     def item_counts(self) -> dict[Kind, int]:
         """How many items of each kind can be found."""

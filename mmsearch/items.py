@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -159,3 +159,20 @@ class Hit:
             "snippet": self.snippet,
             "meta": dict(item.meta),
         }
+
+
+class MatchScale(NamedTuple):
+    """How right answers score in one kind, on queries that have one right answer in a pool.
+
+    Attributes:
+        low, middle: 30 % quantile and median of the right answer's cosine above the query's median cosine in the pool.
+        reliability: 2 AUC - 1: 1 if the right answer always outranks a random item, 0 if it does as often as not.
+    """
+
+    low: float
+    middle: float
+    reliability: float
+
+
+WITHOUT_TEXT = "page without text"
+"""Key of `match_scale` for pages that the model is given as a picture alone."""

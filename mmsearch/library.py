@@ -21,7 +21,7 @@ from mmsearch import prompts, relevance
 from mmsearch.catalog import Catalog, Filters
 from mmsearch.config import Settings, find_library_folder, load_settings
 from mmsearch.errors import CatalogError, ModelMismatch
-from mmsearch.items import KIND_ALIASES, KINDS, EmbedInput, Kind, Query
+from mmsearch.items import KIND_ALIASES, KINDS, EmbedInput, Kind, MatchScale, Query
 from mmsearch.lock import lock_holder, locked, snapshot_lock
 from mmsearch.stored_vectors import unit
 from mmsearch.vectors import VectorStore, open_store
@@ -87,6 +87,7 @@ class Library:
         self._queries: OrderedDict[tuple[str, str, str | None, Kind], np.ndarray] = OrderedDict()
         self._guard = threading.RLock()  # stores, and what is derived from them, are not safe to change while read
         self._steady_state: tuple[int, str | None] | None = None
+        self._textless: tuple[int, np.ndarray] | None = None
         self._counts: tuple[int, dict[Kind, int]] | None = None
         self._loading = threading.Lock()
         self._locked = 0
@@ -306,9 +307,17 @@ class Library:
                 self._backgrounds[key, kind, is_text] = prior
             return sample, prior
 
-    def match_scale(self, kind: Kind) -> tuple[float, float] | None:
-        """Where right answers usually lie, if the loaded model says so; see `relevance.typicality`."""
-        return self._embedder.match_scale.get(kind) if self._embedder is not None else None
+    def match_scale(self, name: str) -> MatchScale | None:
+        """What the loaded model's scores are worth in a kind (or `WITHOUT_TEXT`), if that was measured."""
+        return self._embedder.match_scale.get(name) if self._embedder is not None else None
+
+    def pages_without_text(self) -> np.ndarray:
+        """int64, ascending: visible pages that have next to no text."""
+        generation = self.catalog.generation()
+        with self._guard:
+            if self._textless is None or self._textless[0] != generation:
+                self._textless = generation, self.catalog.pages_without_text()
+            return self._textless[1]
 
     def _generic_queries(self, key: str, kinds: Sequence[Kind]) -> dict[Kind, np.ndarray]:
         """The generic queries encoded for each kind, float32 [n, dim]: from memory, the catalog, or the model."""

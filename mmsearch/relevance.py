@@ -9,8 +9,9 @@ shrunk towards what generic queries score on this kind:
     sd² = w · spread(query)² + (1 - w) · spread(generic)²
     z = (score - mean) / max(sd, SD_FLOOR)
 
-Where the model's maker measured how far above the mean right answers lie (`typicality`), a score that is far out by chance but far
-below a right answer's counts for little: that keeps pages out of a search for dogs.
+Where the model's maker measured how right answers score (`MatchScale`), a score that is far out by chance but far below a right answer's
+counts for little (`typicality`), and what the model says of a kind that it is bad at counts for less (its reliability): that keeps
+pages out of a search for dogs, and pictures of print, which the model cannot read, out of all.
 
 The best of n irrelevant items lies around sqrt(2 ln n) standard deviations above the mean, hence the middle of the logistic
 moves with it. Lexical relevance is the part of the query's IDF mass that an item holds. The two are fused as independent
@@ -22,6 +23,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+
+from mmsearch.items import MatchScale
 
 SAMPLE_SIZE = 2000
 """Stored vectors per kind that form a background."""
@@ -103,15 +106,15 @@ def own_background(own: np.ndarray, prior: Background) -> Background:
     return Background(mean, max(sd, SD_FLOOR))
 
 
-def typicality(above: np.ndarray, scale: tuple[float, float] | None) -> np.ndarray:
+def typicality(above: np.ndarray, scale: MatchScale | None) -> np.ndarray:
     """0…1: how usual it is for a right answer to lie `above` the query's usual score (cosine differences).
 
-    `scale` holds the 15 % quantile and the median of right answers, where the model's maker measured them: 0.5 and 0.95 there.
+    `scale` holds the 30 % quantile and the median of right answers, where the model's maker measured them: 0.5 and 0.95 there.
     Without it everything is usual.
     """
     if scale is None:
         return np.ones(len(above))
-    low, middle = scale
+    low, middle, _ = scale
     return 1 / (1 + np.exp(-np.clip((above - low) / max((middle - low) / 3, 1e-3), -50, 50)))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from mmsearch import relevance
 from mmsearch.catalog import Filters
-from mmsearch.items import KINDS, Hit, Item, Kind, Query
+from mmsearch.items import KINDS, WITHOUT_TEXT, Hit, Item, Kind, MatchScale, Query
 from mmsearch.lexical import NO_MATCHES, TextMatches, kinds_named
 from mmsearch.library import dot
 
@@ -207,7 +207,7 @@ def _candidates(
         worth = relevance.dense_relevance(above / usual.spread, scope.searched, is_measured=scale is not None)
         ids += [near, worded]
         cosine.append(scores)
-        dense.append(worth * relevance.typicality(above, scale))
+        dense.append(worth * relevance.typicality(above, scale) * _reliability(library, kind, ids[-2:], scale))
         is_other.append(np.full(len(scores), bool(named) and kind not in named))
     rest = matches.ids[~np.isin(matches.ids, np.concatenate(ids))]  # no vector of this model, or the model was left out
     ids.append(rest)
@@ -223,6 +223,18 @@ def _candidates(
         worth = relevance.lexical_relevance(matches.share.astype(np.float64), matches.bm25.astype(np.float64))
         lexical = np.where(matches.ids[place] == every, worth[place], 0.0)
     return _Candidates(every, np.concatenate(cosine), np.concatenate(dense), lexical, np.concatenate(is_other))
+
+
+def _reliability(library: Library, kind: Kind, ids: Sequence[np.ndarray], scale: MatchScale | None) -> np.ndarray:
+    """What the model's word is worth for each of `ids`, 0…1."""
+    every = np.concatenate(ids)
+    if scale is None:
+        return np.ones(len(every))
+    pictures_only = library.match_scale(WITHOUT_TEXT) if kind == "page" else None
+    if pictures_only is None:
+        return np.full(len(every), scale.reliability)
+    is_textless = np.isin(every, library.pages_without_text())
+    return np.where(is_textless, pictures_only.reliability, scale.reliability)
 
 
 def _hits(library: Library, found: _Candidates, k: int, offset: int, min_relevance: float | None, text: str) -> Hits:

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from mmsearch.items import EmbedInput, Kind
+from mmsearch.items import EmbedInput, Kind, MatchScale
 
 DEFAULT_MODEL = "mini"
 """The checkpoint that ships with the package (`mmsearch/checkpoints/mini`)."""
@@ -24,8 +24,8 @@ class Embedder(Protocol):
         dim: length of every vector.
         max_pixels: pixels of one image (page, image) or one frame (clip) that the model is given at most.
         page_text: whether a page's (or clip's) text goes into the document input beside its image.
-        match_scale: how far above the query's usual score its right answer lies, per kind, as cosine differences (low, middle):
-            15 % of right answers lie below `low`, half below `middle`. Empty where nobody measured it.
+        match_scale: what its scores are worth, per kind and for "page without text", as measured by the model's maker; empty where
+            nobody did. See `mmsearch.items.MatchScale`.
         device: where it runs, for people ("cpu", "cuda:0").
     """
 
@@ -33,7 +33,7 @@ class Embedder(Protocol):
     dim: int
     max_pixels: Mapping[Kind, int]
     page_text: bool
-    match_scale: Mapping[Kind, tuple[float, float]]
+    match_scale: Mapping[str, MatchScale]
     device: str
 
     def encode_queries(self, inputs: Sequence[EmbedInput]) -> np.ndarray:

@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from mmsearch.items import EmbedInput, Kind
+from mmsearch.items import EmbedInput, Kind, MatchScale
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255), "black": (0, 0, 0)}
 
@@ -24,7 +24,7 @@ class ToyEmbedder:
     dim = 64
     max_pixels: Mapping[Kind, int] = {"page": 224 * 224, "image": 112 * 112, "clip": 112 * 112}
     page_text = True
-    match_scale: Mapping[Kind, tuple[float, float]] = MappingProxyType({})
+    match_scale: Mapping[str, MatchScale] = MappingProxyType({})
     device = "cpu"
 
     def encode_queries(self, inputs: Sequence[EmbedInput]) -> np.ndarray:

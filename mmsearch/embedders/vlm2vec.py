@@ -44,7 +44,7 @@ from mmsearch.embedders.qwen2vl_inputs import (
     token_ids,
 )
 from mmsearch.errors import EmbedderError
-from mmsearch.items import KINDS, EmbedInput, Kind
+from mmsearch.items import KINDS, EmbedInput, Kind, MatchScale
 from mmsearch.prompts import DOCUMENT_INSTRUCTIONS, IMAGE_TOKEN, VIDEO_TOKEN, final_prompt
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class Vlm2VecEmbedder:
         max_pixels: Mapping[Kind, int],
         page_text_tokens: int,
         query_text_tokens: int,
-        match_scale: Mapping[Kind, tuple[float, float]] | None = None,
+        match_scale: Mapping[str, MatchScale] | None = None,
     ) -> None:
         """Use `load` or `from_model`. Either `model` or its `tensors` (all on one device) is given."""
         self.tokenizer = tokenizer
@@ -93,7 +93,7 @@ class Vlm2VecEmbedder:
         self.page_text_tokens = page_text_tokens
         self.page_text = page_text_tokens > 0
         self.query_text_tokens = query_text_tokens
-        self.match_scale: Mapping[Kind, tuple[float, float]] = dict(match_scale or {})
+        self.match_scale: Mapping[str, MatchScale] = dict(match_scale or {})
         self.dim = int(files.text_fields(config)["hidden_size"])
         self.model_key = self._model_key(digest)
         self._config = config
@@ -149,7 +149,7 @@ class Vlm2VecEmbedder:
             max_pixels={kind: max_pixels or budgets.get(kind, MAX_PIXELS) for kind in KINDS},
             page_text_tokens=sidecar.get("page_text_tokens", 0),
             query_text_tokens=sidecar.get("query_text_tokens", QUERY_TEXT_TOKENS),
-            match_scale={kind: tuple(pair) for kind, pair in sidecar.get("match_scale", {}).items()},
+            match_scale=match_scales(sidecar),
         )
 
     @classmethod
@@ -444,6 +444,18 @@ def full_model(config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -
     model.language_model.rotary_emb.to(tensors[EMBEDDING].device)
     model.visual.rotary_pos_emb.to(tensors[EMBEDDING].device)
     return model.eval()
+
+
+def match_scales(sidecar: Mapping[str, Any]) -> dict[str, MatchScale]:
+    """From the sidecar's `match_scale`. Raises: EmbedderError naming what is odd."""
+    scales: dict[str, MatchScale] = {}
+    for name, numbers in sidecar.get("match_scale", {}).items():
+        if not isinstance(numbers, list) or len(numbers) != len(MatchScale._fields):
+            raise EmbedderError(
+                f"{files.SIDECAR}: match_scale of {name!r} is {numbers!r}, not [low, middle, reliability]"
+            )
+        scales[name] = MatchScale(*map(float, numbers))
+    return scales
 
 
 def default_device() -> str:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from mmsearch.embedders import load_embedder
-from mmsearch.items import EmbedInput, Kind
+from mmsearch.items import WITHOUT_TEXT, EmbedInput, Kind, MatchScale
 from mmsearch.prompts import (
     DOCUMENT_INSTRUCTIONS,
     IMAGE_QUERY_INSTRUCTIONS,
@@ -175,28 +175,33 @@ def evaluate(checkpoint: str | Path, data: Path, work: Path) -> dict[str, dict[s
     return tables
 
 
-def match_scale(embedder: Any, data: Path, work: Path) -> dict[Kind, tuple[float, float]]:
-    """Per kind: how far above its query's median score the right answer lies, as (15 % quantile, median) on the split."""
+def match_scales(embedder: Any, data: Path, work: Path) -> dict[str, MatchScale]:
+    """What the model's scores are worth on the split: per kind, and for pages given as pictures alone."""
     pages = [p for p in load_pages(data, work) if p.development and p.text.strip()]
     asked = page_queries(pages)
+    questions, right = [query for query, _ in asked], [row for _, row in asked]
     flickr = [p for p in load_photos(data) if p.development and p.set_name == "flickr8k"]
     clips = [c for c in load_clips(data, work) if c.development]
-    pools: dict[Kind, tuple[list[str], list[int], np.ndarray]] = {
-        "page": (
-            [query for query, _ in asked],
-            [row for _, row in asked],
-            _pages(embedder, pages, [" ".join(page.text.split()) for page in pages]),
-        ),
-        "image": ([p.captions[0] for p in flickr], list(range(len(flickr))), _photos(embedder, flickr)),
-        "clip": ([_said(c) for c in clips], list(range(len(clips))), _clips(embedder, clips)),
+    texts = [" ".join(page.text.split()) for page in pages]
+    pools: list[tuple[str, Kind, list[str], list[int], np.ndarray]] = [
+        ("page", "page", questions, right, _pages(embedder, pages, texts)),
+        (WITHOUT_TEXT, "page", questions, right, _pages(embedder, pages, [""] * len(pages))),
+        ("image", "image", [p.captions[0] for p in flickr], list(range(len(flickr))), _photos(embedder, flickr)),
+        ("clip", "clip", [_said(c) for c in clips], list(range(len(clips))), _clips(embedder, clips)),
+    ]
+    return {
+        name: scale_of(_text_queries(embedder, queries, kind) @ vectors.T, rows)
+        for name, kind, queries, rows, vectors in pools
     }
-    scales: dict[Kind, tuple[float, float]] = {}
-    for kind, (queries, right, vectors) in pools.items():
-        scores = _text_queries(embedder, queries, kind) @ vectors.T
-        above = scores[np.arange(len(right)), right] - np.median(scores, 1)
-        low, middle = np.quantile(above, (0.15, 0.5))
-        scales[kind] = (round(float(low), 4), round(float(middle), 4))
-    return scales
+
+
+def scale_of(scores: np.ndarray, right: Sequence[int]) -> MatchScale:
+    """From scores [q, n] and the right column of each row."""
+    own = scores[np.arange(len(right)), right]
+    low, middle = np.quantile(own - np.median(scores, 1), (0.3, 0.5))
+    beaten = (ranks(scores, right) - 1) / (scores.shape[1] - 1)
+    reliability = max(0.0, 1 - 2 * float(beaten.mean()))
+    return MatchScale(round(float(low), 4), round(float(middle), 4), round(reliability, 4))
 
 
 def table_markdown(tables: dict[str, dict[str, Metrics]]) -> str:

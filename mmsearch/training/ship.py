@@ -19,8 +19,8 @@ import yaml
 
 from mmsearch.embedders import load_embedder
 from mmsearch.embedders.checkpoint import SIDECAR
-from mmsearch.evaluation.development import Metrics, evaluate, match_scale, table_markdown
-from mmsearch.items import Kind
+from mmsearch.evaluation.development import Metrics, evaluate, match_scales, table_markdown
+from mmsearch.items import MatchScale
 from mmsearch.training.sources import data_folder, load_files, load_pairs, load_photos
 from mmsearch.training.train import load_recipe
 
@@ -98,7 +98,7 @@ def ship(
             f"{weights} has {weights.stat().st_size:,} bytes, more than the {LARGEST_BYTES:,} that may be shipped"
         )
     data = data_folder(data)
-    _write_match_scale(checkpoint, match_scale(load_embedder(checkpoint), data, work))
+    _write_match_scale(checkpoint, match_scales(load_embedder(checkpoint), data, work))
     tables = evaluate(checkpoint, data, work)
     card = model_card(load_recipe(recipe_name), tables, data)
     (checkpoint / "README.md").write_text(card, encoding="utf-8")
@@ -109,7 +109,7 @@ def ship(
     return tables
 
 
-def _write_match_scale(checkpoint: Path, scale: dict[Kind, tuple[float, float]]) -> None:
+def _write_match_scale(checkpoint: Path, scale: dict[str, MatchScale]) -> None:
     sidecar = checkpoint / SIDECAR
     sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | {"match_scale": scale}, indent=2), encoding="utf-8")
 

@@ -16,7 +16,7 @@ from mmsearch import prompts, relevance
 from mmsearch.catalog import Filters
 from mmsearch.embedders.toy import ToyEmbedder
 from mmsearch.errors import SourceError
-from mmsearch.items import KINDS, EmbedInput, ItemDraft, Kind, Query, Source
+from mmsearch.items import KINDS, WITHOUT_TEXT, EmbedInput, ItemDraft, Kind, Query, Source
 from mmsearch.lexical import kinds_named
 from mmsearch.library import Library
 from mmsearch.search import more_like, search
@@ -392,7 +392,7 @@ def test_generic_queries_are_many_and_different() -> None:
 
 
 def test_typicality_by_what_right_answers_usually_score() -> None:
-    found = relevance.typicality(np.array([0.1, 0.2, 0.4, 0.9]), (0.2, 0.4))
+    found = relevance.typicality(np.array([0.1, 0.2, 0.4, 0.9]), relevance.MatchScale(0.2, 0.4, 1.0))
     assert found[1] == pytest.approx(0.5) and found[2] == pytest.approx(1 / (1 + np.exp(-3)))
     assert found[0] < 0.2 and found[3] > 0.99
     assert relevance.typicality(np.array([-1.0, 1.0]), None).tolist() == [1, 1]
@@ -400,8 +400,24 @@ def test_typicality_by_what_right_answers_usually_score() -> None:
 
 def test_a_model_that_knows_its_right_answers_keeps_other_kinds_out(population: Library) -> None:
     """The page stands out among pages as far as the photo among photos, but not as far as right pages do with this model."""
-    population.embedder.match_scale = {"image": (0.05, 0.1), "page": (0.6, 0.9), "clip": (0.1, 0.2)}
+    population.embedder.match_scale = {
+        "image": relevance.MatchScale(0.05, 0.1, 1.0),
+        "page": relevance.MatchScale(0.6, 0.9, 1.0),
+    }
     assert {hit.item.kind for hit in population.search(WORDS)} == {"image"}
+
+
+def test_pages_that_the_model_cannot_read_do_not_count(population: Library) -> None:
+    """The pages of this library have no text."""
+    all_right = relevance.MatchScale(0.0, 0.1, 1.0)
+    population.embedder.match_scale = {
+        "image": all_right,
+        "page": all_right,
+        WITHOUT_TEXT: relevance.MatchScale(0.0, 0.1, 0.1),
+    }
+    assert {hit.item.kind for hit in population.search(WORDS)} == {"image"}
+    population.embedder.match_scale = {"image": all_right, "page": all_right}
+    assert {hit.item.kind for hit in population.search(WORDS)} == {"image", "page"}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 from mmsearch.embedders import Embedder, load_embedder
 from mmsearch.evaluation.development import known_item_metrics, ranks
-from mmsearch.items import EmbedInput, Query
+from mmsearch.items import WITHOUT_TEXT, EmbedInput, Query
 from mmsearch.prompts import DOCUMENT_INSTRUCTIONS, query_input
 
 FOLDER = Path(__file__).parents[2] / "mmsearch" / "checkpoints" / "mini"
@@ -37,8 +37,8 @@ def test_its_card_names_sets_licences_and_numbers() -> None:
 
 
 def test_it_says_what_right_answers_score(mini: Embedder) -> None:
-    assert set(mini.match_scale) == {"page", "image", "clip"}
-    assert all(low < middle for low, middle in mini.match_scale.values())
+    assert set(mini.match_scale) == {"page", "image", "clip", WITHOUT_TEXT}
+    assert all(scale.low < scale.middle and 0 <= scale.reliability <= 1 for scale in mini.match_scale.values())
 
 
 def test_every_prefix_of_its_vectors_is_a_vector(mini: Embedder) -> None:

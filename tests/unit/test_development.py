@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mmsearch.evaluation.development import bm25_scores, known_item_metrics, mean_average_precision, ranks
+from mmsearch.evaluation.development import bm25_scores, known_item_metrics, mean_average_precision, ranks, scale_of
 
 
 def test_ranks_count_ties_against_the_right_answer():
@@ -34,3 +34,10 @@ def test_bm25_prefers_the_page_with_the_rare_word_and_takes_any_query():
     scores = bm25_scores(['revenue "growth" OR (', "!!"], ["the revenue grew", "the sea", "the mountains the sea"])
     assert scores[0].argmax() == 0
     assert scores[1].tolist() == [0, 0, 0]
+
+
+def test_a_scale_tells_where_right_answers_lie_and_how_often_they_win():
+    scores = np.array([[0.9, 0.1, 0.2, 0.0], [0.1, 0.3, 0.2, 0.0], [0.5, 0.4, 0.3, 0.2]])
+    scale = scale_of(scores, [0, 1, 3])
+    assert scale.middle == pytest.approx(0.15) and scale.low < scale.middle
+    assert scale.reliability == pytest.approx(1 - 2 * (0 + 0 + 1) / 3, abs=1e-4)

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from mmsearch.embedders import Embedder, load_embedder
 from mmsearch.embedders.batching import batches_by_cost, made_ahead, single_core_threads
 from mmsearch.embedders.qwen2vl_inputs import CLIP_MEAN, CLIP_STD, Batch, expand, first_tokens, normalise, patches_of
-from mmsearch.embedders.vlm2vec import Vlm2VecEmbedder, default_dtype
+from mmsearch.embedders.vlm2vec import Vlm2VecEmbedder, default_dtype, match_scales
 from mmsearch.errors import EmbedderError, ModelNotFound
 from mmsearch.items import EmbedInput
 from mmsearch.prompts import final_prompt
@@ -578,3 +578,9 @@ def test_default_dtype_follows_the_processor(monkeypatch):
     assert default_dtype("cpu") == torch.float32
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
     assert default_dtype("cpu") == torch.bfloat16
+
+
+def test_an_odd_match_scale_is_named() -> None:
+    assert match_scales({"match_scale": {"page": [0.1, 0.2, 0.9]}})["page"].reliability == 0.9
+    with pytest.raises(EmbedderError, match=r"match_scale of 'page' is \[0.1\]"):
+        match_scales({"match_scale": {"page": [0.1]}})
