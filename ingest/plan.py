@@ -28,8 +28,8 @@ PAGES_PER_DOCUMENT = 10
 CLIPS_PER_VIDEO = 5
 PROBE_BUDGET_S = 1.5
 """The model is timed on made-up items for about so long."""
-SLOW_PROBE_S = 10.0
-"""A model that takes longer for its first item is not timed a second time."""
+SLOW_PROBE_S = 30.0
+"""A model that takes longer for its first item is not timed a second time; a fresh installation compiles its modules in that time."""
 DECODE_S: Mapping[Kind, float] = {"image": 0.03, "page": 0.015, "clip": 0.05}
 """What a worker needs for an item, roughly; it counts only where the model is faster."""
 SAVE_S = 0.004
