@@ -36,8 +36,8 @@ DEMO_QUERIES = (
         "image",
         ("photos/2024 Portugal/IMG_4021.jpg", "photos/2024 Portugal/IMG_4040.jpg"),
     ),
-    DemoQuery("a city at night with lit windows", "image", ("photos/town/IMG_5001.jpg",)),
-    DemoQuery("a red car driving", "clip", ("videos/VID_0302.mp4",)),
+    DemoQuery("a football match", "image", ("photos/IMG_5400.jpg",)),
+    DemoQuery("why does a pendulum swing", "clip", ("videos/lesson.mp4",)),
 )
 
 
