@@ -7,8 +7,7 @@ Words are stemmed (Porter) and stripped of diacritics by SQLite on both sides; a
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,37 +16,13 @@ from sqlalchemy.engine import Connection
 
 from mmsearch.filters import read_ids
 from mmsearch.items import KINDS, Kind
+from mmsearch.terms import BM25_NAME, BM25_TEXT, SUBSTRING_WEIGHT, any_of, idf, quoted, terms_of
 
-MAX_TERMS = 32
-"""Of a longer query the rest is ignored."""
 COMMON_SHARE, COMMON_FLOOR = 0.05, 1000
 """A term in more items than both (as a share of all, and as a number) is not enough to find an item by, unless all are such."""
 LOOKED_AT = 4
 """Candidates per hit asked for that BM25 and the common terms are asked about."""
-SUBSTRING_WEIGHT = 0.6
-"""What a term is worth that is found only inside longer words."""
-BM25_TEXT, BM25_NAME = 1.0, 0.5
-"""Weights of the columns: a word in a file's name stands for all of its pages alike."""
 SNIPPET_TOKENS = 24
-
-STOP_WORDS = frozenset(  # a list of one word a line would fill three screens
-    """a about after all also an and any are as at be been but by can could did do does for from had has have he her here
-    his how i if in into is it its just me more most my no not of on only or other our out over she show so some than that
-    the their them then there these they this those to up was we were what when where which while who why will with would
-    you your find give get look looking search want need please containing contains""".split()  # noqa: SIM905
-)
-MEDIUM_WORDS = frozenset(
-    """page pages slide slides pdf pdfs document documents photo photos picture pictures image images video videos clip clips
-    scene moment file files""".split()  # noqa: SIM905
-)
-"""Words that usually name the kind of thing sought, not what is on it: they count only where nothing else is asked."""
-
-KIND_WORDS: Mapping[str, Kind] = {
-    "slide": "page", "slides": "page", "page": "page", "pages": "page", "pdf": "page", "pdfs": "page",
-    "document": "page", "documents": "page", "photo": "image", "photos": "image", "picture": "image",
-    "pictures": "image", "video": "clip", "videos": "clip", "clip": "clip", "clips": "clip",
-}  # fmt: skip
-"""Of these the words that leave no doubt which kind is meant ("image" and "scene" are on many a page)."""
 
 _MATCHING = "FROM words WHERE words MATCH :query"
 # The plus keeps SQLite from starting the full-text query anew for every id.
@@ -76,26 +51,6 @@ class TextMatches:
 NO_MATCHES = TextMatches(np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.float32))
 
 
-def terms_of(query: str) -> list[str]:
-    """The words and "quoted phrases" of a query that a match is looked for, in order, without repetition."""
-    terms: dict[str, None] = {}
-    for phrase, word in re.findall(r'"([^"]*)"|([^\W_]+)', query):
-        found = phrase.strip() if phrase else word
-        if re.search(r"[^\W_]", found):
-            terms[found.lower()] = None
-    content = [term for term in terms if term not in STOP_WORDS]
-    specific = [term for term in content if term not in MEDIUM_WORDS]
-    return (specific or content or list(terms))[:MAX_TERMS]
-
-
-def kinds_named(query: str) -> frozenset[Kind]:
-    """The kinds that a query's own words ask for: pages for "slides about revenue"; none if it asks for nothing else."""
-    words = re.findall(r"[^\W_]+", query.lower())
-    if all(word in KIND_WORDS or word in STOP_WORDS for word in words):
-        return frozenset()
-    return frozenset(KIND_WORDS[word] for word in words if word in KIND_WORDS)
-
-
 def match(
     connection: Connection,
     query: str,
@@ -119,7 +74,7 @@ def match(
     if total is None:
         total = connection.execute(text("SELECT count(*) FROM items WHERE visible = 1")).scalar_one()
     found = [_look_up(connection, term, int(max(COMMON_FLOOR, COMMON_SHARE * total))) for term in terms]
-    weights = np.array([np.log1p((total - term.count + 0.5) / (term.count + 0.5)) for term in found])
+    weights = idf([term.count for term in found], total)
     is_common = np.array([term.is_common for term in found])
     if not any(len(term.ids) for term in found):
         common = [term.text for term in found if term.is_common]
@@ -150,7 +105,7 @@ def snippets(connection: Connection, query: str, ids: Sequence[int]) -> dict[int
         return {}
     rows = connection.execute(
         text(f"SELECT rowid, snippet(words, 0, '', '', '…', {SNIPPET_TOKENS}) {_MATCHING} AND {_GIVEN}"),
-        {"query": f"text: ({_any_of(terms)})", "ids": json.dumps([int(i) for i in ids])},
+        {"query": f"text: ({any_of(terms)})", "ids": json.dumps([int(i) for i in ids])},
     )
     return {item_id: " ".join(passage.split()) for item_id, passage in rows}
 
@@ -167,7 +122,7 @@ class _Term:
 
 
 def _look_up(connection: Connection, term: str, common: int) -> _Term:
-    parameters = {"query": _quoted(term), "limit": common}
+    parameters = {"query": quoted(term), "limit": common}
     count = connection.execute(text("SELECT count(*) FROM words WHERE words MATCH :query"), parameters).scalar_one()
     if count > common:
         return _Term(term, count, np.empty(0, np.int64), is_common=True)
@@ -180,7 +135,7 @@ def _look_up(connection: Connection, term: str, common: int) -> _Term:
 
 def _among(connection: Connection, term: str, ids: np.ndarray) -> np.ndarray:
     """Those of `ids` that hold a term."""
-    parameters = {"query": _quoted(term), "ids": json.dumps(ids.tolist())}
+    parameters = {"query": quoted(term), "ids": json.dumps(ids.tolist())}
     return read_ids(connection, f"SELECT rowid AS id {_MATCHING} AND {_GIVEN}", parameters)
 
 
@@ -188,7 +143,7 @@ def _all_of(connection: Connection, terms: list[str], k: int, allowed: np.ndarra
     """Nothing but terms that many items hold: all of them must be there, BM25 alone decides."""
     if not terms:
         return NO_MATCHES
-    parameters: dict[str, object] = {"query": " AND ".join(map(_quoted, terms)), "k": k}
+    parameters: dict[str, object] = {"query": " AND ".join(map(quoted, terms)), "k": k}
     condition = ""
     if allowed is not None:
         condition, parameters["ids"] = f" AND {_GIVEN}", json.dumps(allowed.tolist())
@@ -203,17 +158,9 @@ def _all_of(connection: Connection, terms: list[str], k: int, allowed: np.ndarra
 def _bm25(connection: Connection, terms: list[str], ids: np.ndarray) -> np.ndarray:
     """float64 [len(ids)], higher is better; `ids` ascending. FTS5's own scores are negative, the best lowest."""
     scores = np.zeros(len(ids))
-    parameters = {"query": _any_of(terms), "ids": json.dumps(ids.tolist())}
+    parameters = {"query": any_of(terms), "ids": json.dumps(ids.tolist())}
     rows = connection.execute(text(f"SELECT rowid, {_BM25} {_MATCHING} AND {_GIVEN}"), parameters).all()
     if rows:
         found, raw = np.array(rows).T
         scores[np.searchsorted(ids, found.astype(np.int64))] = np.maximum(0, -raw)
     return scores
-
-
-def _quoted(term: str) -> str:
-    return '"' + term.replace('"', '""') + '"'
-
-
-def _any_of(terms: list[str]) -> str:
-    return " OR ".join(map(_quoted, terms))

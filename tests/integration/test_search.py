@@ -17,9 +17,9 @@ from mmsearch.catalog import Filters
 from mmsearch.embedders.toy import ToyEmbedder
 from mmsearch.errors import SourceError
 from mmsearch.items import KINDS, WITHOUT_TEXT, EmbedInput, ItemDraft, Kind, Query, Source
-from mmsearch.lexical import kinds_named
 from mmsearch.library import Library
 from mmsearch.search import more_like, search
+from mmsearch.terms import kinds_named
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255), "black": (0, 0, 0)}
 

@@ -27,8 +27,8 @@ from mmsearch.errors import (
 )
 from mmsearch.filters import glob_pattern
 from mmsearch.items import KINDS, ItemDraft, Kind, Source
-from mmsearch.lexical import SUBSTRING_WEIGHT, terms_of
 from mmsearch.plan import GONE_COUNT_LIMIT
+from mmsearch.terms import SUBSTRING_WEIGHT, terms_of
 
 DIM = 8
 KEY = "model-a"

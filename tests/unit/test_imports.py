@@ -22,7 +22,7 @@ LAYERS = [
     {
         "mmsearch.indexing", "mmsearch.lexical", "mmsearch.filters", "mmsearch.plan", "mmsearch.schema",
         "mmsearch.stored_vectors", "mmsearch.migrations", "mmsearch.prompts", "mmsearch.media", "mmsearch.sandbox",
-        "mmsearch.relevance", "mmsearch.lock", "mmsearch.terminal",
+        "mmsearch.relevance", "mmsearch.lock", "mmsearch.terminal", "mmsearch.terms",
     },
     {"mmsearch.items", "mmsearch.errors", "mmsearch.config"},
     {"mmsearch"},
