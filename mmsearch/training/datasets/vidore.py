@@ -1,0 +1,51 @@
+"""ColPali's training set: questions about document pages, with the page and the answer.
+
+Layout on the hub: `data/train-*.parquet` with `image {bytes, path}, query, answer` and more that is not read.
+Source: TIGER-AI-Lab/VLM2Vec@6e1e1d4 `src/data/dataset/vidore_dataset.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmsearch.prompts import DOCUMENT_INSTRUCTIONS, TEXT_QUERY_INSTRUCTIONS, final_prompt
+from mmsearch.training.datasets import fields
+from mmsearch.training.datasets.places import Places
+from mmsearch.training.datasets.rows import Rows
+from mmsearch.training.datasets.source import RowSource
+from mmsearch.training.datasets.visrag import hub_table
+from mmsearch.training.pairs import Pair, Side
+
+HUB_NAME = "vidore/colpali_train_set"
+MODES = ("question_answering", "page_retrieval")
+
+
+def open_vidore(spec: Mapping[str, Any], places: Places) -> RowSource:
+    """Fields: `dataset_name` (vidore/colpali_train_set; or a folder), `dataset_split` ("train"), `dataset_path` (Parquet
+    files instead, as a pattern), `data_mode`: "question_answering", as VLM2Vec-V2 was trained, has the page on the query
+    side and the answer as target; "page_retrieval" has the question as query and the page as target, with the
+    instructions of evaluation and search.
+    """
+    fields.check_spec(spec, {"dataset_name", "dataset_split", "dataset_path", "subset_name", "data_mode"})
+    mode = fields.choice(spec, "data_mode", MODES)
+    columns = ("query", "image", "answer") if mode == MODES[0] else ("query", "image")
+    return ColpaliTrain(spec, hub_table(spec, places, HUB_NAME, columns), mode)
+
+
+class ColpaliTrain(RowSource):
+    """The data set's own `prompt` column is ignored, as in the reference."""
+
+    def __init__(self, spec: Mapping[str, Any], rows: Rows, mode: str) -> None:
+        super().__init__(spec, rows, default_name="colpali_train_set")
+        self.mode = mode
+
+    def read(self, row: dict[str, Any], key: str) -> Pair:
+        page = (fields.stored_picture(row, "image", key),)
+        query = fields.text(row, "query")
+        if self.mode == "question_answering":
+            return Pair(Side(final_prompt("", query, image_count=1), page), Side(fields.text(row, "answer")))
+        return Pair(
+            Side(final_prompt(TEXT_QUERY_INSTRUCTIONS["page"], query)),
+            Side(final_prompt(DOCUMENT_INSTRUCTIONS["page"], image_count=1), page),
+        )
