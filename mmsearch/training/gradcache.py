@@ -73,8 +73,8 @@ def cached_backward(
             Randomness must come from torch's generators (CPU, current CUDA device): these are replayed.
         chunks: (rows, inputs): which rows of the matrix this chunk's embeddings are. All together: each of 0 … n-1 once.
             Processes may have different numbers of chunks, but each at least one.
-        loss_of_embeddings: embeddings [n, dim] to (loss, named parts for metrics). Its own parameters (temperatures) get
-            their gradient here, in the first pass; they stay outside `DistributedDataParallel` (see `gather`).
+        loss_of_embeddings: embeddings [n, dim] to (loss, named parts for metrics), called without autocast. Its own
+            parameters (temperatures) get their gradient too; they stay outside `DistributedDataParallel` (see `gather`).
         no_sync: entered around all chunks but the last: `model.no_sync` of a `DistributedDataParallel`. The last chunk may
             lack a modality that earlier ones had, so such a model needs `find_unused_parameters=True`.
 
@@ -86,15 +86,15 @@ def cached_backward(
         ValueError: no chunks, rows that are not 0 … n-1, an encoder that returns another number of rows.
     """
     order = [row for rows, _ in chunks for row in rows]
-    if not order or sorted(order) != list(range(len(order))):
-        raise ValueError(
-            f"the rows of {len(chunks)} chunks must be 0 … n-1, each once and at least one; got {order[:20]}"
-        )
+    if not all(rows for rows, _ in chunks) or sorted(order) != list(range(len(order))) or not order:
+        raise ValueError(f"{len(chunks)} chunks must hold the rows 0 … n-1, each once, none empty; got {order[:20]}")
     if max(count for (count,) in gather_numbers(len(chunks))) == 1:
         # Nothing to save anywhere: one forward pass does. All processes decide alike, or their collectives would cross.
         rows, inputs = chunks[0]
-        loss, parts = loss_of_embeddings(_in_order([_encoded(encode, rows, inputs)], order))
-        loss.backward()
+        embeddings = _in_order([_encoded(encode, rows, inputs)], order)
+        with _no_autocast(embeddings):
+            loss, parts = loss_of_embeddings(embeddings)
+            loss.backward()
         return loss.detach(), {**parts, "replay_error": torch.zeros_like(loss.detach())}
 
     states, pieces = [], []
@@ -104,9 +104,9 @@ def cached_backward(
             pieces.append(_encoded(encode, rows, inputs))
     torch.clear_autocast_cache()  # weights cast without gradient would be used again below
     embeddings = _in_order(pieces, order).requires_grad_()
-    with torch.enable_grad():
+    with _no_autocast(embeddings):
         loss, parts = loss_of_embeddings(embeddings)
-    loss.backward()
+        loss.backward()
     gradient = embeddings.grad
     assert gradient is not None
 
@@ -116,8 +116,14 @@ def cached_backward(
             with state.replayed():
                 again = _encoded(encode, rows, inputs)
             errors.append((again.detach() - piece).abs().max())
-            again.backward(gradient[list(rows)])
+            with _no_autocast(again):
+                again.backward(gradient[list(rows)])
     return loss.detach(), {**parts, "replay_error": torch.stack(errors).max()}
+
+
+def _no_autocast(embeddings: Tensor) -> AbstractContextManager[object]:
+    """A caller's `torch.autocast` would round the loss and, in backward passes, float32 gradients."""
+    return torch.autocast(embeddings.device.type, enabled=False)
 
 
 class _RandomState:
@@ -133,7 +139,7 @@ class _RandomState:
     @contextlib.contextmanager
     def replayed(self) -> Iterator[None]:
         """Draw the same numbers once more, then go on where the generators were before."""
-        with torch.random.fork_rng(self.cuda):
+        with torch.random.fork_rng(list(self.cuda), device_type="cuda"):
             torch.set_rng_state(self.cpu)
             for device, state in self.cuda.items():
                 torch.cuda.set_rng_state(state, device)
