@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -338,5 +339,6 @@ def _pool(
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     if "forkserver" in methods:
-        context.set_forkserver_preload([__name__])
+        # Imported once, not by every worker: torch takes seconds.
+        context.set_forkserver_preload([__name__, *(name for name in ("torch",) if name in sys.modules)])
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(sources, prepare))
