@@ -32,7 +32,16 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def run(function: Callable[..., Tensor], layer: Walked, *args: Any) -> Tensor:
-    """function(layer, *args); its activations are computed again in the backward pass if the layer is set so."""
+    """function(layer, *args); its activations are computed again in the backward pass if the layer is set so.
+
+    A layer whose weights must be fetched first (from other processes) has a method `walk(run, *args)`, which does that and then
+    calls run(layer, *args). See `mmsearch.training.processes`.
+    """
+    walk = getattr(layer, "walk", None)
+    return _run(layer, function, *args) if walk is None else walk(_run, function, *args)
+
+
+def _run(layer: Walked, function: Callable[..., Tensor], *args: Any) -> Tensor:
     if getattr(layer, "gradient_checkpointing", False) and layer.training and torch.is_grad_enabled():
         return layer._gradient_checkpointing_func(function, layer, *args)
     return function(layer, *args)

@@ -69,6 +69,100 @@ class Batch:
         return normalise(self.pixels).to(dtype)
 
 
+@dataclass(frozen=True)
+class Preparation:
+    """From final prompts and pictures to a `Batch`. It holds no model and can be sent to another process.
+
+    Attributes:
+        image_id, video_id: ids of `<|image_pad|>` and `<|video_pad|>`.
+    """
+
+    tokenizer: Tokenizer
+    image_id: int
+    video_id: int
+    min_pixels: int
+
+    def batch(
+        self,
+        prompts: Sequence[str],
+        images: Sequence[Sequence[Image.Image] | None],
+        is_video: Sequence[bool],
+        max_pixels: Sequence[int],
+    ) -> Batch:
+        """Tokenise and cut into patches.
+
+        Args:
+            prompts: complete, with one visual token per image, or one per video.
+            images: per prompt its images in order, or the frames of its video, or None.
+            max_pixels: budget of each image or frame, per prompt.
+
+        Raises:
+            EmbedderError: more images than visual tokens; an empty prompt.
+        """
+        ids: list[int] = []
+        lengths: list[int] = []
+        visual_index: list[int] = []
+        patches: list[np.ndarray] = []
+        grids: list[Grid] = []
+        for prompt, visuals, video, budget in zip(prompts, images, is_video, max_pixels, strict=True):
+            shots = [list(visuals)] if video and visuals else [[image] for image in visuals or ()]
+            counts = []
+            for frames in shots:
+                rows, grid = patches_of(frames, min_pixels=self.min_pixels, max_pixels=budget)
+                patches.append(rows)
+                grids.append(grid)
+                counts.append(len(rows) // MERGE**2)
+            visual_id = self.video_id if video else self.image_id
+            found, positions = expand(token_ids(self.tokenizer, prompt), visual_id, counts)
+            if not found:
+                raise EmbedderError("an empty prompt cannot be embedded")
+            visual_index.extend(len(ids) + position for position in positions)
+            ids.extend(found)
+            lengths.append(len(found))
+        pixels = np.concatenate(patches) if patches else np.empty((0, PATCH_VALUES), np.uint8)
+        return Batch(
+            torch.tensor(ids, dtype=torch.int64),
+            tuple(lengths),
+            torch.from_numpy(pixels),
+            tuple(grids),
+            torch.tensor(visual_index, dtype=torch.int64),
+        )
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """Several batches as one, in their order."""
+    starts = np.cumsum([0, *(len(batch.input_ids) for batch in batches)])[:-1].tolist()
+    return Batch(
+        torch.cat([batch.input_ids for batch in batches]),
+        tuple(length for batch in batches for length in batch.lengths),
+        torch.cat([batch.pixels for batch in batches]),
+        tuple(grid for batch in batches for grid in batch.grids),
+        torch.cat([batch.visual_index + start for batch, start in zip(batches, starts, strict=True)]),
+    )
+
+
+def separated(batch: Batch) -> list[Batch]:
+    """A batch per prompt; the inverse of `joined`."""
+    rows = []
+    start = patch = grid = visual = 0
+    for length in batch.lengths:
+        last_visual = int(torch.searchsorted(batch.visual_index, start + length))
+        last_patch, last_grid = patch + MERGE**2 * (last_visual - visual), grid
+        while sum(t * h * w for t, h, w in batch.grids[grid:last_grid]) < last_patch - patch:
+            last_grid += 1
+        rows.append(
+            Batch(
+                batch.input_ids[start : start + length],
+                (length,),
+                batch.pixels[patch:last_patch],
+                batch.grids[grid:last_grid],
+                batch.visual_index[visual:last_visual] - start,
+            )
+        )
+        start, patch, grid, visual = start + length, last_patch, last_grid, last_visual
+    return rows
+
+
 def normalise(pixels: torch.Tensor) -> torch.Tensor:
     """uint8 patches [n, 1176] to float32 with CLIP's mean and deviation per channel."""
     mean = torch.tensor(CLIP_MEAN, device=pixels.device)[:, None]

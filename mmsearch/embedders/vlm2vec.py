@@ -33,15 +33,11 @@ from mmsearch.embedders.qwen2vl_inputs import (
     MERGE,
     MIN_PIXELS,
     PATCH,
-    PATCH_VALUES,
     PREPROCESSING_VERSION,
     TEMPORAL,
     Batch,
-    Grid,
-    expand,
+    Preparation,
     first_tokens,
-    patches_of,
-    token_ids,
 )
 from mmsearch.errors import EmbedderError
 from mmsearch.items import KINDS, EmbedInput, Kind, MatchScale
@@ -65,6 +61,7 @@ class Vlm2VecEmbedder:
 
     Attributes:
         tokenizer: from tokenizer.json.
+        preparation: how prompts and pictures become a `Batch`; needs no model.
         min_pixels: pixels of one image or frame at least.
         page_text_tokens: tokens of a document's text that the model is given at most; 0: pixels only.
         query_text_tokens: the same for queries.
@@ -97,7 +94,9 @@ class Vlm2VecEmbedder:
         self.dim = int(files.text_fields(config)["hidden_size"])
         self.model_key = self._model_key(digest)
         self._config = config
-        self._image_id, self._video_id = int(config["image_token_id"]), int(config["video_token_id"])
+        self.preparation = Preparation(
+            tokenizer, int(config["image_token_id"]), int(config["video_token_id"]), min_pixels
+        )
         self._tensors = tensors or {}
         self._model = model
         self._building = threading.Lock()
@@ -184,6 +183,11 @@ class Vlm2VecEmbedder:
 
     def save(self, folder: str | Path, *, dtype: torch.dtype = torch.bfloat16) -> None:
         """Write a checkpoint in the public layout, weights last; `load` and transformers open it."""
+        self.save_without_weights(folder, dtype=dtype)
+        files.write_tensors(Path(folder) / "model.safetensors", dict(self.model.named_parameters()), dtype)
+
+    def save_without_weights(self, folder: str | Path, *, dtype: torch.dtype = torch.bfloat16) -> None:
+        """Everything of a checkpoint but `model.safetensors`."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         config = files.flat_config(self.model.config)
@@ -219,7 +223,6 @@ class Vlm2VecEmbedder:
                 "match_scale": self.match_scale,
             },
         )
-        files.write_tensors(folder / "model.safetensors", dict(self.model.named_parameters()), dtype)
 
     @property
     def model(self) -> Qwen2VLModel:
@@ -371,46 +374,21 @@ class Vlm2VecEmbedder:
         Arguments as for `embed_prompts`.
         """
         budgets = self._budgets(is_video) if max_pixels is None else max_pixels
-        ids: list[int] = []
-        lengths: list[int] = []
-        visual_index: list[int] = []
-        patches: list[np.ndarray] = []
-        grids: list[Grid] = []
-        for prompt, visuals, video, budget in zip(prompts, images, is_video, budgets, strict=True):
-            shots = [list(visuals)] if video and visuals else [[image] for image in visuals or ()]
-            counts = []
-            for frames in shots:
-                rows, grid = patches_of(frames, min_pixels=self.min_pixels, max_pixels=budget)
-                patches.append(rows)
-                grids.append(grid)
-                counts.append(len(rows) // MERGE**2)
-            found, positions = expand(
-                token_ids(self.tokenizer, prompt), self._video_id if video else self._image_id, counts
-            )
-            if not found:
-                raise EmbedderError("an empty prompt cannot be embedded")
-            visual_index.extend(len(ids) + position for position in positions)
-            ids.extend(found)
-            lengths.append(len(found))
-        pixels = np.concatenate(patches) if patches else np.empty((0, PATCH_VALUES), np.uint8)
-        return Batch(
-            torch.tensor(ids, dtype=torch.int64),
-            tuple(lengths),
-            torch.from_numpy(pixels),
-            tuple(grids),
-            torch.tensor(visual_index, dtype=torch.int64),
-        )
+        return self.preparation.batch(prompts, images, is_video, budgets)
 
-    def forward(self, batch: Batch) -> torch.Tensor:
-        """Embeddings [len(batch), dim]: float32, unit length, with gradients if enabled. Follows `torch.autocast`."""
+    def forward(self, batch: Batch, features: torch.Tensor | None = None) -> torch.Tensor:
+        """Embeddings [len(batch), dim]: float32, unit length, with gradients if enabled. Follows `torch.autocast`.
+
+        Args:
+            features: [len(batch.visual_index), hidden], the visual features where they are known already; `batch.pixels` is then not
+                looked at.
+        """
         batch = batch.to(self._device)
-        if not batch.grids:
-            language_model = self._language_model
-            tokens = language_model.embed_tokens(batch.input_ids)
-        else:
-            language_model = self.model.language_model
-            tokens = language_model.embed_tokens(batch.input_ids)
+        if features is None and batch.grids:
             features = vision_features(self.model.visual, batch.pixel_values(), batch.grids)
+        language_model = self._language_model if features is None else self.model.language_model
+        tokens = language_model.embed_tokens(batch.input_ids)
+        if features is not None:
             tokens = tokens.index_copy(0, batch.visual_index, features.to(tokens.dtype))
         return F.normalize(last_states(language_model, tokens, batch.lengths).float(), dim=-1)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mmsearch.errors import ConfigError, MissingExtra
-from mmsearch.training.recipe import Adapter
+from mmsearch.training.recipe_fields import Adapter
 
 _PART = re.compile(r"\.lora_(A|B|magnitude_vector)\.default(\.weight)?$")
 

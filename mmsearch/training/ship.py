@@ -21,8 +21,8 @@ from mmsearch.embedders import load_embedder
 from mmsearch.embedders.checkpoint import SIDECAR
 from mmsearch.evaluation.development import Metrics, evaluate, match_scales, table_markdown
 from mmsearch.items import MatchScale
+from mmsearch.training.recipe import load_recipe
 from mmsearch.training.sources import data_folder, load_files, load_pairs, load_photos
-from mmsearch.training.train import load_recipe
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ def ship(
     data = data_folder(data)
     _write_match_scale(checkpoint, match_scales(load_embedder(checkpoint), data, work))
     tables = evaluate(checkpoint, data, work)
-    card = model_card(load_recipe(recipe_name), tables, data)
+    card = model_card(load_recipe(recipe_name).record(), tables, data)
     (checkpoint / "README.md").write_text(card, encoding="utf-8")
     (checkpoint / "development.json").write_text(json.dumps(tables, indent=1), encoding="utf-8")
     target.mkdir(parents=True, exist_ok=True)

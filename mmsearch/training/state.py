@@ -22,7 +22,9 @@ log = logging.getLogger(__name__)
 
 FORMAT = 2
 PATTERN = "state-*.pt"
-UNDECISIVE = ("saving", "evaluation", "workers", "parallel", "vision_cache_gb", "chunk_positions")
+UNDECISIVE = (
+    "saving", "evaluation", "workers", "workers_are", "parallel", "vision_cache_gb", "chunk_positions", "chunk_rows",
+)  # fmt: skip
 """Fields of a recipe that may change between interruption and resumption: they do not change what is learnt."""
 
 
@@ -35,7 +37,7 @@ class State:
         base: digest of the checkpoint that training started from; "" for a new model.
         stage: number of the stage. step: steps of that stage that are done.
         model: every weight that the recipe can train, under its name in the model.
-        average: the moving average of the same; empty without one.
+        average: the moving average of the same; empty without one. average_steps: how many steps are in it.
         optimizers: `state_dict()` of each.
         objective: parameters of the loss: learned temperatures.
         mixture: what the mixture of pairs was; empty without pairs.
@@ -48,6 +50,7 @@ class State:
     step: int
     model: dict[str, torch.Tensor]
     average: dict[str, torch.Tensor] = field(default_factory=dict)
+    average_steps: int = 0
     optimizers: list[dict[str, Any]] = field(default_factory=list)
     objective: dict[str, torch.Tensor] = field(default_factory=dict)
     mixture: dict[str, Any] = field(default_factory=dict)

