@@ -6,6 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
+import yaml
 
 from mmsearch.errors import ConfigError, DatasetError, SourceError
 from mmsearch.prompts import DOCUMENT_INSTRUCTIONS, VISRAG_INSTRUCTIONS
@@ -150,7 +151,9 @@ def test_packed_pictures_are_said_to_be_packed(places):
     packed = places.root / "TIGER-Lab/MMEB-train/images_zip/SUN397.zip"
     packed.parent.mkdir(parents=True)
     packed.touch()
-    with pytest.raises(DatasetError, match=r"pictures of SUN397 are still packed: unzip .*SUN397.zip"):
+    with pytest.raises(
+        DatasetError, match=r"pictures of SUN397 are still packed: run `python unzip_file.py`.* or unzip .*SUN397.zip"
+    ):
         mmeb_source(places, [mmeb_row(ASK, AT + "1.jpg", "cab")], subset_name="SUN397")
 
 
@@ -620,6 +623,65 @@ def test_the_hub_is_asked_only_when_told_to(places, monkeypatch):
     assert asked == [("vidore/colpali_train_set", "dataset", ["data/train-*.parquet", "train-*.parquet"])]
     with pytest.raises(DatasetError, match="cannot be fetched from the hub: OSError: no network"):
         open_source({"parser": "visrag"}, places=Places(places.root, places.cache, download=True))
+
+
+def test_a_subset_that_is_missing_is_fetched_beside_the_others(places, monkeypatch):
+    def fetch(name, *, repo_type, local_dir, allow_patterns):
+        made.mmeb(local_dir, allow_patterns[0].partition("/")[0], [mmeb_row("q", "", "a")])
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    mmeb_source(places, [mmeb_row("q", "", "a")])
+    spec = {"parser": "mmeb", "subset_name": "CIRR"}
+    with pytest.raises(DatasetError, match=r"no CIRR/original-\*.parquet in .*subsets there: A-OKVQA;"):
+        open_source(spec, places=places)
+    assert len(open_source({**spec, "download": True}, places=places)) == 1
+
+
+REFERENCE_YAML = """
+A-OKVQA:
+    dataset_parser: mmeb
+    dataset_name: TIGER-Lab/MMEB-train
+    subset_name: A-OKVQA
+    dataset_split: original
+    image_dir: TIGER-Lab/MMEB-train
+    num_sample_per_subset: 20000
+    weight: 0.5
+colpali_train_set:
+    dataset_parser: vidore
+    dataset_name: vidore/colpali_train_set
+    weight: 10
+visrag-indomain:
+    dataset_parser: visrag
+    dataset_name: openbmb/VisRAG-Ret-Train-In-domain-data
+    global_dataset_name: VisRAG-Indomain-data
+    weight: 12
+video_caption_300k-video:
+    dataset_parser: llavahound_caption
+    dataset_name: video_caption_300k
+    dataset_path: ShareGPTVideo/video_caption_300k.jsonl
+    video_frame_basedir: ShareGPTVideo/train_300k
+    weight: 5
+    num_rows: 300_000
+    num_frames: 8
+    data_mode: video_retrieval
+"""
+
+
+def test_the_references_configuration_is_read_as_it_is(places):
+    mmeb_source(places, [mmeb_row(ASK, AT + "1.jpg", "cab")])
+    made.colpali(places.root / "vidore/colpali_train_set", [colpali_row("q", 1, "a"), colpali_row("r", 1, "b")])
+    made.visrag(
+        places.root / "VisRAG-Ret-Train-In-domain-data", [{"query": "q", "image": made.stored(1), "source": ""}]
+    )
+    for number in range(9):
+        made.write_picture(places.root / f"ShareGPTVideo/train_300k/v1/c{number}.jpeg", number)
+    made.json_lines(places.root / "ShareGPTVideo/video_caption_300k.jsonl", [CAPTION] * 3)
+    sources = open_sources(yaml.safe_load(REFERENCE_YAML), places=places)
+    assert {name: len(source) for name, source in sources.items()} == {
+        "A-OKVQA": 1, "colpali_train_set": 2, "visrag-indomain": 1, "video_caption_300k-video": 3,
+    }  # fmt: skip
+    assert all(not reasons(source) for source in sources.values())
+    assert len(sources["video_caption_300k-video"].pair(2).target.pictures) == 8
 
 
 @pytest.mark.parametrize(

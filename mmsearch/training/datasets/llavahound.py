@@ -101,7 +101,12 @@ def _files(spec: Mapping[str, Any], places: Places, sort: str) -> tuple[JsonLine
         file, frames = places.local(given_lines), places.local(given_frames)
     else:
         # The reference's `dataset_name` is a label of these sets, not a name on the hub.
-        folder = places.dataset_folder(spec, HUB_NAME, patterns=[*LINES[sort], "train_300k/*"])
+        folder = places.dataset_folder(
+            spec,
+            HUB_NAME,
+            needed=f"{LINES[sort][0].rpartition('/')[0]}/*.jsonl",
+            patterns=[*LINES[sort], "train_300k/*"],
+        )
         known = [folder / name for name in LINES[sort]]
         default = next((path for path in known if path.is_file()), known[0])
         file = places.local(given_lines) if given_lines else default

@@ -40,8 +40,11 @@ def open_mmeb(spec: Mapping[str, Any], places: Places) -> RowSource:
     subset, split = spec["subset_name"], spec.get("dataset_split") or "original"
     hub_name = spec.get("dataset_name") or HUB_NAME
     folder = places.dataset_folder(
-        spec, hub_name, patterns=[f"{subset}/{split}-*.parquet", f"images_zip/{subset}.zip"]
-    )  # fmt: skip
+        spec,
+        hub_name,
+        needed=f"{subset}/{split}-*.parquet",
+        patterns=[f"{subset}/{split}-*.parquet", f"images_zip/{subset}.zip", "unzip_file.py"],
+    )
     files = sorted((folder / subset).glob(f"{split}-*.parquet"))
     if not files:
         there = sorted(path.name for path in folder.iterdir() if path.is_dir() and any(path.glob("*.parquet")))
@@ -52,7 +55,10 @@ def open_mmeb(spec: Mapping[str, Any], places: Places) -> RowSource:
     images = places.local(spec["image_dir"]) if spec.get("image_dir") else folder
     archive = folder / "images_zip" / f"{subset}.zip"
     if archive.is_file() and not (images / "images" / subset).is_dir():
-        raise DatasetError(f"the pictures of {subset} are still packed: unzip {archive} into {images}/images")
+        raise DatasetError(
+            f"the pictures of {subset} are still packed: run `python unzip_file.py`, which comes with the data set, in {folder}, "
+            f"or unzip {archive} so that {images / 'images' / subset} holds them"
+        )
     rows = Table(files, places.cache_folder(), columns=COLUMNS, optional=NEGATIVE_COLUMNS)
     return Mmeb(spec, rows, images)
 

@@ -39,23 +39,25 @@ class Places:
         given = Path(path).expanduser()
         return given if given.exists() or given.is_absolute() else self.root / given
 
-    def dataset_folder(self, spec: Mapping[str, Any], hub_name: str, *, patterns: list[str]) -> Path:
+    def dataset_folder(self, spec: Mapping[str, Any], hub_name: str, *, needed: str, patterns: list[str]) -> Path:
         """The folder of a data set on the hub.
 
         Args:
             hub_name: `<owner>/<name>`, or a folder.
-            patterns: of the files that are needed, for the download.
+            needed: pattern of a file without which the folder is not enough, as when another subset was fetched before.
+            patterns: of all files that belong to it, for the download.
 
         Raises:
             DatasetError: it is not there (with the folders looked at and the way to get it), or the hub cannot be reached.
         """
         looked_at = [Path(hub_name).expanduser(), self.root / hub_name, self.root / hub_name.rpartition("/")[2]]
-        for folder in looked_at:
-            if folder.is_dir():
-                return folder
+        found = [folder for folder in looked_at if folder.is_dir()]
+        complete = [folder for folder in found if any(folder.glob(needed))]
         target = self.root / hub_name
-        if spec.get("download", self.download):
+        if not complete and spec.get("download", self.download):
             return _fetch(hub_name, target, patterns)
+        if found:
+            return (complete or found)[0]
         folders = ", ".join(str(folder) for folder in dict.fromkeys(looked_at[1:]))
         raise DatasetError(
             f"no data set {hub_name} on this machine (looked for {folders}); "

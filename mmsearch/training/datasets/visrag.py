@@ -57,7 +57,8 @@ def hub_table(spec: Mapping[str, Any], places: Places, hub_name: str, columns: S
     else:
         split = spec.get("dataset_split") or "train"
         name = spec.get("dataset_name") or hub_name
-        folder = places.dataset_folder(spec, name, patterns=[f"data/{split}-*.parquet", f"{split}-*.parquet"])
+        patterns = [f"data/{split}-*.parquet", f"{split}-*.parquet"]
+        folder = places.dataset_folder(spec, name, needed=f"**/{split}-*.parquet", patterns=patterns)
         files = sorted(folder.glob(f"data/{split}-*.parquet")) or sorted(folder.glob(f"{split}-*.parquet"))
         looked_for = f"{folder}/data/{split}-*.parquet"
     if not files:
