@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import multiprocessing.connection
+import os
+import signal
 import sys
 import threading
 from collections import Counter, deque
@@ -296,6 +299,20 @@ def _start(sources: Mapping[str, PairSource], prepare: Callable[[list[Example]],
     _worker.sources, _worker.prepare = sources, prepare
 
 
+def _start_process(sources: Mapping[str, PairSource], prepare: Callable[[list[Example]], Any]) -> None:
+    """A worker process ends with its parent, even one that is killed, and leaves Ctrl-C to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), name="parent", daemon=True).start()
+    _start(sources, prepare)
+
+
+def _end_with(sentinel: int) -> None:
+    multiprocessing.connection.wait([sentinel])
+    os._exit(1)
+
+
 def _make(task: _Task) -> _Result:
     examples, skipped = [], []
     for source, row in task.drawn:
@@ -341,4 +358,4 @@ def _pool(
     if "forkserver" in methods:
         # Imported once, not by every worker: torch takes seconds.
         context.set_forkserver_preload([__name__, *(name for name in ("torch",) if name in sys.modules)])
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(sources, prepare))
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_process, initargs=(sources, prepare))

@@ -6,9 +6,14 @@ import multiprocessing
 import operator
 import os
 import pickle
+import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -217,6 +222,42 @@ def test_closing_ends_the_workers(sources):
         time.sleep(0.02)
     left = {thread.name for thread in set(threading.enumerate()) - before}
     assert not {name for name in left if "resource_sharer" not in name.lower()}
+
+
+KILLED = """
+import multiprocessing, os, signal
+from mmsearch.training.datasets import open_source
+from mmsearch.training.loader import batches
+from mmsearch.training.mixture import Mixture
+if __name__ == "__main__":
+    source = open_source({"parser": "jsonl", "name": "own", "dataset_path": FILE})
+    steps = batches(Mixture({"own": len(source)}, {"own": 1}, 8, 4, 0), {"own": source}, len, workers=2)
+    next(steps)
+    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_workers_end_with_a_run_that_is_killed(tmp_path):
+    file = made.json_lines(tmp_path / "own.jsonl", [{"query": f"own {n}", "target_text": f"t {n}"} for n in range(30)])
+    script = tmp_path / "run.py"
+    script.write_text(KILLED.replace("FILE", repr(str(file))))
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    run = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment)
+    assert run.returncode == -signal.SIGKILL
+    workers = [int(pid) for pid in run.stdout.split()]
+    assert len(workers) == 2
+    deadline = time.monotonic() + 10
+    while any(map(is_running, workers)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(is_running, workers))
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_at_most_two_portions_a_worker_are_made_ahead():

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,16 @@ from mmsearch.items import Kind
 from mmsearch.prompts import DOCUMENT_INSTRUCTIONS, PHOTO_TO_TEXT_INSTRUCTION, TEXT_QUERY_INSTRUCTIONS, final_prompt
 from mmsearch.training.datasets import fields
 from mmsearch.training.datasets.places import Places
-from mmsearch.training.datasets.rows import ROWS_PER_BATCH, Rows, Table, write_arrow
+from mmsearch.training.datasets.rows import Rows, Table, write_arrow
 from mmsearch.training.datasets.source import RowSource
 from mmsearch.training.pairs import MadePicture, Pair, Picture, Side, TarPicture
 from mmsearch.training.prepare import FRAMES, ClipRecord, load_clips, load_pages
-from mmsearch.training.sources import data_folder, is_development, load_pairs, load_photos
+from mmsearch.training.sources import TarMember, data_folder, is_development, load_pairs, load_photos
 
 PASSAGE_WORDS = 40
 """A page's text is cut into passages of so many words."""
 LEAST_PASSAGE_WORDS = 5
+ROWS_PER_ARROW_BATCH = 4096
 MODES = (
     "caption_photo", "photo_caption", "passage_page", "page_passage", "caption_clip", "clip_caption", "text_pairs",
 )  # fmt: skip
@@ -33,28 +35,16 @@ MODES = (
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """Pictures and one text about them; equal groups are each right for the other's text."""
+    """A text, and where the pictures lie that it is about: a photo, a page, or the frames of a clip side by side.
+
+    Attributes:
+        group: of records that are each right for the other's text.
+    """
 
     name: str
     text: str
-    pictures: tuple[Picture, ...]
     group: str
-
-
-@dataclass(frozen=True)
-class DescribedRows:
-    """Records in memory as rows."""
-
-    records: list[Described]
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"record": self.records[index]}
-
-    def name_of(self, index: int) -> str:
-        return self.records[index].name
+    member: TarMember
 
 
 def open_ours(spec: Mapping[str, Any], places: Places) -> RowSource:
@@ -69,40 +59,53 @@ def open_ours(spec: Mapping[str, Any], places: Places) -> RowSource:
     sets = spec.get("sets") or []
     if not isinstance(sets, list) or not all(isinstance(name, str) for name in sets):
         raise ConfigError(f"sets is {sets!r}, not a list of names")
+    cache = places.cache_folder()
     if mode == "text_pairs":
-        return TextPairs(spec, pairs_table(data, sets, split, places.cache_folder()))
+        files = sorted((data / "text").glob("pairs_*.jsonl.zst"))
+        return TextPairs(
+            spec, _table(cache, "text_pairs", files, [*sorted(sets), split], partial(_pairs, data, sets, split))
+        )
     if "photo" in mode:
-        records = _photos(data, sets)
+        kind, files = "photo", sorted((data / "photos").glob("*.*"))
+        records = partial(_photos, data, sets)
     else:
         if not spec.get("work"):
             raise ConfigError(f"data_mode {mode} needs `work`: a folder for rendered pages and frames")
-        records = (_pages if "page" in mode else _clips)(data, places.local(spec["work"]))
-    wanted = [made for development, made in records if development == (split == "development")]
-    return DescribedPairs(spec, DescribedRows(wanted), mode)
+        work = places.local(spec["work"])
+        kind = "page" if "page" in mode else "clip"
+        made = work / ("pages.jsonl" if kind == "page" else "frames.tar")
+        load = load_pages if kind == "page" else load_clips
+        if not made.exists():
+            load(data, work)
+        files = [made, *sorted((data / "video").glob("*.jsonl"))]
+        records = partial(_pages if kind == "page" else _clips, data, work)
+    rows = partial(_described, records, is_development_wanted=split == "development")
+    return DescribedPairs(spec, _table(cache, f"{kind}s", files, [*sorted(sets), split], rows), mode)
 
 
 class DescribedPairs(RowSource):
     """A text and its pictures, in either direction."""
 
-    def __init__(self, spec: Mapping[str, Any], rows: DescribedRows, mode: str) -> None:
+    def __init__(self, spec: Mapping[str, Any], rows: Rows, mode: str) -> None:
         super().__init__(spec, rows, default_name=mode)
         self.kind: Kind = "image" if "photo" in mode else "page" if "page" in mode else "clip"
         self.text_is_query = mode in ("caption_photo", "passage_page", "caption_clip")
 
     def read(self, row: dict[str, Any], key: str) -> Pair:
-        record: Described = row["record"]
+        text, member = fields.text(row, "text"), TarMember(Path(row["tar"]), row["offset"], row["size"])
+        pictures: tuple[Picture, ...] = (TarPicture(member, row["name"]),)
         is_video = self.kind == "clip"
-        images = 0 if is_video else len(record.pictures)
-        text = fields.text({"text": record.text}, "text")
+        if is_video:
+            pictures = tuple(MadePicture(strip_frame, (member, i), f"{member}#{i}") for i in range(FRAMES))
         shown = DOCUMENT_INSTRUCTIONS[self.kind]
         if self.text_is_query:
             query = Side(final_prompt(TEXT_QUERY_INSTRUCTIONS[self.kind], text))
-            target = Side(final_prompt(shown, image_count=images, is_video=is_video), record.pictures, is_video)
+            target = Side(final_prompt(shown, image_count=not is_video, is_video=is_video), pictures, is_video)
         else:
             asks = PHOTO_TO_TEXT_INSTRUCTION if self.kind == "image" else shown
-            query = Side(final_prompt(asks, image_count=images, is_video=is_video), record.pictures, is_video)
+            query = Side(final_prompt(asks, image_count=not is_video, is_video=is_video), pictures, is_video)
             target = Side(text)
-        return Pair(query, target, target_key=record.group)
+        return Pair(query, target, target_key=row["group"])
 
 
 class TextPairs(RowSource):
@@ -120,70 +123,77 @@ def _photos(data: Path, sets: list[str]) -> Iterator[tuple[bool, Described]]:
     for photo in load_photos(data):
         if sets and photo.set_name not in sets:
             continue
-        picture = (TarPicture(photo.member, photo.name),)
         label = photo.label or photo.coarse
         for number, text in enumerate(photo.captions or ((label,) if label else ())):
             group = photo.name if photo.captions else f"label {label}"
-            yield photo.development, Described(f"{photo.set_name}/{photo.name} text {number}", text, picture, group)
+            name = f"{photo.set_name}/{photo.name} text {number}"
+            yield photo.development, Described(name, text, group, photo.member)
 
 
 def _pages(data: Path, work: Path) -> Iterator[tuple[bool, Described]]:
     """A record per passage."""
     for page in load_pages(data, work):
         words, name = page.text.split(), f"{page.name} page {page.page_number}"
-        picture = (TarPicture(page.member, name),)
         for start in range(0, len(words), PASSAGE_WORDS):
             passage = words[start : start + PASSAGE_WORDS]
             if len(passage) >= LEAST_PASSAGE_WORDS:
-                text = " ".join(passage)
-                yield page.development, Described(f"{name} word {start}", text, picture, name)
+                yield page.development, Described(f"{name} word {start}", " ".join(passage), name, page.member)
 
 
 def _clips(data: Path, work: Path) -> Iterator[tuple[bool, Described]]:
-    """A record per caption; clips that share one are each right for it."""
+    """A record per caption; a clip without captions is described by its label, as others with that label are."""
     for clip in load_clips(data, work):
-        identity = f"{clip.member.tar}@{clip.member.offset}"
-        frames = tuple(MadePicture(strip_frame, (clip, i), f"{identity}#{i}") for i in range(FRAMES))
         for number, text in enumerate(clip.captions or ((clip.label,) if clip.label else ())):
             group = clip.name if clip.captions else f"label {clip.label}"
-            yield clip.development, Described(f"{clip.name} text {number}", text, frames, group)
+            yield clip.development, Described(f"{clip.name} text {number}", text, group, clip.member)
 
 
-def strip_frame(clip: ClipRecord, number: int) -> Image.Image:
+def strip_frame(strip: TarMember, number: int) -> Image.Image:
     """One of the eight frames that `prepare.load_clips` stored side by side."""
-    return _strip(clip)[number]
+    return _strip(strip)[number]
 
 
 @lru_cache(maxsize=2)  # the frames of a clip are opened one after the other
-def _strip(clip: ClipRecord) -> list[Image.Image]:
-    return clip.frames()
+def _strip(strip: TarMember) -> list[Image.Image]:
+    return ClipRecord("", (), "", strip).frames()
 
 
-def pairs_table(data: Path, sets: list[str], split: str, cache: Path) -> Table:
-    """The text pairs of a split, as a table that all processes share; written on first use."""
-    import pyarrow as pa
-
-    files = sorted((data / "text").glob("pairs_*.jsonl.zst"))
-    marks = [f"{file.resolve()}|{file.stat().st_size}|{file.stat().st_mtime_ns}" for file in files]
-    digest = hashlib.sha1("|".join([*marks, *sorted(sets), split]).encode()).hexdigest()[:16]
-    copy = cache / f"text_pairs-{digest}.arrow"
-    if not copy.exists():
-        schema = pa.schema([("query", pa.string()), ("passage", pa.string())])
-        write_arrow(copy, schema, _pair_batches(data, sets, split, schema))
-    return Table.of_copy(copy, "text_pairs")
+Records = Iterator[dict[str, Any]]
 
 
-def _pair_batches(data: Path, sets: list[str], split: str, schema: Any) -> Iterator[Any]:
-    import pyarrow as pa
+def _described(records: Callable[[], Iterator[tuple[bool, Described]]], *, is_development_wanted: bool) -> Records:
+    for development, record in records():
+        if development == is_development_wanted:
+            member = record.member
+            place = {"tar": str(member.tar), "offset": member.offset, "size": member.size}
+            yield {"name": record.name, "text": record.text, "group": record.group, **place}
 
-    batch: dict[str, list[str]] = {"query": [], "passage": []}
+
+def _pairs(data: Path, sets: list[str], split: str) -> Records:
     for pair in load_pairs(data, *sets):
-        if is_development(pair.passage) != (split == "development"):
-            continue
-        batch["query"].append(pair.query)
-        batch["passage"].append(pair.passage)
-        if len(batch["query"]) == 64 * ROWS_PER_BATCH:
-            yield pa.RecordBatch.from_pydict(batch, schema=schema)
-            batch = {"query": [], "passage": []}
-    if batch["query"]:
-        yield pa.RecordBatch.from_pydict(batch, schema=schema)
+        if is_development(pair.passage) == (split == "development"):
+            yield {"query": pair.query, "passage": pair.passage}
+
+
+def _table(cache: Path, name: str, files: list[Path], options: list[str], records: Callable[[], Records]) -> Table:
+    """Records as a table that all processes share; made once for these files and options.
+
+    Hundreds of thousands of records as objects would take seconds to make and to send to every process.
+    """
+    import pyarrow as pa
+
+    marks = [f"{file.resolve()}|{file.stat().st_size}|{file.stat().st_mtime_ns}" for file in files]
+    copy = cache / f"{name}-{hashlib.sha1('|'.join([*marks, *options]).encode()).hexdigest()[:16]}.arrow"
+    if not copy.exists():
+        columns = {"query": pa.string(), "passage": pa.string()}
+        if name != "text_pairs":
+            columns = {
+                **dict.fromkeys(("name", "text", "group", "tar"), pa.string()),
+                "offset": pa.int64(),
+                "size": pa.int64(),
+            }
+        schema = pa.schema(list(columns.items()))
+        rows = records()
+        batches = iter(lambda: list(islice(rows, ROWS_PER_ARROW_BATCH)), [])
+        write_arrow(copy, schema, (pa.RecordBatch.from_pylist(batch, schema=schema) for batch in batches))
+    return Table.of_copy(copy, name)
