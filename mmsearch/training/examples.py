@@ -7,6 +7,7 @@ A group turns records into final prompts with pictures. To add one: a class with
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -213,9 +214,17 @@ def page_text(text: str) -> str:
 
 
 def augment(image: Image.Image, size: tuple[int, int], rng: random.Random) -> Image.Image:
-    """A random crop of at least 60 % of the area, mirrored half of the time, scaled to `size` (width, height)."""
-    cut = _cut(image, _crop_box(rng), size)
-    return cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else cut
+    """A random crop of half of the area or more, a little stretched, mirrored half of the time, in other light; `size` is (width, height)."""
+    area, stretch = rng.uniform(0.5, 1.0), math.exp(rng.uniform(-0.25, 0.25))
+    width, height = min(1.0, math.sqrt(area * stretch)), min(1.0, math.sqrt(area / stretch))
+    left, top = rng.uniform(0, 1 - width), rng.uniform(0, 1 - height)
+    cut = _cut(image, (left, top, left + width, top + height), size, Image.Resampling.BILINEAR)
+    if rng.random() < 0.5:
+        cut = cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    contrast, brightness = rng.uniform(0.7, 1.3), rng.uniform(-25, 25)
+    shifts = [128 + brightness + rng.uniform(-12, 12) for _ in range(3)]
+    table = [min(255, max(0, round((value - 128) * contrast + shift))) for shift in shifts for value in range(256)]
+    return cut.point(table)
 
 
 def camera_move(image: Image.Image, size: tuple[int, int], rng: random.Random, *, frames: int = 8) -> list[Image.Image]:
@@ -276,11 +285,16 @@ def _crop_box(rng: random.Random) -> tuple[float, float, float, float]:
     return left, top, left + side, top + side
 
 
-def _cut(image: Image.Image, box: tuple[float, ...], size: tuple[int, int]) -> Image.Image:
+def _cut(
+    image: Image.Image,
+    box: tuple[float, ...],
+    size: tuple[int, int],
+    filter: Image.Resampling = Image.Resampling.BICUBIC,
+) -> Image.Image:
     """`box` is relative (left, top, right, bottom)."""
     w, h = image.size
     pixels = (box[0] * w, box[1] * h, box[2] * w, box[3] * h)
-    return image.resize(size, Image.Resampling.BICUBIC, box=pixels)
+    return image.resize(size, filter, box=pixels)
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

@@ -2,9 +2,11 @@
 
 Token embeddings start as the teacher's own vectors of single tokens; the first attention layer starts as a mean over all
 tokens so far, weighted by how rare they are (smooth inverse frequency); the other layers start as the identity. Before the
-first step the model therefore behaves like a bag of teacher words, and images are learnt as further words.
+first step the model therefore behaves like a bag of teacher words, and images are learnt as further words. The vision tower
+starts as a small convolutional network: patches in principal components, heads that look at neighbours.
 
-Sources: SIF weights from Arora et al. 2017, "A simple but tough-to-beat baseline for sentence embeddings"; single-token
+Sources: attention that starts as a convolution from d'Ascoli et al. 2021, "ConViT" (there by position terms of its own, here by the rotary
+embedding that Qwen2-VL has anyway); SIF weights from Arora et al. 2017, "A simple but tough-to-beat baseline for sentence embeddings"; single-token
 teacher vectors from Model2Vec (Tulkens and van Dongen 2024).
 """
 
@@ -146,3 +148,42 @@ def start_vision_from_patches(model: Qwen2VLModel, patches: np.ndarray) -> None:
     deviations = np.sqrt(np.maximum(values[order], 0))
     scales = 1 / np.maximum(deviations, deviations[0] / 10)
     kernel.copy_(torch.from_numpy((vectors[:, order] * scales).T.astype(np.float32)).view_as(kernel))
+
+
+NEIGHBOURS = ((0, 0), (0, -1), (0, 1), (-1, 0), (1, 0), (0, 0), (-1, -1), (-1, 1), (1, -1), (1, 1))
+"""(rows, columns) from a patch to where a head looks at first; a tower with fewer heads has the first of them."""
+NEIGHBOUR_SHARPNESS = 4.0
+NEIGHBOUR_FREQUENCY = 0.6
+"""Rotary frequency (radians per patch) that carries most of the score, so that it falls within a patch or two."""
+
+
+@torch.no_grad()
+def start_vision_locally(model: Qwen2VLModel, *, seed: int) -> None:
+    """Let each head of the vision tower begin by looking at one neighbour of each patch, in place.
+
+    A query and a key that are constant (biases) and turned by the rotary embedding score cos(distance x frequency): highest where they
+    meet, or, with the key turned back by an offset, at that offset. Values pass through an orthogonal matrix and back, half as large, so a
+    block begins as a blur over its neighbours. Content takes part from the start, through weights at 0.3 of their random size.
+    """
+    visual = model.visual
+    width = visual.patch_embed.proj.weight.shape[0]
+    frequencies = visual.rotary_pos_emb.inv_freq.float()
+    shares = torch.exp(-0.5 * ((frequencies / NEIGHBOUR_FREQUENCY).log() / 1.2) ** 2)
+    generator = torch.Generator().manual_seed(seed)
+    for block in visual.blocks:
+        attention = block.attn
+        heads = attention.num_heads
+        size = width // heads
+        along_one_axis = (NEIGHBOUR_SHARPNESS * shares / shares.sum() * size**0.5).sqrt()
+        amplitude = torch.cat([along_one_axis, along_one_axis])
+        weight, bias = attention.qkv.weight, attention.qkv.bias
+        weight[: 2 * width].mul_(0.3)
+        for head in range(heads):
+            down, right = NEIGHBOURS[head % len(NEIGHBOURS)]
+            turned = torch.cat([-down * frequencies, -right * frequencies])
+            rows = slice(head * size, (head + 1) * size)
+            bias[:width][rows] = torch.cat([amplitude, torch.zeros_like(amplitude)])
+            bias[width : 2 * width][rows] = torch.cat([amplitude * turned.cos(), amplitude * turned.sin()])
+        rotation = torch.linalg.qr(torch.randn(width, width, generator=generator))[0]
+        weight[2 * width :] = rotation
+        attention.proj.weight.copy_(rotation.T * 0.5)

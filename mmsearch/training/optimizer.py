@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mmsearch.errors import ConfigError
+from mmsearch.training.muon import Muon
 from mmsearch.training.recipe_fields import Average, OptimizerSettings, Stage
 
 
@@ -51,11 +52,12 @@ def build_optimizers(
     Args:
         extra: parameters outside of the model (temperatures), at `extra_rate`, without decay.
 
-    Raises: ConfigError: nothing to train; Muon is missing from this version of torch.
+    Raises: ConfigError: nothing to train.
     """
     embeddings: list[nn.Parameter] = []
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
+    fused: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -63,6 +65,8 @@ def build_optimizers(
             embeddings.append(parameter)
         else:
             (matrices if parameter.ndim > 1 else others).append(parameter)
+        if name.endswith("qkv.weight"):
+            fused.append(parameter)
     if not (embeddings or matrices or others):
         raise ConfigError(f"stage {stage.name!r} trains nothing: all of its weights are frozen")
     rate, decay = stage.learning_rate, settings.weight_decay
@@ -80,26 +84,16 @@ def build_optimizers(
             parameter for parameter in matrices if parameter.ndim != 2
         ]  # the patch embedding's kernel
         if orthogonal:
-            optimizers.append(_muon(orthogonal, rate, settings))
+            muon = Muon(
+                orthogonal, lr=rate, momentum=settings.momentum, weight_decay=settings.weight_decay, thirds=fused
+            )
+            for group in muon.param_groups:
+                group["base_lr"] = rate
+            optimizers.append(muon)
     filled = [group for group in groups if group["params"]]
     if filled:
         optimizers.append(torch.optim.AdamW(filled, lr=rate, betas=settings.betas, eps=settings.eps, fused=True))
     return optimizers
-
-
-def _muon(matrices: list[nn.Parameter], rate: float, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    if not hasattr(torch.optim, "Muon"):
-        raise ConfigError(f"optimizer.name: muon needs torch 2.9 or later, this is {torch.__version__}")
-    muon = torch.optim.Muon(
-        matrices,
-        lr=rate,
-        weight_decay=settings.weight_decay,
-        momentum=settings.momentum,
-        adjust_lr_fn="match_rms_adamw",
-    )
-    for group in muon.param_groups:
-        group["base_lr"] = rate
-    return muon
 
 
 def set_rate(optimizers: Iterable[torch.optim.Optimizer], factor: float) -> None:

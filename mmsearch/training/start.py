@@ -68,7 +68,7 @@ def _new_model(recipe: Recipe) -> Vlm2VecEmbedder:
 
 
 def _start_from_teacher(embedder: Vlm2VecEmbedder, recipe: Recipe, material: Material) -> None:
-    from mmsearch.training.initial import start_from_teacher, start_vision_from_patches
+    from mmsearch.training.initial import start_from_teacher, start_vision_from_patches, start_vision_locally
 
     words = getattr(material.groups.get("text"), "texts", None)
     if words is None or material.teacher is None:
@@ -76,6 +76,7 @@ def _start_from_teacher(embedder: Vlm2VecEmbedder, recipe: Recipe, material: Mat
             "model.initial: teacher needs the group 'text' in a stage's mixture: the model starts from its words"
         )
     start_from_teacher(embedder.model, embedder.tokenizer, material.teacher, list(words))
+    start_vision_locally(embedder.model, seed=recipe.seed)
     if photos := material.groups.get("photo"):
         part = photos.draw(400, random.Random(recipe.seed), recipe.stages[0].sizes)
         patches = embedder.prepare(part.prompts, part.images, part.is_video).pixel_values().float().numpy()
