@@ -1,7 +1,8 @@
 """What a run tells while it goes: `metrics.jsonl`, a bar or lines on stderr, and a plot.
 
-A row per step: `stage`, `step`, `loss`, `hit@1` (queries whose own target ranks first among all of the step's), the same by source, `lr`
-(share of the stage's rate), `grad_norm`, `seconds`; and rows with `evaluation` scores where the run evaluates.
+A row per step: `stage`, `step`, `loss`, its parts (`contrastive/<source>`, `<group>_loss`, …), `hit@1` (queries whose own target ranks first among
+all of the step's), `lr` (share of the stage's rate), `grad_norm`, `chunks`, `replay_error` (see `gradcache`), `skipped` (bad records so
+far), `seconds`, and `evaluation` (scores on held-out pairs) where the run evaluated after the step.
 """
 
 from __future__ import annotations
@@ -182,9 +183,12 @@ def plot_metrics(run: Path) -> Path | None:
 
 
 def _series(rows: Sequence[Row], name: str) -> list[str]:
-    """`name` and `name/<source>`, in order of appearance, the whole first; eight at most."""
-    found = {key: None for row in rows for key in row if key == name or key.startswith(f"{name}/")}
-    return sorted(found, key=lambda key: key != name)[:8]
+    """The keys of a panel, the whole first; eight at most."""
+    parts = {"loss": ("contrastive/", "_loss"), "hit@1": ("hit@1/", "_hit@1")}[name]
+    keys = dict.fromkeys(key for row in rows for key in row)
+    return [key for key in keys if key == name] + [
+        key for key in keys if key.startswith(parts[0]) or key.endswith(parts[1])
+    ][:7]
 
 
 def _draw(axes: Any, points: Sequence[tuple[int, float]], label: str, *, is_total: bool) -> None:

@@ -8,6 +8,7 @@ the layer is used, for models that one device does not hold.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -59,7 +60,7 @@ class Processes:
 
 @contextlib.contextmanager
 def started(device: str | None = None) -> Iterator[Processes]:
-    """The processes that `torchrun` started (found by its environment variables), or this one alone.
+    """The processes that `torchrun` started (found by its environment variables), or that have met already, or this one alone.
 
     Args:
         device: "cpu", "cuda", …; None: a GPU for each process where there are any.
@@ -67,7 +68,10 @@ def started(device: str | None = None) -> Iterator[Processes]:
     Raises: ConfigError: more processes than GPUs.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if "TORCHELASTIC_RUN_ID" not in os.environ or dist.is_initialized():
+    if dist.is_available() and dist.is_initialized():
+        yield Processes(dist.get_rank(), dist.get_world_size(), device)
+        return
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
         yield Processes(device=device)
         return
     local_rank = int(os.environ["LOCAL_RANK"])
@@ -134,7 +138,12 @@ class _Replicated:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.ddp = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
+        # Buffers (rotary frequencies) are alike; to send them at every forward pass would ask for equally many passes everywhere.
+        known = inspect.signature(nn.parallel.DistributedDataParallel).parameters
+        option = (
+            "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        )  # its name before torch 2.12
+        self.ddp = nn.parallel.DistributedDataParallel(model, **{option: False})  # type: ignore[arg-type]
 
     def __call__(self, batch: Batch) -> Tensor:
         return self.ddp(batch)

@@ -1,0 +1,187 @@
+"""Before a run: are all data there and readable, what will it need. Nothing is trained."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmsearch.embedders import checkpoint as files
+from mmsearch.embedders.qwen2vl_inputs import MERGE, Preparation, separated
+from mmsearch.embedders.vlm2vec import default_device
+from mmsearch.errors import DatasetError, MMSearchError, SourceError
+from mmsearch.prompts import IMAGE_TOKEN, VIDEO_TOKEN
+from mmsearch.training.draws import PreparePairs, open_pairs
+from mmsearch.training.features import precision_of
+from mmsearch.training.loader import Example
+from mmsearch.training.recipe_fields import Recipe
+
+SAMPLE = 32
+
+
+@dataclass(frozen=True)
+class SourceCheck:
+    """What was found of one source.
+
+    Attributes:
+        records: in the source. sampled: of them that were read, pictures too. bad: of the sampled. first_reason: of the first bad one.
+        problem: why the source cannot be opened; everything else is then 0.
+        patches, tokens: of one pair (all sides), mean over the sample.
+    """
+
+    name: str
+    records: int = 0
+    sampled: int = 0
+    bad: int = 0
+    first_reason: str = ""
+    problem: str = ""
+    patches: float = 0.0
+    tokens: float = 0.0
+
+
+@dataclass(frozen=True)
+class Needs:
+    """A rough estimate for one process.
+
+    Attributes:
+        parameters, trained: numbers of weights.
+        weights_bytes: weights, gradients, optimizer's state and average. activations_bytes: of the largest chunk, at most.
+        seconds_per_step: from the arithmetic of a step and what this machine multiplies in a second; None without pairs.
+    """
+
+    parameters: int
+    trained: int
+    weights_bytes: int
+    activations_bytes: int
+    seconds_per_step: float | None
+
+
+def check_sources(recipe: Recipe, data: Path | None, work: Path, *, sample: int = SAMPLE) -> Iterator[SourceCheck]:
+    """Open every source and read some records of it, spread over the whole, decoding their pictures."""
+    preparation = _preparation(recipe)
+    specs = [*recipe.sources, *(recipe.evaluation.sources if recipe.evaluation else ())]
+    for spec in specs:
+        try:
+            source = open_pairs((spec,), data, work)[spec.get("name", "")]
+        except MMSearchError as error:
+            yield SourceCheck(str(spec.get("name", "?")), problem=str(error))
+            continue
+        count = min(sample, len(source))
+        bad, reason, patches, tokens = 0, "", 0, 0
+        for number in range(count):
+            try:
+                pair = source.pair(number * len(source) // count)
+                example = Example(source.name, number, pair, tuple(side.images() for side in pair.sides()))
+            except (DatasetError, SourceError, OSError) as error:
+                bad += 1
+                reason = reason or str(error)
+                continue
+            if preparation is not None:
+                rows = separated(preparation([example]).batch)
+                patches += sum(len(row.pixels) for row in rows)
+                tokens += sum(len(row.input_ids) for row in rows)
+        good = max(1, count - bad)
+        yield SourceCheck(source.name, len(source), count, bad, reason, "", patches / good, tokens / good)
+
+
+def estimate(recipe: Recipe, checks: list[SourceCheck], *, processes: int = 1, device: str | None = None) -> Needs:
+    """What a run needs, from the model's configuration and the sampled records.
+
+    Raises: EmbedderError: the model's configuration cannot be read.
+    """
+    config = _configuration(recipe)
+    text, vision = files.text_fields(config), config["vision_config"]
+    layers, hidden, inner = text["num_hidden_layers"], text["hidden_size"], text["intermediate_size"]
+    key_values = (
+        (text.get("num_key_value_heads") or text["num_attention_heads"]) * hidden // text["num_attention_heads"]
+    )
+    layer = 2 * hidden * hidden + 2 * hidden * key_values + 3 * hidden * inner
+    width, depth = vision["embed_dim"], vision["depth"]
+    block = (4 + 2 * vision["mlp_ratio"]) * width * width
+    merger = (width * MERGE**2) ** 2 + width * MERGE**2 * hidden
+    language, tower = layers * layer, int(depth * block + merger + 1176 * width)
+    parameters = language + tower + text["vocab_size"] * hidden
+    if recipe.adapter is not None:
+        trained = layers * recipe.adapter.rank * (4 * hidden + 2 * (hidden + key_values) + 3 * (hidden + inner))
+    else:
+        trained = parameters - (0 if recipe.trains_vision else tower)
+    device = device or default_device()
+    narrow = precision_of(recipe, device) == torch.bfloat16
+    states = 3 if recipe.optimizer.name == "adamw" else 2  # gradient, and one or two moments
+    per_trained = 4 * (1 + states + (recipe.average is not None))
+    weights_bytes = trained * per_trained + (parameters - trained) * (2 if narrow else 4)
+    if recipe.parallel == "fsdp":
+        weights_bytes //= processes
+    positions = recipe.chunk_positions
+    kept = (
+        2 if recipe.gradient_checkpointing else 34 * layers
+    )  # widths of numbers that a layer keeps per token for its backward pass
+    activations = positions * max(hidden, width) * kept * (2 if narrow else 4)
+    return Needs(
+        parameters, trained, weights_bytes, activations, _seconds(recipe, checks, language, tower, processes, device)
+    )
+
+
+def _seconds(
+    recipe: Recipe, checks: list[SourceCheck], language: int, tower: int, processes: int, device: str
+) -> float | None:
+    """Two operations per weight and position forward; GradCache's first pass, the second, and twice that backward."""
+    known = {check.name: check for check in checks if check.sampled > check.bad}
+    weights = {str(source["name"]): float(source.get("weight", 1)) for source in recipe.sources}
+    total = sum(weights[name] for name in known if name in weights)
+    batches = [stage.pairs.batch_size_global for stage in recipe.stages if stage.pairs is not None]
+    if not total or not batches:
+        return None
+    share = {name: weights[name] / total for name in known if name in weights}
+    tokens = sum(part * known[name].tokens for name, part in share.items())
+    patches = sum(part * known[name].patches for name, part in share.items())
+    tower_passes = 4 if recipe.trains_vision else 2
+    operations = 2 * (4 * language * tokens + tower_passes * tower * patches) * max(batches) / processes
+    return operations / operations_per_second(device, precision_of(recipe, device))
+
+
+def operations_per_second(device: str, precision: torch.dtype) -> float:
+    """Measured with a matrix product; real training reaches a half to a third of it."""
+    size = 512 if device == "cpu" else 4096
+    matrix = torch.randn(size, size, device=device, dtype=precision)
+
+    def seconds(run: Callable[[], Any]) -> float:
+        if device != "cpu":
+            torch.cuda.synchronize()
+        began = time.perf_counter()
+        run()
+        if device != "cpu":
+            torch.cuda.synchronize()
+        return time.perf_counter() - began
+
+    seconds(lambda: matrix @ matrix)
+    return 2 * size**3 / min(seconds(lambda: matrix @ matrix) for _ in range(5))
+
+
+def _configuration(recipe: Recipe) -> dict[str, Any]:
+    if recipe.model.checkpoint is not None:
+        return files.find_checkpoint(recipe.model.checkpoint).json("config.json")
+    vision = {"mlp_ratio": 4, **recipe.model.vision}
+    return {"num_key_value_heads": None, "vocab_size": 30522, **recipe.model.text, "vision_config": vision}
+
+
+def _preparation(recipe: Recipe) -> PreparePairs | None:
+    """How the recipe's model reads; None where its tokenizer is not on this machine."""
+    try:
+        if recipe.model.checkpoint or recipe.model.tokenizer:
+            tokenizer = files.load_tokenizer(
+                files.find_checkpoint(recipe.model.checkpoint or recipe.model.tokenizer or "")
+            )
+        else:
+            from mmsearch.training.initial import build_tokenizer
+
+            tokenizer = build_tokenizer()
+    except MMSearchError:
+        return None
+    image_id, video_id = (tokenizer.token_to_id(token) or 0 for token in (IMAGE_TOKEN, VIDEO_TOKEN))
+    preparation = Preparation(tokenizer, image_id, video_id, recipe.min_pixels)
+    return PreparePairs(preparation, {str(kind): pixels for kind, pixels in recipe.max_pixels.items()})
