@@ -1,277 +1,422 @@
-"""Numbers on the development split of `../shared/data`: one script for our checkpoint, its text teacher and BM25.
+"""Numbers on the development split of `../shared/data`: one command for our checkpoint and every baseline.
 
-`python -m mmsearch.evaluation.development CHECKPOINT [--work runs/work] [--json FILE]`
+`python -m mmsearch.evaluation.development [CHECKPOINT] [--only pages,photos] [--quick] [--work runs/work] [--json FILE]`
 
-Every query has one right answer in its pool ("known item"), so nDCG@5 is 1/log2(1 + rank) if the rank is at most 5.
+What is asked lies in `split.py`, how models see it in `encoded.py`, what a number means in `metrics.py`. Baselines are slow once:
+teacher vectors and what Tesseract reads are kept under the work folder.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import random
-import re
-import sqlite3
+import logging
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from mmsearch.embedders import load_embedder
-from mmsearch.items import WITHOUT_TEXT, EmbedInput, Kind, MatchScale
-from mmsearch.prompts import (
-    DOCUMENT_INSTRUCTIONS,
-    IMAGE_QUERY_INSTRUCTIONS,
-    TEXT_QUERY_INSTRUCTIONS,
+from mmsearch.errors import ConfigError, MissingExtra
+from mmsearch.evaluation import fusion
+from mmsearch.evaluation.encoded import Encoded, TextTeacher
+from mmsearch.evaluation.metrics import (
+    Measured,
+    Metrics,
+    Right,
+    chance,
+    intervals_of,
+    mean_average_precision,
+    measure,
+    truncated,
 )
-from mmsearch.training.prepare import ClipRecord, PageRecord, load_clips, load_pages
-from mmsearch.training.sources import PhotoRecord, data_folder, is_development, load_pairs, load_photos
-from mmsearch.training.teacher import Teacher
+from mmsearch.evaluation.ocr import read_pages
+from mmsearch.evaluation.report import Report, Table
+from mmsearch.evaluation.speed import milliseconds
+from mmsearch.evaluation.split import KindQuery, Split, composed_queries
+from mmsearch.evaluation.targets import (
+    BM25,
+    DENSE,
+    FUSED,
+    MINILM,
+    MINILM_BM25,
+    OCR,
+    OURS,
+    PICTURE,
+    RANK_FUSED,
+    targets,
+)
+from mmsearch.evaluation.words import WordIndex, bm25_scores
+from mmsearch.items import KINDS, Kind
+from mmsearch.training.sources import data_folder
 
-Metrics = dict[str, float]
+log = logging.getLogger(__name__)
 
-
-def ranks(scores: np.ndarray, right: Sequence[int]) -> np.ndarray:
-    """For scores [q, n] and the right column of each row, its rank from 1; ties count against it."""
-    own = scores[np.arange(len(right)), right][:, None]
-    return (scores >= own).sum(1)
-
-
-def known_item_metrics(rank: np.ndarray) -> Metrics:
-    """R@1, R@5, R@10, nDCG@5 and MRR, each 0…1, from ranks [q]."""
-    return {
-        "R@1": float((rank <= 1).mean()),
-        "R@5": float((rank <= 5).mean()),
-        "R@10": float((rank <= 10).mean()),
-        "nDCG@5": float(np.where(rank <= 5, 1 / np.log2(1 + rank), 0).mean()),
-        "MRR": float((1 / rank).mean()),
-    }
-
-
-def mean_average_precision(vectors: np.ndarray, labels: Sequence[str]) -> float:
-    """Each vector [n, dim] as a query for the others of its label; labels with one member are left out as queries."""
-    names = np.array(labels)
-    scores = vectors @ vectors.T
-    np.fill_diagonal(scores, -np.inf)
-    precisions = []
-    for row, label in enumerate(names):
-        order = np.argsort(-scores[row], kind="stable")[:-1]
-        found = names[order] == label
-        if found.any():
-            places = np.flatnonzero(found) + 1
-            precisions.append(np.mean(np.arange(1, len(places) + 1) / places))
-    return float(np.mean(precisions))
+KIND_QUERIES = 500
+MATRYOSHKA_DIMS = (64, 128, 256, 384)
+NAMED: dict[Kind, str] = {"page": "slide about", "image": "photo of", "clip": "video of"}
+"""How a person names a kind in the query itself."""
 
 
-def page_queries(pages: Sequence[PageRecord], *, seed: int = 5) -> list[tuple[str, int]]:
-    """(query, row of its page): the title line where it is unique in the pool, and a passage of 6 to 10 words of the body."""
-    rng = random.Random(seed)
-    titles = [_title(page.text) for page in pages]
-    counts = Counter(titles)
-    queries = []
-    for row, page in enumerate(pages):
-        if titles[row] and counts[titles[row]] == 1:
-            queries.append((titles[row], row))
-        words = " ".join(page.text.split("\n")[1:]).split()
-        if len(words) >= 30:
-            count = rng.randint(6, 10)
-            start = rng.randrange(len(words) - count)
-            queries.append((" ".join(words[start : start + count]), row))
-    return queries
+@dataclass
+class Evaluation:
+    """A checkpoint, the split as it sees it, and the baselines. With `is_quick` the slow baselines are left out."""
+
+    checkpoint: str | Path
+    encoded: Encoded
+    is_quick: bool = False
+
+    @property
+    def split(self) -> Split:
+        return self.encoded.split
+
+    @cached_property
+    def teacher(self) -> TextTeacher:
+        return TextTeacher(self._folder)
+
+    @cached_property
+    def read_by_tesseract(self) -> list[str]:
+        """Raises: MissingExtra if it is not installed and the pages were never read."""
+        return read_pages(self.split.pages, self.split.data, self._folder / "tesseract.jsonl")
+
+    @property
+    def _folder(self) -> Path:
+        return self.split.work / "evaluation"
 
 
-def bm25_scores(queries: Sequence[str], texts: Sequence[str]) -> np.ndarray:
-    """float32 [q, n]: SQLite's FTS5 BM25, any word may match; 0 where none does."""
-    scores = np.zeros((len(queries), len(texts)), np.float32)
-    with sqlite3.connect(":memory:") as database:
-        database.execute("CREATE VIRTUAL TABLE pool USING fts5(text)")
-        database.executemany("INSERT INTO pool(rowid, text) VALUES (?, ?)", enumerate(texts))
-        for row, query in enumerate(queries):
-            words = re.findall(r"\w+", query)
-            match = " OR ".join(f'"{word}"' for word in words)
-            found = (
-                database.execute("SELECT rowid, -bm25(pool) FROM pool WHERE pool MATCH ?", (match,)) if words else ()
+def evaluate(evaluation: Evaluation, only: Collection[str] = ()) -> Report:
+    """Everything, or the parts named in `only` (see PARTS)."""
+    if unknown := set(only) - set(PARTS):
+        raise ConfigError(f"unknown parts: {', '.join(sorted(unknown))}; known: {', '.join(PARTS)}")
+    tables: dict[str, Table] = {}
+    left_out = []
+    for name, part in PARTS.items():
+        if only and name not in only:
+            continue
+        log.info("%s", name)
+        try:
+            tables |= part(evaluation)
+        except MissingExtra as error:
+            left_out.append(f"{name} ({error})")
+    if "pages" in (only or PARTS) and not evaluation.is_quick and not _has(tables, OCR):
+        left_out.append("Tesseract + BM25 (Tesseract is not installed, and no earlier reading is in the work folder)")
+    about = {"checkpoint": str(evaluation.checkpoint), "model_key": evaluation.encoded.embedder.model_key}
+    return Report(tables, targets(tables), left_out, about)
+
+
+def _has(tables: dict[str, Table], system: str) -> bool:
+    return any(system in table.systems for table in tables.values())
+
+
+# Pages
+
+
+def pages(evaluation: Evaluation) -> dict[str, Table]:
+    """Text to page, asked in words of the pages and as people ask; on all pages, slides only, papers only."""
+    split = evaluation.split
+    tables = {}
+    for asked, queries, what in (
+        ("words", split.page_queries, "words of the page"),
+        ("natural", split.natural_queries, "questions written by hand"),
+    ):
+        systems = page_scores(evaluation, [query for query, _ in queries])
+        for pool, kept in (
+            ("all", np.ones(len(split.pages), bool)),
+            ("slides", split.is_slide),
+            ("papers", split.is_paper),
+        ):
+            rows, right = within(kept, [right for _, right in queries])
+            tables[f"pages, {asked}, {pool}"] = Table(
+                f"text -> page, {what}, {pool} ({len(rows)} queries, {kept.sum()} pages)",
+                {system: measure(scores[rows][:, kept], right) for system, scores in systems.items()},
             )
-            for column, score in found:
-                scores[row, column] = score
-    return scores
-
-
-def evaluate(checkpoint: str | Path, data: Path, work: Path) -> dict[str, dict[str, Metrics]]:
-    """All tables: {task: {system: metrics}}."""
-    embedder = load_embedder(checkpoint)
-    teacher = Teacher(work / "teacher")
-    tables: dict[str, dict[str, Metrics]] = {}
-
-    pages = [p for p in load_pages(data, work) if p.development and p.text.strip()]
-    texts = [" ".join(page.text.split()) for page in pages]
-    queries = page_queries(pages)
-    right = [row for _, row in queries]
-    words = [query for query, _ in queries]
-    encoded = _text_queries(embedder, words, "page")
-    systems = {
-        "ours, image + text": encoded @ _pages(embedder, pages, texts).T,
-        "ours, image only": encoded @ _pages(embedder, pages, [""] * len(pages)).T,
-        "all-MiniLM-L6-v2 on text": teacher.vectors(words) @ teacher.vectors(texts).T,
-        "BM25 (FTS5) on text": bm25_scores(words, texts),
-    }
-    name = f"text -> page ({len(queries)} queries, {len(pages)} pages)"
-    tables[name] = {system: known_item_metrics(ranks(scores, right)) for system, scores in systems.items()}
-
-    photos = [p for p in load_photos(data) if p.development]
-    flickr = [p for p in photos if p.set_name == "flickr8k"]
-    images = _photos(embedder, flickr)
-    captions = [caption for p in flickr for caption in p.captions]
-    owner = [row for row, p in enumerate(flickr) for _ in p.captions]
-    scores = _text_queries(embedder, captions, "image") @ images.T
-    tables[f"caption -> photo ({len(captions)} captions, {len(flickr)} photos)"] = {
-        "ours": known_item_metrics(ranks(scores, owner)),
-        "chance": _chance(len(flickr)),
-    }
-    bare = embedder.encode_documents([EmbedInput("", text=caption) for caption in captions])
-    scores = images @ bare.T
-    owners = np.array(owner)
-    best = np.array(
-        [ranks(scores[[row]], [c]).item() for row in range(len(flickr)) for c in [_best(scores[row], owners == row)]]
-    )
-    tables["photo -> caption (best of its five)"] = {"ours": known_item_metrics(best)}
-
-    tiny = [p for p in photos if p.set_name == "tiny_imagenet"]
-    alike = embedder.encode_queries(
-        [EmbedInput(IMAGE_QUERY_INSTRUCTIONS["image"], images=(p.member.image(),), kind="image") for p in tiny]
-    )
-    labels = [p.label for p in tiny]
-    share = Counter(labels)
-    tables[f"photo -> photo of its class ({len(tiny)} photos, {len(share)} classes)"] = {
-        "ours": {"mAP": mean_average_precision(alike, labels)},
-        "chance": {"mAP": mean_average_precision(np.random.default_rng(0).normal(size=alike.shape), labels)},
-    }
-
-    clips = [c for c in load_clips(data, work) if c.development]
-    vectors = _clips(embedder, clips)
-    said = [_said(c) for c in clips]
-    tables[f"text -> clip ({len(clips)} clips)"] = {
-        "ours": known_item_metrics(ranks(_text_queries(embedder, said, "clip") @ vectors.T, range(len(clips)))),
-        "chance": _chance(len(clips)),
-    }
-
-    pairs = [p for p in load_pairs(data, "squad_dev") if is_development(p.passage)]
-    passages = list({p.passage: None for p in pairs})
-    row_of = {passage: row for row, passage in enumerate(passages)}
-    questions = [p.query for p in pairs]
-    right = [row_of[p.passage] for p in pairs]
-    ours = (
-        embedder.encode_documents([EmbedInput("", text=q) for q in questions])
-        @ embedder.encode_documents([EmbedInput("", text=p) for p in passages]).T
-    )
-    tables[f"question -> passage ({len(questions)} questions, {len(passages)} passages)"] = {
-        "ours": known_item_metrics(ranks(ours, right)),
-        "all-MiniLM-L6-v2": known_item_metrics(ranks(teacher.vectors(questions) @ teacher.vectors(passages).T, right)),
-        "BM25 (FTS5)": known_item_metrics(ranks(bm25_scores(questions, passages), right)),
-    }
     return tables
 
 
-def match_scales(embedder: Any, data: Path, work: Path) -> dict[str, MatchScale]:
-    """What the model's scores are worth on the split: per kind, and for pages given as pictures alone."""
-    pages = [p for p in load_pages(data, work) if p.development and p.text.strip()]
-    asked = page_queries(pages)
-    questions, right = [query for query, _ in asked], [row for _, row in asked]
-    flickr = [p for p in load_photos(data) if p.development and p.set_name == "flickr8k"]
-    clips = [c for c in load_clips(data, work) if c.development]
-    texts = [" ".join(page.text.split()) for page in pages]
-    pools: list[tuple[str, Kind, list[str], list[int], np.ndarray]] = [
-        ("page", "page", questions, right, _pages(embedder, pages, texts)),
-        (WITHOUT_TEXT, "page", questions, right, _pages(embedder, pages, [""] * len(pages))),
-        ("image", "image", [p.captions[0] for p in flickr], list(range(len(flickr))), _photos(embedder, flickr)),
-        ("clip", "clip", [_said(c) for c in clips], list(range(len(clips))), _clips(embedder, clips)),
-    ]
+def page_scores(evaluation: Evaluation, queries: Sequence[str]) -> dict[str, np.ndarray]:
+    """Per system its scores [queries, pages]."""
+    encoded, split = evaluation.encoded, evaluation.split
+    asked = encoded.questions(queries, "page")
+    dense = asked @ encoded.pages.T
+    words = bm25_scores(queries, split.page_texts)
+    relevance = fusion.dense_relevance(
+        asked,
+        encoded.pages,
+        encoded.generic["page"],
+        searched=len(split.pages),
+        scale=encoded.match_scale["page"],
+        reliability=encoded.page_reliability(),
+    )
+    systems = {
+        DENSE: dense,
+        FUSED: fusion.served(relevance, WordIndex(split.page_texts).relevance(queries), dense),
+        RANK_FUSED: fusion.reciprocal_rank_fusion(dense, fusion.found_only(words)),
+        PICTURE: asked @ encoded.page_pictures.T,
+        BM25: words,
+    }
+    if not evaluation.is_quick:
+        teacher = evaluation.teacher.scores(queries, split.page_texts)
+        systems[MINILM] = teacher
+        systems[MINILM_BM25] = fusion.reciprocal_rank_fusion(teacher, fusion.found_only(words))
+        try:
+            systems[OCR] = bm25_scores(queries, evaluation.read_by_tesseract)
+        except MissingExtra as error:
+            log.warning("%s", error)
+    return systems
+
+
+def within(kept: np.ndarray, right: Sequence[Sequence[int]]) -> tuple[list[int], list[list[int]]]:
+    """Of queries with the columns `right`, those with an answer among the columns `kept` (bool [n]): their numbers, and their right
+    columns counted among the kept ones."""
+    place = np.cumsum(kept) - 1
+    found = [[int(place[column]) for column in columns if kept[column]] for columns in right]
+    rows = [row for row, columns in enumerate(found) if columns]
+    return rows, [found[row] for row in rows]
+
+
+# Photos and clips
+
+
+def photos(evaluation: Evaluation) -> dict[str, Table]:
+    """Captions and photos, both ways, and photos of one class."""
+    encoded, split = evaluation.encoded, evaluation.split
+    captions, owner = zip(*split.captions, strict=True)
+    pool = f"{len(captions)} captions, {len(split.photos)} photos"
+    own: list[list[int]] = [[] for _ in split.photos]
+    for column, photo in enumerate(owner):
+        own[photo].append(column)
+    to_photo = encoded.questions(captions, "image") @ encoded.photos.T
+    to_caption = encoded.photos @ encoded.texts(captions).T
+    blind = np.random.default_rng(0).normal(size=to_caption.shape)
+    labelled = split.labelled_photos
+    labels = [photo.label for photo in labelled]
+    alike = encoded.photo_questions(labelled)
+    drawn = np.random.default_rng(0).normal(size=alike.shape)
     return {
-        name: scale_of(_text_queries(embedder, queries, kind) @ vectors.T, rows)
-        for name, kind, queries, rows, vectors in pools
+        "caption -> photo": Table(
+            f"caption -> photo ({pool})",
+            {OURS: measure(to_photo, owner, groups=owner), "chance": chance(len(split.photos))},
+        ),
+        "photo -> caption": Table(
+            f"photo -> caption, any of its five ({pool})",
+            {OURS: measure(to_caption, own), "chance": measure(blind, own)},
+        ),
+        "photo -> photo": Table(
+            f"photo -> photo of its class ({len(labelled)} photos of 64 px, {len(Counter(labels))} classes)",
+            {OURS: mean_average_precision(alike, labels), "chance": mean_average_precision(drawn, labels)},
+        ),
     }
 
 
-def scale_of(scores: np.ndarray, right: Sequence[int]) -> MatchScale:
-    """From scores [q, n] and the right column of each row."""
-    own = scores[np.arange(len(right)), right]
-    low, middle = np.quantile(own - np.median(scores, 1), (0.3, 0.5))
-    beaten = (ranks(scores, right) - 1) / (scores.shape[1] - 1)
-    reliability = max(0.0, 1 - 2 * float(beaten.mean()))
-    return MatchScale(round(float(low), 4), round(float(middle), 4), round(reliability, 4))
+def clips(evaluation: Evaluation) -> dict[str, Table]:
+    """What is said of a clip to the clip."""
+    encoded, split = evaluation.encoded, evaluation.split
+    scores = encoded.questions(split.clip_texts, "clip") @ encoded.clips.T
+    return {
+        "text -> clip": Table(
+            f"text -> clip ({len(split.clips)} clips)",
+            {OURS: measure(scores, range(len(split.clips))), "chance": chance(len(split.clips))},
+        )
+    }
 
 
-def table_markdown(tables: dict[str, dict[str, Metrics]]) -> str:
-    """The tables for people."""
-    lines = []
-    for task, systems in tables.items():
-        names = list(next(iter(systems.values())))
-        lines += [f"\n**{task}**\n", "| system | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-        for system, metrics in systems.items():
-            lines.append(f"| {system} | " + " | ".join(f"{metrics[name]:.3f}" for name in names) + " |")
-    return "\n".join(lines).strip() + "\n"
+def passages(evaluation: Evaluation) -> dict[str, Table]:
+    """Questions to passages, text alone."""
+    questions, texts, right = evaluation.split.questions
+    systems = {OURS: evaluation.encoded.texts(questions) @ evaluation.encoded.texts(texts).T}
+    if not evaluation.is_quick:
+        systems[MINILM] = evaluation.teacher.scores(questions, texts)
+    systems[BM25] = bm25_scores(questions, texts)
+    return {
+        "question -> passage": Table(
+            f"question -> passage ({len(questions)} questions, {len(texts)} passages)",
+            {system: measure(scores, right, groups=right) for system, scores in systems.items()},
+        )
+    }
 
 
-def _text_queries(embedder: Any, texts: Sequence[str], kind: Kind) -> np.ndarray:
-    return embedder.encode_queries([EmbedInput(TEXT_QUERY_INSTRUCTIONS[kind], text=text, kind=kind) for text in texts])
+# Instructions, composed queries
 
 
-def _pages(embedder: Any, pages: Sequence[PageRecord], texts: Sequence[str]) -> np.ndarray:
-    instruction = DOCUMENT_INSTRUCTIONS["page"]
-    return embedder.encode_documents(
-        [
-            EmbedInput(instruction, text=text, images=(page.member.image(),), kind="page")
-            for page, text in zip(pages, texts, strict=True)
-        ]
-    )
+def instructions(evaluation: Evaluation) -> dict[str, Table]:
+    """In a pool of all kinds, is the first hit of the kind that the instruction names?"""
+    encoded, split = evaluation.encoded, evaluation.split
+    queries = split.kind_queries(KIND_QUERIES)
+    vectors = {"page": encoded.pages, "image": encoded.photos, "clip": encoded.clips}
+    kind_of = np.repeat(KINDS, [len(vectors[kind]) for kind in KINDS])
+    wanted = np.array([query.wanted for query in queries])
+    asked = np.empty((len(queries), encoded.embedder.dim), np.float32)
+    for kind in KINDS:
+        asked[wanted == kind] = encoded.questions([query.text for query in queries if query.wanted == kind], kind)
+    cosines = np.concatenate([asked @ vectors[kind].T for kind in KINDS], 1)
+
+    named = [f"{NAMED[query.wanted]} {query.text}" for query in queries]
+    index = WordIndex([*split.page_texts, *[""] * (len(kind_of) - len(split.pages))])
+    own_words, named_words = index.relevance([query.text for query in queries]), index.relevance(named)
+    by_instruction = fusion.served(_relevance(encoded, vectors, dict.fromkeys(KINDS, asked)), own_words, cosines)
+    each = {kind: encoded.questions(named, kind) for kind in KINDS}
+    by_words = fusion.served(_relevance(encoded, vectors, each), named_words, cosines)
+    by_words = fusion.other_kind(by_words, kind_of != wanted[:, None])
+    return {
+        "instructions": Table(
+            f"first hit of the kind asked for ({len(queries)} queries; "
+            f"{len(split.pages)} pages, {len(split.photos)} photos, {len(split.clips)} clips, no filter)",
+            {
+                "the instruction names the kind, cosines": obeyed(cosines, kind_of, queries),
+                "the same, calibrated and fused as the application does": obeyed(by_instruction, kind_of, queries),
+                "the query's words name the kind, as the application does": obeyed(by_words, kind_of, queries),
+            },
+            "The text belongs to an item of any kind. Calibration measures each kind against its own background, which takes out a kind's "
+            "advantage: the application searches by kind, and goes by the query's words.",
+        )
+    }
 
 
-def _photos(embedder: Any, photos: Sequence[PhotoRecord]) -> np.ndarray:
-    instruction = DOCUMENT_INSTRUCTIONS["image"]
-    return embedder.encode_documents(
-        [EmbedInput(instruction, images=(p.member.image(),), kind="image") for p in photos]
-    )
+def obeyed(scores: np.ndarray, kind_of: np.ndarray, queries: Sequence[KindQuery]) -> Measured:
+    """From scores [q, n] over items of the kinds `kind_of` [n]: how often the first is of the kind wanted."""
+    first = kind_of[scores.argmax(1)]
+    right = np.array([hit == query.wanted for hit, query in zip(first, queries, strict=True)])
+    is_own = np.array([query.of == query.wanted for query in queries])
+    parts = {
+        "first hit of that kind": right,
+        "text of that kind": right[is_own],
+        "text of another kind": right[~is_own],
+    } | {f"{kind} wanted": right[[query.wanted == kind for query in queries]] for kind in KINDS}
+    intervals = intervals_of({"first hit of that kind": right})
+    return Measured({name: float(np.mean(values)) for name, values in parts.items()}, intervals)
 
 
-def _clips(embedder: Any, clips: Sequence[ClipRecord]) -> np.ndarray:
-    instruction = DOCUMENT_INSTRUCTIONS["clip"]
-    return embedder.encode_documents(
-        [EmbedInput(instruction, images=tuple(c.frames()), is_video=True, kind="clip") for c in clips]
-    )
+def _relevance(encoded: Encoded, vectors: dict[str, np.ndarray], asked: dict[Kind, np.ndarray]) -> np.ndarray:
+    """The application's dense relevance over all kinds, float64 [q, items of all kinds]."""
+    searched = sum(map(len, vectors.values()))
+    parts = []
+    for kind in KINDS:
+        scale = encoded.match_scale[kind]
+        reliability = encoded.page_reliability() if kind == "page" else scale.reliability
+        parts.append(
+            fusion.dense_relevance(
+                asked[kind],
+                vectors[kind],
+                encoded.generic[kind],
+                searched=searched,
+                scale=scale,
+                reliability=reliability,
+            )
+        )
+    return np.concatenate(parts, 1)
 
 
-def _said(clip: ClipRecord) -> str:
-    return clip.captions[0] if clip.captions else clip.label
+def composed(evaluation: Evaluation) -> dict[str, Table]:
+    """A photo and "the same with …", against each of the two alone; the photo itself is no candidate."""
+    encoded, split = evaluation.encoded, evaluation.split
+    captions = evaluation.teacher.vectors([caption for caption, _ in split.captions])
+    queries = composed_queries(split.captions, captions @ captions.T)
+    right = [query.target for query in queries]
+    references = [query.reference for query in queries]
+    both = encoded.composed_questions(queries)
+    photo = encoded.photo_questions([split.photos[reference] for reference in references])
+    words = encoded.questions([query.text for query in queries], "image")
+    systems = {
+        "photo + words": both,
+        "photo alone": photo,
+        "words alone": words,
+        "sum of the two vectors": photo + words,
+    }
+    tables = {}
+    for system, asked in systems.items():
+        scores = asked @ encoded.photos.T
+        scores[np.arange(len(queries)), references] = -np.inf
+        tables[system] = measure(scores, right, groups=references)
+    return {
+        "composed": Table(
+            f"photo + what is different -> photo ({len(queries)} pairs made from captions, {len(split.photos)} photos)",
+            tables,
+            'As in "the same with snow, without grass". Other photos may fit too; only one counts.',
+        )
+    }
 
 
-def _best(scores: np.ndarray, own: np.ndarray) -> int:
-    return int(np.where(own, scores, -np.inf).argmax())
+# Size, speed, shorter vectors
 
 
-def _chance(pool: int) -> Metrics:
-    return known_item_metrics(np.arange(1, pool + 1))
+def matryoshka(evaluation: Evaluation) -> dict[str, Table]:
+    """What the first dimensions alone are worth."""
+    encoded, split = evaluation.encoded, evaluation.split
+    captions, owner = zip(*split.captions, strict=True)
+    tasks: list[tuple[str, np.ndarray, np.ndarray, Right]] = [
+        (
+            name,
+            encoded.questions([query for query, _ in queries], "page"),
+            encoded.pages,
+            [right for _, right in queries],
+        )
+        for name, queries in (("pages, words", split.page_queries), ("pages, natural", split.natural_queries))
+    ]
+    tasks.append(("photos", encoded.questions(captions, "image"), encoded.photos, owner))
+    rows = {}
+    for dim in sorted({*(d for d in MATRYOSHKA_DIMS if d < encoded.embedder.dim), encoded.embedder.dim}):
+        metrics: Metrics = {}
+        for name, asked, items, right in tasks:
+            found = measure(truncated(asked, dim) @ truncated(items, dim).T, right)
+            metrics |= {f"{name}: {metric}": found[metric] for metric in ("nDCG@5", "R@10")}
+        rows[f"{dim} dimensions"] = Measured(metrics)
+    return {"matryoshka": Table("the first dimensions of every vector, brought to unit length", rows)}
 
 
-def _title(text: str) -> str:
-    lines = (line.strip() for line in text.split("\n"))
-    first = next((line for line in lines if len(re.findall(r"[A-Za-z]{3,}", line)) >= 2), "")
-    return " ".join(first.split()[:12])
+def speed(evaluation: Evaluation) -> dict[str, Table]:
+    """Milliseconds on one core, and megabytes."""
+    took = milliseconds(evaluation.checkpoint, evaluation.split)
+    systems = {name: Measured({kind: took[kind][name] for kind in took}) for name in ("ours", "first version")}
+    return {
+        "speed": Table(
+            "milliseconds of processor time on one core, this machine, float32 unless it has bfloat16", systems
+        ),
+        "size": Table("weights", {OURS: Measured({"MB": _weight_bytes(evaluation.checkpoint) / 1e6})}),
+    }
+
+
+def _weight_bytes(checkpoint: str | Path) -> int:
+    from mmsearch.embedders.checkpoint import find_checkpoint
+
+    return sum(file.stat().st_size for file in find_checkpoint(checkpoint).weight_files())
+
+
+PARTS: dict[str, Callable[[Evaluation], dict[str, Table]]] = {
+    "pages": pages,
+    "photos": photos,
+    "clips": clips,
+    "passages": passages,
+    "instructions": instructions,
+    "composed": composed,
+    "matryoshka": matryoshka,
+    "speed": speed,
+}
+
+
+def _names(words: str) -> Iterator[str]:
+    return filter(None, (word.strip() for word in words.split(",")))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", nargs="?", default="mini")
     parser.add_argument("--data", type=Path, default=None)
     parser.add_argument("--work", type=Path, default=Path("runs/work"))
+    parser.add_argument("--only", default="", help=f"some of {','.join(PARTS)}, with commas between them")
+    parser.add_argument("--quick", action="store_true", help="without the slow baselines (MiniLM, Tesseract)")
     parser.add_argument("--json", type=Path, default=None)
     arguments = parser.parse_args()
-    tables = evaluate(arguments.checkpoint, data_folder(arguments.data), arguments.work)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    split = Split(data_folder(arguments.data), arguments.work)
+    encoded = Encoded(load_embedder(arguments.checkpoint), split)
+    report = evaluate(Evaluation(arguments.checkpoint, encoded, arguments.quick), list(_names(arguments.only)))
     if arguments.json:
-        arguments.json.write_text(json.dumps(tables, indent=1))
-    sys.stdout.write(table_markdown(tables))
+        arguments.json.write_text(json.dumps(report.record(), indent=1, ensure_ascii=False), encoding="utf-8")
+    sys.stdout.write(report.markdown())
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mmsearch.embedders import Embedder, load_embedder
-from mmsearch.evaluation.development import known_item_metrics, ranks
+from mmsearch.evaluation.metrics import known_item_metrics, ranks
 from mmsearch.items import WITHOUT_TEXT, EmbedInput, Query
 from mmsearch.prompts import DOCUMENT_INSTRUCTIONS, query_input
 

@@ -1,0 +1,158 @@
+"""The development split as models see it: our checkpoint, and the text teacher. Each part is encoded once, when first asked for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from mmsearch.embedders import Embedder
+from mmsearch.evaluation.metrics import ranks
+from mmsearch.evaluation.split import ComposedQuery, Split
+from mmsearch.items import KINDS, WITHOUT_TEXT, EmbedInput, Kind, MatchScale, Query
+from mmsearch.prompts import DOCUMENT_INSTRUCTIONS, IMAGE_QUERY_INSTRUCTIONS, TEXT_QUERY_INSTRUCTIONS, query_input
+from mmsearch.relevance import GENERIC_QUERIES
+from mmsearch.training.sources import PhotoRecord
+from mmsearch.training.teacher import Teacher
+
+LITTLE_TEXT_CHARS = 60
+"""Pages with less text count as pictures alone (`mmsearch.catalog.LITTLE_TEXT_CHARS`)."""
+
+
+class Encoded:
+    """All vectors are float32 [n, dim] of unit length."""
+
+    def __init__(self, embedder: Embedder, split: Split) -> None:
+        self.embedder = embedder
+        self.split = split
+
+    @cached_property
+    def pages(self) -> np.ndarray:
+        """Picture and text layer together."""
+        return self._pages(self.split.page_texts)
+
+    @cached_property
+    def page_pictures(self) -> np.ndarray:
+        """The picture alone."""
+        return self._pages([""] * len(self.split.pages))
+
+    @cached_property
+    def photos(self) -> np.ndarray:
+        return self.embedder.encode_documents(
+            [
+                EmbedInput(DOCUMENT_INSTRUCTIONS["image"], images=(p.member.image(),), kind="image")
+                for p in self.split.photos
+            ]
+        )
+
+    @cached_property
+    def clips(self) -> np.ndarray:
+        instruction = DOCUMENT_INSTRUCTIONS["clip"]
+        return self.embedder.encode_documents(
+            [EmbedInput(instruction, images=tuple(c.frames()), is_video=True, kind="clip") for c in self.split.clips]
+        )
+
+    def texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Texts by themselves, as candidates."""
+        return self.embedder.encode_documents([EmbedInput("", text=text) for text in texts])
+
+    def questions(self, texts: Sequence[str], kind: Kind) -> np.ndarray:
+        """Texts as queries for items of a kind."""
+        instruction = TEXT_QUERY_INSTRUCTIONS[kind]
+        return self.embedder.encode_queries([EmbedInput(instruction, text=text, kind=kind) for text in texts])
+
+    def photo_questions(self, photos: Sequence[PhotoRecord]) -> np.ndarray:
+        """Photos as queries for photos."""
+        instruction = IMAGE_QUERY_INSTRUCTIONS["image"]
+        return self.embedder.encode_queries(
+            [EmbedInput(instruction, images=(p.member.image(),), kind="image") for p in photos]
+        )
+
+    def composed_questions(self, queries: Sequence[ComposedQuery]) -> np.ndarray:
+        """A photo and words together as queries for photos."""
+        photos = self.split.photos
+        return self.embedder.encode_queries(
+            [
+                query_input(Query(text=query.text, images=(photos[query.reference].member.image(),)), "image")
+                for query in queries
+            ]
+        )
+
+    @cached_property
+    def generic(self) -> dict[Kind, np.ndarray]:
+        """The queries that the application learns from how irrelevant pairs score, by kind."""
+        return {kind: self.questions(GENERIC_QUERIES, kind) for kind in KINDS}
+
+    @cached_property
+    def match_scale(self) -> dict[str, MatchScale]:
+        """What scores are worth, as the checkpoint says, or as measured here where it says nothing."""
+        return dict(self.embedder.match_scale) or match_scales(self)
+
+    def page_reliability(self, *, has_text: bool = True) -> np.ndarray:
+        """float64 [pages]: what the application gives for the model's word on each page."""
+        with_text, without = self.match_scale["page"].reliability, self.match_scale[WITHOUT_TEXT].reliability
+        little = np.array([len(text) < LITTLE_TEXT_CHARS for text in self.split.page_texts])
+        return np.where(little | (not has_text), without, with_text)
+
+    def _pages(self, texts: Sequence[str]) -> np.ndarray:
+        instruction = DOCUMENT_INSTRUCTIONS["page"]
+        return self.embedder.encode_documents(
+            [
+                EmbedInput(instruction, text=text, images=(page.member.image(),), kind="page")
+                for page, text in zip(self.split.pages, texts, strict=True)
+            ]
+        )
+
+
+class TextTeacher:
+    """all-MiniLM-L6-v2 as a baseline; its vectors are kept in `folder`, a file per list of texts."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._teacher: Teacher | None = None
+
+    def vectors(self, texts: Sequence[str]) -> np.ndarray:
+        """float32 [n, 384], unit length. Raises: MissingExtra if the teacher is not installed."""
+        key = hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        file = self._folder / f"minilm-{key}.npy"
+        if not file.exists():
+            if self._teacher is None:
+                self._teacher = Teacher(self._folder / "teacher")
+            self._folder.mkdir(parents=True, exist_ok=True)
+            part = file.with_suffix(".part")
+            with part.open("wb") as stream:
+                np.save(stream, self._teacher.vectors(texts))
+            part.replace(file)
+        return np.load(file)
+
+    def scores(self, queries: Sequence[str], texts: Sequence[str]) -> np.ndarray:
+        """Cosines [queries, texts]."""
+        return self.vectors(queries) @ self.vectors(texts).T
+
+
+def match_scales(encoded: Encoded) -> dict[str, MatchScale]:
+    """What the model's scores are worth on the split: per kind, and for pages given as pictures alone."""
+    split = encoded.split
+    asked = split.page_queries
+    rows = [right[0] for _, right in asked]
+    questions = encoded.questions([query for query, _ in asked], "page")
+    captions = encoded.questions([photo.captions[0] for photo in split.photos], "image")
+    scores: dict[str, tuple[np.ndarray, Sequence[int]]] = {
+        "page": (questions @ encoded.pages.T, rows),
+        WITHOUT_TEXT: (questions @ encoded.page_pictures.T, rows),
+        "image": (captions @ encoded.photos.T, range(len(split.photos))),
+        "clip": (encoded.questions(split.clip_texts, "clip") @ encoded.clips.T, range(len(split.clips))),
+    }
+    return {name: scale_of(table, right) for name, (table, right) in scores.items()}
+
+
+def scale_of(scores: np.ndarray, right: Sequence[int]) -> MatchScale:
+    """From scores [q, n] and the right column of each row."""
+    own = scores[np.arange(len(right)), right]
+    low, middle = np.quantile(own - np.median(scores, 1), (0.3, 0.5))
+    beaten = (ranks(scores, right) - 1) / (scores.shape[1] - 1)
+    reliability = max(0.0, 1 - 2 * float(beaten.mean()))
+    return MatchScale(round(float(low), 4), round(float(middle), 4), round(reliability, 4))

@@ -1,0 +1,249 @@
+"""What is asked of what: the development split's pools, and the queries made over them. No model is asked here."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from mmsearch.errors import DatasetError
+from mmsearch.items import KINDS, Kind
+from mmsearch.terms import STOP_WORDS
+from mmsearch.training.prepare import ClipRecord, PageRecord, load_clips, load_pages
+from mmsearch.training.sources import PhotoRecord, is_development, load_pairs, load_photos
+
+NATURAL_QUERIES = Path(__file__).with_name("page_queries.jsonl")
+"""Questions as a person would ask them, written by hand with the pages in view, in few of the pages' own words. One JSON object a
+line: `query`, `pdf`, `pages` (from 1; every page that answers), `style` (question, topic, figure, table, code)."""
+
+SLIDE_WORDS, PAPER_WORDS = 150, 150
+"""Words per page: a PDF of landscape pages with fewer is slides, one of portrait pages with more is a paper. The rest is neither."""
+
+COMPOSED_SIMILARITY = 0.6
+COMPOSED_PER_PHOTO = 2
+_LITTLE_WORDS = STOP_WORDS | frozenset(
+    "two one some while near next around along across area very onto toward towards wearing wears".split()  # noqa: SIM905
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NaturalQuery:
+    """A line of NATURAL_QUERIES."""
+
+    query: str
+    pdf: str
+    pages: tuple[int, ...]
+    style: str
+
+
+@dataclass(frozen=True, slots=True)
+class ComposedQuery:
+    """Photo number `reference` with `text` about what is different; the photo sought is number `target`."""
+
+    reference: int
+    text: str
+    target: int
+
+
+@dataclass(frozen=True, slots=True)
+class KindQuery:
+    """`text` belongs to an item of kind `of`; the instruction asks for kind `wanted`."""
+
+    text: str
+    of: Kind
+    wanted: Kind
+
+
+class Split:
+    """The development split, each part loaded when first asked for.
+
+    Attributes:
+        data: the material's folder. work: what training prepared (pages, frames).
+    """
+
+    def __init__(self, data: Path, work: Path) -> None:
+        self.data = data
+        self.work = work
+
+    @cached_property
+    def pages(self) -> list[PageRecord]:
+        return [page for page in load_pages(self.data, self.work) if page.development]
+
+    @cached_property
+    def page_texts(self) -> list[str]:
+        """Text layers, each on one line; empty where there is none."""
+        return [" ".join(page.text.split()) for page in self.pages]
+
+    @cached_property
+    def page_queries(self) -> list[tuple[str, list[int]]]:
+        """(words of a page, [its row])."""
+        return [(query, [row]) for query, row in page_queries(self.pages)]
+
+    @cached_property
+    def natural_queries(self) -> list[tuple[str, list[int]]]:
+        """(question, rows of the pages that answer it)."""
+        row_of = {(page.name, page.page_number): row for row, page in enumerate(self.pages)}
+        return [(q.query, [row_of[q.pdf, number] for number in q.pages]) for q in load_natural_queries()]
+
+    @cached_property
+    def is_slide(self) -> np.ndarray:
+        """bool [pages]."""
+        return self._of_shape(lambda width, height, words: width > height and words < SLIDE_WORDS)
+
+    @cached_property
+    def is_paper(self) -> np.ndarray:
+        """bool [pages]."""
+        return self._of_shape(lambda width, height, words: width < height and words > PAPER_WORDS)
+
+    def _of_shape(self, belongs) -> np.ndarray:
+        words: dict[str, list[int]] = {}
+        for page in self.pages:
+            words.setdefault(page.name, []).append(len(page.text.split()))
+        first = {page.name: page for page in reversed(self.pages)}
+        kept = {
+            name
+            for name, page in first.items()
+            if belongs(*page.member.image().size, sum(words[name]) / len(words[name]))
+        }
+        return np.array([page.name in kept for page in self.pages])
+
+    @cached_property
+    def photos(self) -> list[PhotoRecord]:
+        """Flickr8k's: everyday photos with five captions each."""
+        return [p for p in self._all_photos if p.set_name == "flickr8k"]
+
+    @cached_property
+    def labelled_photos(self) -> list[PhotoRecord]:
+        """Tiny-ImageNet's."""
+        return [p for p in self._all_photos if p.set_name == "tiny_imagenet"]
+
+    @cached_property
+    def _all_photos(self) -> list[PhotoRecord]:
+        return [p for p in load_photos(self.data) if p.development]
+
+    @cached_property
+    def captions(self) -> list[tuple[str, int]]:
+        """(caption, number of its photo)."""
+        return [(caption, row) for row, photo in enumerate(self.photos) for caption in photo.captions]
+
+    @cached_property
+    def clips(self) -> list[ClipRecord]:
+        return [clip for clip in load_clips(self.data, self.work) if clip.development]
+
+    @cached_property
+    def clip_texts(self) -> list[str]:
+        """What is said of each clip."""
+        return [clip.captions[0] if clip.captions else clip.label for clip in self.clips]
+
+    @cached_property
+    def questions(self) -> tuple[list[str], list[str], list[int]]:
+        """(questions, passages, the row of each question's passage), of SQuAD."""
+        pairs = [p for p in load_pairs(self.data, "squad_dev") if is_development(p.passage)]
+        passages = list(dict.fromkeys(p.passage for p in pairs))
+        row_of = {passage: row for row, passage in enumerate(passages)}
+        return [p.query for p in pairs], passages, [row_of[p.passage] for p in pairs]
+
+    def kind_queries(self, count: int) -> list[KindQuery]:
+        """`count` queries, whose texts come from each kind equally often, as do the kinds wanted."""
+        titles = [query for query, _ in self.page_queries if query in {_title(page.text) for page in self.pages}]
+        texts: dict[Kind, list[str]] = {
+            "page": list(dict.fromkeys(titles)),
+            "image": [photo.captions[0] for photo in self.photos],
+            "clip": list(dict.fromkeys(self.clip_texts)),
+        }
+        return kind_queries(texts, count)
+
+
+def load_natural_queries(file: Path = NATURAL_QUERIES) -> list[NaturalQuery]:
+    """Raises: DatasetError naming a line that is not as described."""
+    queries = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            row = json.loads(line)
+            query = NaturalQuery(row["query"], row["pdf"], tuple(map(int, row["pages"])), row["style"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise DatasetError(f"{file}, line {number}: {error!r}") from error
+        if not (query.query.strip() and query.pages):
+            raise DatasetError(f"{file}, line {number}: a query without words or without pages")
+        queries.append(query)
+    return queries
+
+
+def page_queries(pages: Sequence[PageRecord], *, seed: int = 5) -> list[tuple[str, int]]:
+    """(query, row of its page): the title line where it is unique in the pool, and a passage of 6 to 10 words of the body."""
+    rng = random.Random(seed)
+    titles = [_title(page.text) for page in pages]
+    counts = Counter(titles)
+    queries = []
+    for row, page in enumerate(pages):
+        if titles[row] and counts[titles[row]] == 1:
+            queries.append((titles[row], row))
+        words = " ".join(page.text.split("\n")[1:]).split()
+        if len(words) >= 30:
+            count = rng.randint(6, 10)
+            start = rng.randrange(len(words) - count)
+            queries.append((" ".join(words[start : start + count]), row))
+    return queries
+
+
+def kind_queries(texts: dict[Kind, list[str]], count: int, *, seed: int = 7) -> list[KindQuery]:
+    """`count` different (text, kind wanted), a third of them from each kind's texts (the first kinds take what is left over)."""
+    rng = random.Random(seed)
+    queries = []
+    for place, of in enumerate(KINDS):
+        both = [KindQuery(text, of, wanted) for text in texts[of] for wanted in KINDS]
+        queries += rng.sample(both, count // len(KINDS) + (place < count % len(KINDS)))
+    return queries
+
+
+def composed_queries(
+    captions: Sequence[tuple[str, int]], similarity: np.ndarray, *, least: float = COMPOSED_SIMILARITY
+) -> list[ComposedQuery]:
+    """Pairs of photos that differ in one thing, by their captions, and the words for that difference.
+
+    Two captions of different photos make a pair if they share at least two words, at most two are new, at most two are gone, and
+    the teacher finds them alike. The photo of the first is the reference; "the same with …, without …" leads to the other.
+
+    Args:
+        captions: (caption, number of its photo). similarity: the teacher's cosines [captions, captions].
+    """
+    words = [
+        [word for word in re.findall(r"[a-z]+", text.lower()) if word not in _LITTLE_WORDS] for text, _ in captions
+    ]
+    owner = np.array([photo for _, photo in captions])
+    best: dict[tuple[int, int], tuple[float, str]] = {}
+    for i, here in enumerate(words):
+        for j in np.flatnonzero((similarity[i] >= least) & (owner != owner[i])):
+            there = words[j]
+            new = [word for word in dict.fromkeys(there) if word not in here]
+            gone = [word for word in dict.fromkeys(here) if word not in there]
+            if len(set(here) & set(there)) < 2 or not 1 <= len(new) + len(gone) <= 4 or max(len(new), len(gone)) > 2:
+                continue
+            pair = int(owner[i]), int(owner[j])
+            best[pair] = max(best.get(pair, (-1.0, "")), (float(similarity[i, j]), change(new, gone)))
+    taken: Counter[int] = Counter()
+    queries = []
+    for (reference, target), (_, text) in sorted(best.items(), key=lambda item: (-item[1][0], item[0])):
+        if taken[reference] < COMPOSED_PER_PHOTO:
+            taken[reference] += 1
+            queries.append(ComposedQuery(reference, text, target))
+    return queries
+
+
+def change(new: Sequence[str], gone: Sequence[str]) -> str:
+    """The words of a composed query: "the same with a hat, without snow"."""
+    with_, without = " and ".join(new), " and ".join(gone)
+    return "the same " + ", ".join([*([f"with {with_}"] if new else []), *([f"without {without}"] if gone else [])])
+
+
+def _title(text: str) -> str:
+    lines = (line.strip() for line in text.split("\n"))
+    first = next((line for line in lines if len(re.findall(r"[A-Za-z]{3,}", line)) >= 2), "")
+    return " ".join(first.split()[:12])

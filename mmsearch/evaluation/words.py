@@ -1,0 +1,91 @@
+"""Finding by words, over texts in memory: plain BM25 as a baseline, and the matches that the application's index gives.
+
+`tests/unit/test_evaluation_fusion.py` holds these matches against `mmsearch.lexical.match`.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Sequence
+
+import numpy as np
+
+from mmsearch import relevance
+from mmsearch.terms import BM25_NAME, BM25_TEXT, SUBSTRING_WEIGHT, any_of, idf, quoted, terms_of
+
+MATCH_DEPTH = 50
+"""So many matches by words the application looks at for a page of ten hits (`mmsearch.search.TEXT_DEPTH_FLOOR`)."""
+
+
+def bm25_scores(queries: Sequence[str], texts: Sequence[str]) -> np.ndarray:
+    """float32 [q, n]: SQLite's FTS5 BM25, any word may match; 0 where none does."""
+    scores = np.zeros((len(queries), len(texts)), np.float32)
+    with sqlite3.connect(":memory:") as database:
+        database.execute("CREATE VIRTUAL TABLE pool USING fts5(text)")
+        database.executemany("INSERT INTO pool(rowid, text) VALUES (?, ?)", enumerate(texts))
+        for row, query in enumerate(queries):
+            words = re.findall(r"\w+", query)
+            if not words:
+                continue
+            match = "SELECT rowid, -bm25(pool) FROM pool WHERE pool MATCH ?"
+            for column, score in database.execute(match, (any_of(words),)):
+                scores[row, column] = score
+    return scores
+
+
+class WordIndex:
+    """The application's two full-text tables over a pool's texts, for fewer texts than make a term common.
+
+    Args:
+        names: each item's folder and file, which the application looks into as well; none by default, since the material's
+            file names were not given by a user.
+    """
+
+    def __init__(self, texts: Sequence[str], names: Sequence[str] = ()) -> None:
+        self.size = len(texts)
+        self._database = sqlite3.connect(":memory:")
+        for table, tokenize in (("words", "porter unicode61 remove_diacritics 2"), ("trigrams", "trigram")):
+            self._database.execute(f"CREATE VIRTUAL TABLE {table} USING fts5(text, name, tokenize='{tokenize}')")
+            rows = zip(range(self.size), texts, names or [""] * self.size, strict=True)
+            self._database.executemany(f"INSERT INTO {table}(rowid, text, name) VALUES (?, ?, ?)", rows)
+
+    def matches(self, query: str) -> tuple[np.ndarray, np.ndarray]:
+        """float64 [n] each: the share of the query's IDF mass that a text holds, and its BM25; both 0 outside of the first
+        MATCH_DEPTH."""
+        share, bm25 = np.zeros(self.size), np.zeros(self.size)
+        terms = terms_of(query)
+        found = [self._look_up(term) for term in terms]
+        if not any(len(ids) for ids, _ in found):
+            return share, bm25
+        weights = idf([len(ids) for ids, _ in found], self.size)
+        for (ids, worth), weight in zip(found, weights, strict=True):
+            share[ids] += weight * worth
+        share /= weights.sum()
+        rank = f"SELECT rowid, bm25(words, {BM25_TEXT}, {BM25_NAME}) FROM words WHERE words MATCH ?"
+        for row, score in self._database.execute(rank, (any_of(terms),)):
+            bm25[row] = max(0.0, -score)
+        # What the application keeps is the best by share; then by BM25, then by age.
+        beyond = np.lexsort((np.arange(self.size), -bm25, -share))[MATCH_DEPTH:]
+        share[beyond] = bm25[beyond] = 0
+        bm25[share == 0] = 0
+        return share, bm25
+
+    def relevance(self, queries: Sequence[str]) -> np.ndarray:
+        """float64 [q, n], 0…1: what the matches are worth to the application."""
+        worth = np.zeros((len(queries), self.size))
+        for row, query in enumerate(queries):
+            share, bm25 = self.matches(query)
+            held = share > 0
+            worth[row, held] = relevance.lexical_relevance(share[held], bm25[held])
+        return worth
+
+    def _look_up(self, term: str) -> tuple[np.ndarray, float]:
+        ids = self._rows("words", term)
+        if len(ids) or len(term) < 3:  # a trigram needs three characters
+            return ids, 1.0
+        return self._rows("trigrams", term), SUBSTRING_WEIGHT
+
+    def _rows(self, table: str, term: str) -> np.ndarray:
+        found = self._database.execute(f"SELECT rowid FROM {table} WHERE {table} MATCH ?", (quoted(term),))
+        return np.array([row for (row,) in found], np.int64)
