@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
 from mmsearch.errors import ConfigError
@@ -76,8 +75,3 @@ def open_source(spec: Mapping[str, Any], *, places: Places | None = None) -> Pai
 def open_sources(specs: Mapping[str, Mapping[str, Any]], *, places: Places | None = None) -> dict[str, PairSource]:
     """All sources of a recipe by the names of their entries. Errors as for `open_source`."""
     return {name: open_source({**spec, "name": name}, places=places) for name, spec in specs.items()}
-
-
-def default_places(root: Path | None = None, *, download: bool = False) -> Places:
-    """`root`: the folder that holds the data sets, each under its name on the hub."""
-    return Places(root=root or Path("data"), download=download)
