@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from mmsearch.embedders.batching import batches_by_cost
-from mmsearch.training.gather import gather_numbers
+from mmsearch.training.gather import gather_numbers, gather_rows
 
 Inputs = TypeVar("Inputs")
 Parts = Mapping[str, Tensor]
@@ -80,7 +80,7 @@ def cached_backward(
 
     Returns:
         The loss, detached, and the parts with `replay_error`: the largest difference between an embedding's two
-        computations. Anything but rounding means that the gradient is wrong.
+        computations, over all processes. Anything but rounding means that the gradient is wrong.
 
     Raises:
         ValueError: no chunks, rows that are not 0 … n-1, an encoder that returns another number of rows.
@@ -102,7 +102,8 @@ def cached_backward(
         for rows, inputs in chunks:
             states.append(_RandomState())
             pieces.append(_encoded(encode, rows, inputs))
-    torch.clear_autocast_cache()  # weights cast without gradient would be used again below
+    # Inside a caller's autocast, weights cast without gradient must not serve again below (torch 2.13 sees to it by itself).
+    torch.clear_autocast_cache()
     embeddings = _in_order(pieces, order).requires_grad_()
     with _no_autocast(embeddings):
         loss, parts = loss_of_embeddings(embeddings)
@@ -118,7 +119,7 @@ def cached_backward(
             errors.append((again.detach() - piece).abs().max())
             with _no_autocast(again):
                 again.backward(gradient[list(rows)])
-    return loss.detach(), {**parts, "replay_error": torch.stack(errors).max()}
+    return loss.detach(), {**parts, "replay_error": gather_rows(torch.stack(errors)).max()}
 
 
 def _no_autocast(embeddings: Tensor) -> AbstractContextManager[object]:

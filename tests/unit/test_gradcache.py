@@ -136,7 +136,7 @@ def test_chunks_add_up_to_the_whole_batch_without_dropout(embedder):
 
 @pytest.mark.parametrize("place", ["inside the encoder", "around everything"])
 def test_under_autocast(encoder, place):
-    """Around everything, autocast keeps weights that were cast without gradient: they would get none in the second pass."""
+    """Around everything, the loss and the backward passes would be rounded too, and weights cast without gradient kept."""
     chunks = chunks_of(encoder, CHUNKS["3"])
 
     def encode(batch: Batch) -> Tensor:
