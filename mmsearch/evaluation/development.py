@@ -14,7 +14,7 @@ import logging
 import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -64,11 +64,16 @@ NAMED: dict[Kind, str] = {"page": "slide about", "image": "photo of", "clip": "v
 
 @dataclass
 class Evaluation:
-    """A checkpoint, the split as it sees it, and the baselines. With `is_quick` the slow baselines are left out."""
+    """A checkpoint, the split as it sees it, and the baselines. With `is_quick` the slow baselines are left out.
+
+    Attributes:
+        left_out: what could not be measured, and why.
+    """
 
     checkpoint: str | Path
     encoded: Encoded
     is_quick: bool = False
+    left_out: dict[str, str] = field(default_factory=dict)
 
     @property
     def split(self) -> Split:
@@ -78,10 +83,26 @@ class Evaluation:
     def teacher(self) -> TextTeacher:
         return TextTeacher(self._folder)
 
+    def teacher_scores(self, queries: Sequence[str], texts: Sequence[str]) -> np.ndarray | None:
+        """Cosines [queries, texts] of the text teacher; None without it."""
+        try:
+            return None if self.is_quick else self.teacher.scores(queries, texts)
+        except MissingExtra as error:
+            self.left_out[MINILM] = str(error)
+            return None
+
     @cached_property
-    def read_by_tesseract(self) -> list[str]:
-        """Raises: MissingExtra if it is not installed and the pages were never read."""
-        return read_pages(self.split.pages, self.split.data, self._folder / "tesseract.jsonl")
+    def read_by_tesseract(self) -> list[str] | None:
+        """The text of every page, None if Tesseract is not installed and never read them."""
+        try:
+            return (
+                None
+                if self.is_quick
+                else read_pages(self.split.pages, self.split.data, self._folder / "tesseract.jsonl")
+            )
+        except MissingExtra as error:
+            self.left_out[OCR] = str(error)
+            return None
 
     @property
     def _folder(self) -> Path:
@@ -93,7 +114,6 @@ def evaluate(evaluation: Evaluation, only: Collection[str] = ()) -> Report:
     if unknown := set(only) - set(PARTS):
         raise ConfigError(f"unknown parts: {', '.join(sorted(unknown))}; known: {', '.join(PARTS)}")
     tables: dict[str, Table] = {}
-    left_out = []
     for name, part in PARTS.items():
         if only and name not in only:
             continue
@@ -101,15 +121,10 @@ def evaluate(evaluation: Evaluation, only: Collection[str] = ()) -> Report:
         try:
             tables |= part(evaluation)
         except MissingExtra as error:
-            left_out.append(f"{name} ({error})")
-    if "pages" in (only or PARTS) and not evaluation.is_quick and not _has(tables, OCR):
-        left_out.append("Tesseract + BM25 (Tesseract is not installed, and no earlier reading is in the work folder)")
+            evaluation.left_out[name] = str(error)
     about = {"checkpoint": str(evaluation.checkpoint), "model_key": evaluation.encoded.embedder.model_key}
+    left_out = [f"{what} ({why})" for what, why in evaluation.left_out.items()]
     return Report(tables, targets(tables), left_out, about)
-
-
-def _has(tables: dict[str, Table], system: str) -> bool:
-    return any(system in table.systems for table in tables.values())
 
 
 # Pages
@@ -130,6 +145,8 @@ def pages(evaluation: Evaluation) -> dict[str, Table]:
             ("papers", split.is_paper),
         ):
             rows, right = within(kept, [right for _, right in queries])
+            if not rows:
+                continue
             tables[f"pages, {asked}, {pool}"] = Table(
                 f"text -> page, {what}, {pool} ({len(rows)} queries, {kept.sum()} pages)",
                 {system: measure(scores[rows][:, kept], right) for system, scores in systems.items()},
@@ -158,14 +175,12 @@ def page_scores(evaluation: Evaluation, queries: Sequence[str]) -> dict[str, np.
         PICTURE: asked @ encoded.page_pictures.T,
         BM25: words,
     }
-    if not evaluation.is_quick:
-        teacher = evaluation.teacher.scores(queries, split.page_texts)
+    teacher = evaluation.teacher_scores(queries, split.page_texts)
+    if teacher is not None:
         systems[MINILM] = teacher
         systems[MINILM_BM25] = fusion.reciprocal_rank_fusion(teacher, fusion.found_only(words))
-        try:
-            systems[OCR] = bm25_scores(queries, evaluation.read_by_tesseract)
-        except MissingExtra as error:
-            log.warning("%s", error)
+    if evaluation.read_by_tesseract is not None:
+        systems[OCR] = bm25_scores(queries, evaluation.read_by_tesseract)
     return systems
 
 
@@ -228,8 +243,9 @@ def passages(evaluation: Evaluation) -> dict[str, Table]:
     """Questions to passages, text alone."""
     questions, texts, right = evaluation.split.questions
     systems = {OURS: evaluation.encoded.texts(questions) @ evaluation.encoded.texts(texts).T}
-    if not evaluation.is_quick:
-        systems[MINILM] = evaluation.teacher.scores(questions, texts)
+    teacher = evaluation.teacher_scores(questions, texts)
+    if teacher is not None:
+        systems[MINILM] = teacher
     systems[BM25] = bm25_scores(questions, texts)
     return {
         "question -> passage": Table(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -28,6 +28,7 @@ class Encoded:
     def __init__(self, embedder: Embedder, split: Split) -> None:
         self.embedder = embedder
         self.split = split
+        self._known: dict[tuple[str, ...], np.ndarray] = {}
 
     @cached_property
     def pages(self) -> np.ndarray:
@@ -57,19 +58,29 @@ class Encoded:
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
         """Texts by themselves, as candidates."""
-        return self.embedder.encode_documents([EmbedInput("", text=text) for text in texts])
+        return self._once(
+            ("", *texts), lambda: self.embedder.encode_documents([EmbedInput("", text=text) for text in texts])
+        )
 
     def questions(self, texts: Sequence[str], kind: Kind) -> np.ndarray:
         """Texts as queries for items of a kind."""
         instruction = TEXT_QUERY_INSTRUCTIONS[kind]
-        return self.embedder.encode_queries([EmbedInput(instruction, text=text, kind=kind) for text in texts])
+        inputs = (EmbedInput(instruction, text=text, kind=kind) for text in texts)
+        return self._once((kind, *texts), lambda: self.embedder.encode_queries(list(inputs)))
+
+    def _once(self, key: tuple[str, ...], encode: Callable[[], np.ndarray]) -> np.ndarray:
+        if key not in self._known:
+            self._known[key] = encode()
+        return self._known[key]
 
     def photo_questions(self, photos: Sequence[PhotoRecord]) -> np.ndarray:
-        """Photos as queries for photos."""
+        """Photos as queries for photos; one that comes several times is encoded once."""
         instruction = IMAGE_QUERY_INSTRUCTIONS["image"]
-        return self.embedder.encode_queries(
-            [EmbedInput(instruction, images=(p.member.image(),), kind="image") for p in photos]
+        places = {photo: place for place, photo in enumerate(dict.fromkeys(photos))}
+        vectors = self.embedder.encode_queries(
+            [EmbedInput(instruction, images=(photo.member.image(),), kind="image") for photo in places]
         )
+        return vectors[[places[photo] for photo in photos]]
 
     def composed_questions(self, queries: Sequence[ComposedQuery]) -> np.ndarray:
         """A photo and words together as queries for photos."""

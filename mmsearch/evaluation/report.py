@@ -94,4 +94,4 @@ def _cell(measured: Measured, name: str) -> str:
     if name not in measured.intervals:
         return number
     low, high = measured.intervals[name]
-    return f"{number} ({low:.2f}–{high:.2f})"
+    return f"{number} ({low:.3f}–{high:.3f})"

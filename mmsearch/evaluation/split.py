@@ -90,7 +90,10 @@ class Split:
     def natural_queries(self) -> list[tuple[str, list[int]]]:
         """(question, rows of the pages that answer it)."""
         row_of = {(page.name, page.page_number): row for row, page in enumerate(self.pages)}
-        return [(q.query, [row_of[q.pdf, number] for number in q.pages]) for q in load_natural_queries()]
+        try:
+            return [(q.query, [row_of[q.pdf, number] for number in q.pages]) for q in load_natural_queries()]
+        except KeyError as error:
+            raise DatasetError(f"{NATURAL_QUERIES.name} asks for {error}, which is no development page here") from error
 
     @cached_property
     def is_slide(self) -> np.ndarray:
@@ -194,12 +197,12 @@ def page_queries(pages: Sequence[PageRecord], *, seed: int = 5) -> list[tuple[st
 
 
 def kind_queries(texts: dict[Kind, list[str]], count: int, *, seed: int = 7) -> list[KindQuery]:
-    """`count` different (text, kind wanted), a third of them from each kind's texts (the first kinds take what is left over)."""
+    """`count` different (text, kind wanted), or as many as there are, a third of them from each kind's texts (the first kinds take what is left over)."""
     rng = random.Random(seed)
     queries = []
     for place, of in enumerate(KINDS):
         both = [KindQuery(text, of, wanted) for text in texts[of] for wanted in KINDS]
-        queries += rng.sample(both, count // len(KINDS) + (place < count % len(KINDS)))
+        queries += rng.sample(both, min(len(both), count // len(KINDS) + (place < count % len(KINDS))))
     return queries
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from mmsearch.embedders.toy import ToyEmbedder
 from mmsearch.errors import ConfigError, DatasetError, MissingExtra
 from mmsearch.evaluation import ocr, targets
 from mmsearch.evaluation.development import PARTS, Evaluation, evaluate, obeyed, within
-from mmsearch.evaluation.encoded import LITTLE_TEXT_CHARS, scale_of
+from mmsearch.evaluation.encoded import LITTLE_TEXT_CHARS, Encoded, scale_of
 from mmsearch.evaluation.metrics import (
     Measured,
     chance,
@@ -38,6 +41,7 @@ from mmsearch.evaluation.targets import BM25, DENSE, FUSED, MINILM, MINILM_BM25,
 from mmsearch.training.prepare import PageRecord
 from mmsearch.training.sources import TarMember, is_development
 
+METRICS = ("R@1", "R@5", "R@10", "nDCG@5", "MRR")
 DATA = Path(__file__).parents[3] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the development material is not beside this checkout")
 
@@ -146,8 +150,8 @@ def test_a_pool_of_some_pages_keeps_the_queries_that_it_answers():
 
 
 def test_slides_and_papers_are_told_by_shape_and_words(tmp_path):
-    split = Split(tmp_path, tmp_path)
-    split.pages = [  # type: ignore[misc]
+    split: Any = Split(tmp_path, tmp_path)
+    split.pages = [
         _page(tmp_path, "deck.pdf", (40, 30), 20), _page(tmp_path, "deck.pdf", (40, 30), 40),
         _page(tmp_path, "paper.pdf", (30, 40), 400), _page(tmp_path, "form.pdf", (40, 30), 300),
         _page(tmp_path, "poster.pdf", (30, 40), 10),
@@ -240,7 +244,7 @@ def of(**systems: dict[str, float]) -> dict[str, Measured]:
 def test_a_table_shows_intervals_where_there_are_some():
     table = Table("task", {"ours": Measured({"R@1": 0.5, "R@5": 0.75}, {"R@1": (0.4, 0.6)})}, "a note")
     assert table_markdown(table).splitlines() == [
-        "**task**", "", "| system | R@1 | R@5 |", "|---|---|---|", "| ours | 0.500 (0.40–0.60) | 0.750 |", "", "a note",
+        "**task**", "", "| system | R@1 | R@5 |", "|---|---|---|", "| ours | 0.500 (0.400–0.600) | 0.750 |", "", "a note",
     ]  # fmt: skip
 
 
@@ -289,3 +293,94 @@ def test_pages_with_little_text_are_those_of_the_catalog():
     from mmsearch import catalog
 
     assert catalog.LITTLE_TEXT_CHARS == LITTLE_TEXT_CHARS
+
+
+# ---- the whole, with a model so simple that the answers are known
+
+
+class Words:
+    """A text teacher that counts words."""
+
+    def vectors(self, texts):
+        known = sorted({word for text in COLOUR_CAPTIONS for word in text.split()})
+        counts = np.array([[1e-3 + (word in text.split()) for word in known] for text in texts], np.float32)
+        return counts / np.linalg.norm(counts, axis=1, keepdims=True)
+
+    def scores(self, queries, texts):
+        return self.vectors(queries) @ self.vectors(texts).T
+
+
+COLOUR_CAPTIONS = ("a red flat picture here", "a green flat picture here", "a blue flat picture here")
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+
+
+@pytest.fixture
+def colour_split(tmp_path) -> Split:
+    """Three photos, pages and clips in three colours; the pages say so, and the clips' frames lie side by side."""
+    from PIL import Image
+
+    from mmsearch.training.prepare import ClipRecord
+    from mmsearch.training.sources import PhotoRecord
+
+    split: Any = Split(tmp_path, tmp_path)
+    split.pages, split.photos, split.labelled_photos, split.clips = [], [], [], []
+    for (colour, rgb), caption in zip(COLOURS.items(), COLOUR_CAPTIONS, strict=True):
+        file = tmp_path / f"{colour}.png"
+        Image.new("RGB", (32, 16), rgb).save(file)
+        member = TarMember(file, 0, file.stat().st_size)
+        split.pages.append(PageRecord(f"{colour}.pdf", 1, f"{colour} report\n" + f"{colour} words " * 20, "", member))
+        photo = PhotoRecord(colour, "flickr8k", member, (caption,), "plain", "", "", "")
+        split.photos.append(photo)
+        split.labelled_photos += [dataclasses.replace(photo, name=f"{colour}{n}", label=colour) for n in (1, 2)]
+        split.clips.append(ClipRecord(colour, (caption,), "", member))
+    split.natural_queries = [("red", [0]), ("something green or blue", [1, 2])]
+    split.questions = (["is it red"], ["it is red", "it is green"], [0])
+    return split
+
+
+def test_every_part_is_measured(colour_split: Split) -> None:
+    evaluation: Any = Evaluation("toy", Encoded(ToyEmbedder(), colour_split))
+    evaluation.teacher, evaluation.read_by_tesseract = Words(), [page.text for page in colour_split.pages]
+    report = evaluate(evaluation, [part for part in PARTS if part != "speed"])
+
+    tables = report.tables
+    assert tables["caption -> photo"].systems[OURS].metrics == pytest.approx(dict.fromkeys(METRICS, 1.0))
+    assert tables["text -> clip"].systems[OURS]["R@1"] == tables["photo -> caption"].systems[OURS]["R@1"] == 1
+    assert tables["photo -> photo"].systems[OURS]["mAP"] == 1
+    assert tables["question -> passage"].systems[OURS]["R@1"] == 1
+    everything = {DENSE, FUSED, RANK_FUSED, PICTURE, MINILM, MINILM_BM25, BM25, OCR}
+    for asked in ("words", "natural"):
+        assert set(tables[f"pages, {asked}, all"].systems) == everything
+        assert tables[f"pages, {asked}, all"].systems[PICTURE]["nDCG@5"] == 1, "the colour is the answer"
+        assert f"pages, {asked}, papers" not in tables, "there are none"
+    composed = tables["composed"].systems
+    assert "(6 pairs" in tables["composed"].title
+    assert composed["photo + words"]["R@1"] == 1 and composed["words alone"]["R@1"] == 1
+    assert set(tables["matryoshka"].systems) == {"64 dimensions"}
+    assert len(report.targets) > 10 and not report.left_out
+
+
+def test_quick_leaves_the_slow_baselines_out(colour_split: Split) -> None:
+    report = evaluate(Evaluation("toy", Encoded(ToyEmbedder(), colour_split), is_quick=True), ["pages"])
+    assert set(report.tables["pages, words, all"].systems) == {DENSE, FUSED, RANK_FUSED, PICTURE, BM25}
+
+
+def test_a_missing_baseline_is_told(colour_split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ocr.shutil, "which", lambda name: None)
+    evaluation: Any = Evaluation("toy", Encoded(ToyEmbedder(), colour_split))
+    evaluation.teacher = Words()
+    report = evaluate(evaluation, ["pages"])
+    assert report.left_out == [f"{OCR} (Tesseract is not installed: apt-get install tesseract-ocr)"]
+    assert MINILM in report.tables["pages, words, all"].systems
+
+
+def test_the_model_card_shows_targets_tables_and_licences(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mmsearch.training import ship
+    from mmsearch.training.recipe import load_recipe
+
+    monkeypatch.setattr(ship, "licences", lambda data: [("photos/some", 7, "CC BY 4.0")])
+    tables = {"text -> clip": Table("text -> clip (9)", of(**{OURS: {"R@10": 0.5}, "chance": {"R@10": 0.2}}))}
+    card = ship.model_card(load_recipe("mini"), ToyEmbedder(), Report(tables, targets.targets(tables)), DATA)
+    assert "| text -> clip: R@10 | ≥ 0.600 | 0.500 | **missed** | chance 0.200 |" in card
+    assert "**text -> clip (9)**" in card and "| photos/some | 7 | CC BY 4.0 |" in card
+    assert "64 dimensions" in card and "page 50,176" in card
