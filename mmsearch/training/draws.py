@@ -9,7 +9,7 @@ import contextlib
 import queue
 import random
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,14 +71,24 @@ class Material:
         )
 
 
-def open_material(recipe: Recipe, data: Path | None, work: Path) -> Material:
-    """Open what the recipe's stages draw from. Raises: DatasetError, ConfigError, MissingExtra (the teacher)."""
+def open_material(
+    recipe: Recipe, data: Path | None, work: Path, groups: Mapping[str, Group] | None = None
+) -> Material:
+    """Open what the recipe's stages draw from; `groups` are the caller's own teacher-vector groups, instead of the material's.
+
+    Raises: DatasetError, ConfigError, MissingExtra (the teacher).
+    """
     material = Material(recipe)
     if any(stage.pairs for stage in recipe.stages):
         material.sources = open_pairs(recipe.sources, data, work)
     if recipe.evaluation is not None:
         material.held_out = open_pairs(recipe.evaluation.sources, data, work)
-    if any(stage.mixture for stage in recipe.stages) or (
+    if groups is not None:
+        missing = {name for stage in recipe.stages for name in stage.mixture} - set(groups)
+        if missing:
+            raise ConfigError(f"the stages draw from groups that were not given: {', '.join(sorted(missing))}")
+        material.groups = dict(groups)
+    elif any(stage.mixture for stage in recipe.stages) or (
         recipe.model.initial == "teacher" and not recipe.model.checkpoint
     ):
         material.teacher = Teacher(work / "teacher", max_tokens=recipe.page_text_tokens or 256)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import yaml
@@ -18,6 +18,7 @@ from mmsearch.embedders.vlm2vec import Vlm2VecEmbedder
 from mmsearch.errors import ConfigError
 from mmsearch.training import export
 from mmsearch.training.draws import open_material
+from mmsearch.training.examples import Group
 from mmsearch.training.features import open_cache
 from mmsearch.training.metrics import METRICS, PLOT, plot_metrics
 from mmsearch.training.processes import Processes, shard, started
@@ -45,6 +46,7 @@ def train(
     fresh: bool = False,
     device: str | None = None,
     evaluate: Evaluate | None = None,
+    groups: Mapping[str, Group] | None = None,
 ) -> Path:
     """Run a recipe to its end, or on from where it was interrupted.
 
@@ -60,6 +62,7 @@ def train(
         device: "cpu", "cuda"; the GPUs if there are any.
         evaluate: called every `evaluation.every_steps` steps, in the first process, with the model as it is; its numbers go into
             `metrics.jsonl`. None: the held-out pairs of the recipe's `evaluation` are ranked.
+        groups: teacher-vector groups by name that the stages' `mixture` draws from, instead of those of the repository's material.
 
     Returns: the checkpoint folder.
 
@@ -69,7 +72,7 @@ def train(
     """
     with started(device) as processes:
         state = _open_run(run, recipe, fresh, processes)
-        material = open_material(recipe, data, work)
+        material = open_material(recipe, data, work, groups)
         embedder, base = start_model(recipe, material, processes.device, will_be_filled=state is not None)
         if state is not None:
             check_state(state, recipe.record(), base, run)

@@ -8,6 +8,7 @@
 | `kind` | of a target with pictures: "page", "image" (default of target_image) or "clip" (default of target_video). It chooses the instructions: those that ingestion and search use for that kind |
 | `negatives` | list of targets that do not answer the query. Each a text, or a path where the target is a picture or a video; or an object with `text`, `image` or `video`, as the target's fields without `target_` |
 | `instruction` | of the query, instead of the built-in one; "" for none |
+| `target_key` | pairs with equal keys have the same target, however it is shown: neither is the other's negative |
 | `teacher_scores` | numbers: of the target, then of each negative |
 
     {"query": "a red boat", "target_image": "photos/boat.jpg", "negatives": ["photos/car.jpg"]}
@@ -48,7 +49,7 @@ from mmsearch.training.pairs import MadePicture, Pair, Picture, Side
 
 LINE_FIELDS = {
     "query", "query_image", "target_text", "target_image", "target_video", "kind", "negatives", "instruction",
-    "teacher_scores",
+    "target_key", "teacher_scores",
 }  # fmt: skip
 TARGET_FIELDS = ("text", "image", "video")
 
@@ -81,6 +82,7 @@ class OwnPairs(RowSource):
             self._query(row, kind),
             self._target(target, kind, "target_"),
             tuple(negatives),
+            target_key=fields.optional_text(row, "target_key") or None,
             teacher_scores=self._scores(row, len(listed or []), len(negatives)),
         )
 
