@@ -632,14 +632,29 @@ def train_command(
     from_library: Annotated[
         bool, typer.Option("--from-library", help="Adapt the model to the files of your own library, without labels.")
     ] = False,
+    judged: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help='With --from-library: queries and their right answers, a JSON object a line: {"query", "kind"?, "relevant": '
+            '[{"path", "page"?, "start_s"?, "end_s"?}]}.',
+        ),
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="With --from-library: train for so long at most, roughly [default: 10]."),
+    ] = None,
+    use: Annotated[
+        bool, typer.Option("--use", help="With --from-library: if it is better, embed the library anew with it.")
+    ] = False,
     work: WorkOption = Path("runs/work"),
     library: LibraryOption = None,
     device: DeviceOption = None,
 ) -> None:
     """Train an embedder: a recipe in, a checkpoint out.
 
-    Interrupting is safe: the same command goes on from the newest state. On several GPUs: `torchrun --nproc-per-node=8 -m
-    mmsearch train …`.
+    Interrupting is safe: the same command goes on from the newest state. On several GPUs: `torchrun --nproc-per-node=8 -m --
+    mmsearch train …` (the -- keeps torchrun from reading --run).
 
     \b
     Examples:
@@ -652,13 +667,19 @@ def train_command(
         return
     _training_speaks()
     if from_library:
-        from mmsearch.adapt import adapt_to_library
-
+        if recipe is not None or data is not None:
+            raise typer.BadParameter(
+                "--from-library trains the library's own model on its own files: no --recipe, no --data"
+            )
         with opened(library, device=device) as found:
-            changes = [*(set_ or []), *([f"steps={steps}"] if steps else [])]
-            folder = adapt_to_library(found, run=run, changes=changes, fresh=not resume)
-        note(f"the model is in {folder}")
-        return
+            checkpoint = _adapt(found, run, judged, minutes, steps, set_, fresh=not resume)
+            if checkpoint is None or not use:
+                return
+            roots = list(found.catalog.roots())
+        with opened(library, model=str(checkpoint), device=device) as found:
+            raise typer.Exit(_ingest(found, roots, as_json=False))
+    if judged is not None or minutes is not None or use:
+        raise typer.BadParameter("--judged, --minutes and --use belong to --from-library")
     from mmsearch.training.train import train
 
     chosen = _recipe(recipe, run, steps, set_)
@@ -671,6 +692,46 @@ def train_command(
         raise
     if _is_first_process():
         note(f"the checkpoint is in {folder}; try it: mmsearch query --model {folder} …")
+
+
+def _adapt(
+    library: Library,
+    run: Path | None,
+    judged: Path | None,
+    minutes: float | None,
+    steps: int | None,
+    changes: list[str] | None,
+    *,
+    fresh: bool,
+) -> Path | None:
+    """Adapt the model to the library and tell what came of it. Returns the new checkpoint, None where the old one stays."""
+    import shlex
+
+    from mmsearch.adapt.run import adapt_to_library
+    from mmsearch.training.recipe import parse_changes
+
+    try:
+        found = adapt_to_library(
+            library,
+            run=run,
+            judged=judged,
+            minutes=minutes,
+            steps=steps,
+            changes=parse_changes(changes or []),
+            fresh=fresh,
+            tell=note,
+        )
+    except KeyboardInterrupt:
+        note("stopped; the library is as it was, and the same command goes on")
+        raise
+    for line in found.lines():
+        print(line)
+    if found.checkpoint is not None:
+        folders = shlex.join(map(str, library.catalog.roots()))
+        sys.stdout.flush()
+        note(f"use it: mmsearch ingest {folders} --model {shlex.quote(str(found.checkpoint))}")
+        note("every file is embedded anew beside the old vectors, which answer until that is done")
+    return found.checkpoint
 
 
 def _recipe(name: str | None, run: Path | None, steps: int | None, changes: list[str] | None) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+PRELOADED = ["mmsearch.training.train", "transformers.models.qwen2_vl.modeling_qwen2_vl", "peft"]
+"""Imported once for all processes, which are forked from one that does nothing else: these imports take seconds."""
 PATIENCE_S = 60
 """A collective that one process never reaches ends as an error, not as a hanging test."""
 
@@ -21,7 +24,10 @@ def run_processes(function: Callable[..., Any], count: int, folder: Path, *argum
         function: of a module that can be imported; its result must be such that `torch.load(weights_only=True)` reads it.
         folder: for the processes' meeting point and results, empty.
     """
-    torch.multiprocessing.spawn(_run, (function, count, folder, arguments), nprocs=count)
+    multiprocessing.set_forkserver_preload(PRELOADED)
+    torch.multiprocessing.start_processes(
+        _run, (function, count, folder, arguments), nprocs=count, start_method="forkserver"
+    )
     return [torch.load(folder / f"result-{rank}.pt", weights_only=True) for rank in range(count)]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from tests import training_sets as made
 from tests.unit.test_vlm2vec import random_embedder
 
 COLOURS = {
@@ -77,3 +78,36 @@ def recipe_over(checkpoint: Path, pairs: Path, **changes: Any) -> dict[str, Any]
         ],
         **changes,
     }
+
+
+PUBLISHED = (
+    "A-OKVQA",
+    "colpali_train_set",
+    "visrag-indomain",
+    "video_caption_300k",
+    "video_caption_300k-video",
+    "video_qa_240k",
+)
+"""Sources of the recipe vlm2vec_v2_qwen2vl_2b that `write_published_sets` writes: all families."""
+
+
+def write_published_sets(data: Path, rows: int = 8) -> None:
+    """Miniature sets in the layouts of the hub, under the names that the recipe looks for; each with a bad record."""
+    mmeb, hound = data / "TIGER-Lab/MMEB-train", data / "ShareGPTVideo/train_video_and_instruction"
+    ask = "<|image_1|>\nRepresent the given image with the following question: Which?\n"
+    image = "images/A-OKVQA/Train/{}.jpg"
+    answers = [(ask, image.format(number), f"answer {number}", "", "", "") for number in range(rows)]
+    answers.append((ask, image.format("nowhere"), "lost", "", "", ""))
+    made.mmeb(mmeb, "A-OKVQA", [dict(zip(made.MMEB_COLUMNS, row, strict=True)) for row in answers])
+    for number in range(rows):
+        made.write_picture(mmeb / image.format(number), number)
+    broken = {"bytes": b"broken", "path": "broken.png"}
+    pages = [*map(made.stored, range(rows)), broken]
+    questions = [{"image": page, "query": f"how many {n}?", "answer": f"{n} pieces"} for n, page in enumerate(pages)]
+    made.colpali(data / "vidore/colpali_train_set", questions)
+    found = [{"image": page, "query": f"who made {n}?", "source": "ArxivQA"} for n, page in enumerate(pages)]
+    made.visrag(data / "openbmb/VisRAG-Ret-Train-In-domain-data", found)
+    clips = {f"clip{number}": 9 for number in range(rows)}
+    turns = [made.conversation(clip, "<video>\nWhat happens?", f"thing {clip}") for clip in [*clips, "clip-lost"]]
+    for name in ("video_caption_300k", "video_qa_240k"):
+        made.llava_hound(hound, name, turns, clips)

@@ -1,7 +1,8 @@
 """Training: a recipe in, a checkpoint out. `python -m mmsearch.training.train --recipe mini --run runs/mini`
 
-The same under `torchrun --nproc-per-node=8 -m mmsearch.training.train …`: N processes compute what one would. A run may be killed at
-any moment and started again; it goes on from its newest state as if nothing had happened.
+The same under `torchrun --nproc-per-node=8 -m -- mmsearch.training.train …` (without `--` torchrun takes `--run` for its own): N
+processes compute what one would. A run may be killed at any moment and started again; it goes on from its newest state as if nothing
+had happened.
 """
 
 from __future__ import annotations

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +38,7 @@ class Trainee(nn.Module):
         self.cache = cache
         self.is_sharded = False
         self.stage_trains = "all"
+        self.kept_tokens = 1.0
         self.precision = precision_of(recipe, str(embedder.device))
         if recipe.adapter is not None:
             add_adapter(self.model, recipe.adapter, seed=recipe.seed)
@@ -46,7 +50,10 @@ class Trainee(nn.Module):
                 if not weight.requires_grad:
                     weight.data = weight.data.to(self.precision)
         if recipe.gradient_checkpointing:
-            self.model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+            # Its name before transformers 5.20 was another.
+            names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
+            enable: Any = next(getattr(self.model, name) for name in names if hasattr(self.model, name))
+            enable({"use_reentrant": False})
         self.train()
 
     @property
@@ -69,6 +76,7 @@ class Trainee(nn.Module):
     def begin(self, stage: Stage) -> None:
         """Train what the stage trains."""
         self.stage_trains = stage.trains
+        self.kept_tokens = stage.kept_tokens
         for name, weight in self.model.named_parameters():
             is_visual = name.startswith("visual.")
             wanted = stage.trains == "all" or (stage.trains == "vision") == is_visual
@@ -106,11 +114,21 @@ class Trainee(nn.Module):
             return known.to(device)
 
     def _picture_embeddings(self, batch: Batch) -> Tensor:
-        """Mean direction of each prompt's visual tokens, without the language model."""
-        features = F.normalize(vision_features(self.visual, batch.pixel_values(), batch.grids).float(), dim=-1)
+        """Mean direction of each prompt's visual tokens, without the language model; of some of them, where the stage says so."""
         counts = [t * rows * columns // MERGE**2 for t, rows, columns in batch.grids]
         if len(counts) != len(batch):
             raise ValueError(
                 f"{len(counts)} pictures for {len(batch)} prompts: a stage that trains vision needs one each"
             )
+        pixels, blocks = batch.pixel_values(), None
+        if self.training and self.kept_tokens < 1:
+            blocks = [torch.randperm(count)[: max(1, round(self.kept_tokens * count))] for count in counts]
+            own = torch.cat([start + kept for start, kept in zip(_starts(counts), blocks, strict=True)])
+            pixels = pixels.view(-1, MERGE**2, pixels.shape[-1])[own.to(pixels.device)].flatten(0, 1)
+            counts = [len(kept) for kept in blocks]
+        features = F.normalize(vision_features(self.visual, pixels, batch.grids, blocks).float(), dim=-1)
         return F.normalize(torch.stack([part.mean(0) for part in features.split(counts)]), dim=-1)
+
+
+def _starts(counts: Sequence[int]) -> list[int]:
+    return [0, *itertools.accumulate(counts)][:-1]

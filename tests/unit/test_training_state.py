@@ -86,7 +86,7 @@ def test_a_state_runs_no_code_and_a_damaged_one_is_named(tmp_path):
 
     bad = tmp_path / "state-0-0000001.pt"
     torch.save({"format": 2, "model": Harmful()}, bad)
-    with pytest.raises(ConfigError, match="state-0-0000001.pt cannot be read"):
+    with pytest.raises(ConfigError, match=r"state-0-0000001\.pt cannot be read"):
         load_state(bad)
     bad.write_bytes(pickle.dumps({"format": 2})[:5])
     with pytest.raises(ConfigError, match="cannot be read"):

@@ -1,0 +1,322 @@
+"""The engine on a tiny model: killed and resumed, two processes as one, adapters, frozen towers, all published sets in one mixture."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mmsearch.embedders import load_embedder
+from mmsearch.embedders.qwen2vl_inputs import Batch, joined, separated
+from mmsearch.errors import ConfigError
+from mmsearch.training.draws import open_material
+from mmsearch.training.export import export_run
+from mmsearch.training.features import VisionCache
+from mmsearch.training.metrics import read_metrics
+from mmsearch.training.recipe import change_recipe, load_recipe, parse_recipe
+from mmsearch.training.recipe_fields import Recipe
+from mmsearch.training.start import start_model
+from mmsearch.training.state import load_state, states
+from mmsearch.training.train import train
+from mmsearch.training.trainee import Trainee
+from tests.processes import PRELOADED, run_processes
+from tests.tiny_training import PUBLISHED, recipe_over, write_checkpoint, write_pairs, write_published_sets
+from tests.unit.test_vlm2vec import IMAGES, IS_VIDEO, PROMPTS, random_embedder
+
+CURVE = ("stage", "step", "loss", "hit@1", "grad_norm", "lr")
+LORA = {"rank": 4, "alpha": 8, "dropout": 0.3, "dora": True}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def no_plot(monkeypatch) -> None:
+    """Drawn in test_training_state.py and in the end-to-end test: it takes longer than these runs."""
+    monkeypatch.setattr("mmsearch.training.train.plot_metrics", lambda run: None)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with a checkpoint and 24 pairs, two further lines of which are bad."""
+    folder = tmp_path_factory.mktemp("training")
+    write_checkpoint(folder / "checkpoint")
+    write_pairs(folder / "pairs", bad=2)
+    return folder
+
+
+def recipe(place: Path, **changes: Any) -> Recipe:
+    made = parse_recipe(recipe_over(place / "checkpoint", place / "pairs/pairs.jsonl", chunk_positions=400), "tiny")
+    return change_recipe(made, {name.replace("__", "."): value for name, value in changes.items()})
+
+
+def curve(run: Path) -> list[tuple[Any, ...]]:
+    return [tuple(row.get(name) for name in CURVE) for row in read_metrics(run)]
+
+
+def assert_same_curve(one: Path, other: Path, tolerance: float = 1e-4) -> None:
+    first, second = curve(one), curve(other)
+    assert [row[:2] for row in first] == [row[:2] for row in second]
+    for a, b in zip(first, second, strict=True):
+        assert a[2:] == pytest.approx(b[2:], rel=tolerance), f"step {a[1]}"
+
+
+# Killed
+
+
+def train_in_silence(record: dict[str, Any], run: Path, work: Path) -> None:
+    """In a process of its own."""
+    torch.set_num_threads(1)
+    import mmsearch.training.train as module
+
+    module.plot_metrics = lambda run: None
+    train(parse_recipe(record, "tiny"), run, work=work)
+
+
+def everything(place: Path) -> Recipe:
+    """With all that a state has to carry: dropout, moving average, learnt temperatures, two stages, momentum."""
+    stage = recipe(place).record()["stages"][0]
+    return recipe(
+        place,
+        adapter=LORA,
+        average={"decay": 0.9},
+        loss__learnable_temperature=True,
+        saving={"every_steps": 1, "every_s": None, "keep": 2},
+        stages=[stage | {"name": "first", "steps": 3}, stage | {"name": "second", "steps": 5, "learning_rate": 0.001}],
+    )
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_any_moment_ends_as_if_it_never_was(place, tmp_path):
+    chosen = everything(place)
+    train(chosen, tmp_path / "whole", work=tmp_path)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    run = tmp_path / "killed"
+    kills = 0
+    for moment in ("while a state is written", "after a step"):
+        rows = len(read_metrics(run))
+        process = context.Process(target=train_in_silence, args=(chosen.record(), run, tmp_path))
+        process.start()
+        deadline = time.monotonic() + 120
+        while process.is_alive() and time.monotonic() < deadline:
+            enough = len(read_metrics(run)) >= rows + 2
+            if enough and (moment == "after a step" or list(run.glob("state-*.part"))):
+                os.kill(process.pid or 0, signal.SIGKILL)
+                kills += 1
+                break
+            time.sleep(0.001)
+        process.join()
+    train(chosen, run, work=tmp_path)
+    assert kills == 2
+    assert_same_curve(tmp_path / "whole", run, 1e-6)
+    assert [row[1] for row in curve(run)] == [*range(3), *range(5)]
+    assert not list(run.glob("*.part")) and len(states(run)) == 2
+    whole, killed = (load_state(states(folder)[-1]) for folder in (tmp_path / "whole", run))
+    assert all(torch.equal(whole.average[name], killed.average[name]) for name in whole.average)
+    assert not torch.equal(
+        whole.average["language_model.layers.0.mlp.up_proj.lora_B.default.weight"], torch.zeros(96, 4)
+    )
+    assert (tmp_path / "whole/checkpoint/model.safetensors").read_bytes() == (
+        run / "checkpoint/model.safetensors"
+    ).read_bytes()
+
+
+def test_an_asked_stop_saves_and_goes_on(place, tmp_path, monkeypatch):
+    """Ctrl-C ends the step at hand, saves, and leaves; another recipe is then refused, the same one goes on."""
+    import mmsearch.training.session as session
+
+    chosen, run, step = recipe(place, stages__0__steps=4), tmp_path / "run", session.compute_gradients
+
+    def stopped(*arguments: Any, **options: Any) -> dict[str, float]:
+        os.kill(os.getpid(), signal.SIGINT)
+        return step(*arguments, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(session, "compute_gradients", stopped)
+        train(chosen, run, work=tmp_path)
+    assert [path.name for path in states(run)] == ["state-0-0000001.pt"]
+    with pytest.raises(ConfigError, match=r"stages\.0\.learning_rate was 0\.003, now 1"):
+        train(change_recipe(chosen, {"stages.0.learning_rate": 1.0}), run, work=tmp_path)
+    train(chosen, run, work=tmp_path)
+    assert [row[1] for row in curve(run)] == [0, 1, 2, 3]
+    assert read_metrics(run)[-1]["skipped"] <= 2
+    train(chosen, run, work=tmp_path, fresh=True)
+    assert [row[1] for row in curve(run)] == [0, 1, 2, 3]
+
+
+# Many processes
+
+
+def train_both_ways(place: Path, folder: Path) -> dict[str, Any]:
+    import mmsearch.training.train as module
+
+    module.plot_metrics = lambda run: None
+    for parallel in ("ddp", "fsdp"):
+        chosen = recipe(place, stages__0__steps=3, parallel=parallel, saving={"every_steps": 2, "every_s": None})
+        train(chosen, folder / parallel, work=folder)
+        if parallel == "fsdp":  # its state was put together from the parts of both, and is taken apart again
+            for late in (folder / parallel / "state-0-0000003.pt",):
+                if torch.distributed.get_rank() == 0:
+                    late.unlink()
+            torch.distributed.barrier()
+            train(chosen, folder / parallel, work=folder)
+    return {}
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_whether_they_hold_or_share_the_model(place, tmp_path):
+    """Words and pictures fall unevenly on the processes, and their chunks differ in number."""
+    train(recipe(place, stages__0__steps=3), tmp_path / "one", work=tmp_path)
+    (tmp_path / "meeting").mkdir()
+    run_processes(train_both_ways, 2, tmp_path / "meeting", place, tmp_path)
+    for parallel in ("ddp", "fsdp"):
+        assert_same_curve(tmp_path / "one", tmp_path / parallel)
+    one, ddp, fsdp = (load_file(tmp_path / name / "checkpoint/model.safetensors") for name in ("one", "ddp", "fsdp"))
+    for name in one:
+        assert torch.allclose(one[name].float(), ddp[name].float(), atol=2e-2), name
+        assert torch.allclose(one[name].float(), fsdp[name].float(), atol=2e-2), name
+
+
+# The model
+
+
+@pytest.mark.parametrize("dora", [True, False], ids=["dora", "lora"])
+def test_a_merged_adapter_embeds_as_the_unmerged_one(place, tmp_path, dora):
+    chosen = recipe(place, adapter=LORA | {"dora": dora}, stages__0__steps=3, stages__0__learning_rate=0.05)
+    train(chosen, tmp_path / "run", work=tmp_path)
+    folder = export_run(tmp_path / "run", tmp_path / "out", dtype="float32")
+    embedder, _ = start_model(chosen, open_material(chosen, None, tmp_path), "cpu")
+    plain = embedder.embed_prompts(PROMPTS, IMAGES, IS_VIDEO)
+    trainee = Trainee(embedder, chosen).eval()
+    state = load_state(states(tmp_path / "run")[-1])
+    with torch.no_grad():
+        for name, weight in trainee.weights().items():
+            weight.copy_(state.model[name])
+        unmerged = trainee(embedder.prepare(PROMPTS, IMAGES, IS_VIDEO)).numpy()
+    merged = load_embedder(folder, device="cpu", dtype="float32")
+    assert np.allclose(merged.embed_prompts(PROMPTS, IMAGES, IS_VIDEO), unmerged, atol=2e-5)
+    assert np.abs(unmerged - plain).max() > 0.01
+    names = {name.split(".lora_")[0].rpartition(".")[2] for name in state.model}
+    assert names == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    assert "base_model: " in (folder / "README.md").read_text()
+
+
+def test_only_what_a_stage_trains_moves(place, tmp_path):
+    stage = recipe(place).record()["stages"][0] | {"steps": 1}
+    run = tmp_path / "run"
+    train(recipe(place, stages=[stage | {"trains": "language"}]), run, work=tmp_path)
+    before, after = load_file(place / "checkpoint/model.safetensors"), load_state(states(run)[-1]).model
+    moved = {name for name in after if not torch.equal(after[name], before[name.replace("language_model.", "model.")])}
+    assert moved and not any(name.startswith("visual.") for name in moved)
+    train(recipe(place, stages=[stage], vision_tower="frozen"), tmp_path / "frozen", work=tmp_path)
+    assert not any(name.startswith("visual.") for name in load_state(states(tmp_path / "frozen")[-1]).model)
+
+
+def test_muon_and_the_average_train(place, tmp_path):
+    chosen = recipe(place, optimizer__name="muon", average={"decay": 0.5}, stages__0__steps=2)
+    run = tmp_path / "run"
+    train(chosen, run, work=tmp_path)
+    state = load_state(states(run)[-1])
+    assert len(state.optimizers) == 2 and state.average_steps == 2
+    name = "language_model.layers.0.mlp.up_proj.weight"
+    assert not torch.equal(state.average[name], state.model[name])
+    averaged = load_file(run / "checkpoint/model.safetensors")["model.layers.0.mlp.up_proj.weight"]
+    assert torch.equal(averaged, state.average[name].bfloat16())
+    newest = export_run(run, tmp_path / "newest", average=False, dtype="float32")
+    assert torch.equal(load_file(newest / "model.safetensors")["model.layers.0.mlp.up_proj.weight"], state.model[name])
+
+
+def test_checkpointed_and_chunked_steps_are_the_same_steps(place, tmp_path):
+    for name, changes in {
+        "plain": {"chunk_positions": 10**6},
+        "thrifty": {"chunk_rows": 3, "gradient_checkpointing": True},
+    }.items():
+        train(recipe(place, stages__0__steps=2, **changes), tmp_path / name, work=tmp_path)
+    assert_same_curve(tmp_path / "plain", tmp_path / "thrifty")
+    assert [row["chunks"] for row in read_metrics(tmp_path / "plain")] == [1, 1]
+    assert [row["chunks"] for row in read_metrics(tmp_path / "thrifty")] == [7, 7]
+
+
+def test_features_of_a_frozen_tower_are_computed_once(place, tmp_path):
+    embedder = random_embedder()
+    batch = embedder.prepare(PROMPTS, IMAGES, IS_VIDEO)
+    computed: list[int] = []
+
+    def compute(part: Batch) -> torch.Tensor:
+        computed.append(len(part.grids))
+        from mmsearch.embedders.encoder import vision_features
+
+        return vision_features(embedder.model.visual, part.pixel_values(), part.grids)
+
+    with torch.no_grad():
+        expected = compute(batch)
+        for _ in range(2):
+            cache = VisionCache(tmp_path, "tower", limit_bytes=1e6)
+            assert torch.allclose(cache.features(batch, compute), expected, atol=1e-5)
+        assert computed == [5, 5] and (cache.hits, cache.misses) == (5, 0)
+        next((tmp_path / "tower").glob("*/*.safetensors")).write_bytes(b"broken")
+        assert torch.allclose(cache.features(batch, compute), expected, atol=1e-5)
+        assert computed == [5, 5, 1]
+        full = VisionCache(tmp_path / "other", "tower", limit_bytes=0)
+        assert torch.allclose(full.features(batch, compute), expected, atol=1e-5)
+    assert not list((tmp_path / "other").rglob("*.safetensors"))
+    chosen = {"vision_tower": "frozen", "stages__0__steps": 2}
+    train(recipe(place, **chosen), tmp_path / "plain", work=tmp_path)
+    train(recipe(place, **chosen, vision_cache_gb=1), tmp_path / "cached", work=tmp_path)
+    assert_same_curve(tmp_path / "plain", tmp_path / "cached")
+
+
+def test_batches_are_taken_apart_and_put_together_again():
+    batch = random_embedder().prepare(PROMPTS, IMAGES, IS_VIDEO)
+    rows = separated(batch)
+    assert [row.lengths[0] for row in rows] == list(batch.lengths)
+    assert [len(row.grids) for row in rows] == [1, 0, 1, 0, 2, 1, 0]
+    again = joined(rows)
+    assert again.lengths == batch.lengths and again.grids == batch.grids
+    for name in ("input_ids", "pixels", "visual_index"):
+        assert torch.equal(getattr(again, name), getattr(batch, name))
+
+
+# The data
+
+
+def test_the_published_recipe_runs_over_all_its_families(place, tmp_path):
+    """V2's recipe, shrunk by changes alone, over miniature sets in the public layouts."""
+    data = tmp_path / "data"
+    write_published_sets(data)
+    changes: dict[str, Any] = {
+        "model.from": str(place / "checkpoint"),
+        "adapter.rank": 2,
+        "min_pixels": 784,
+        "max_pixels": {"page": 3136, "image": 3136, "clip": 3136},
+        "precision": "float32",
+        "workers": 0,
+        "stages.0.steps": 2,
+        "stages.0.pairs.batch_size_global": 32,
+        "stages.0.pairs.sub_batch_size": 4,
+        "saving.every_steps": None,
+    }
+    shrunk = load_recipe("vlm2vec_v2_qwen2vl_2b")
+    kept = [source for source in shrunk.record()["sources"] if source["name"] in PUBLISHED]
+    shrunk = change_recipe(shrunk, changes | {"sources": kept, "evaluation": {"every_steps": 2, "sources": kept[:1]}})
+    train(shrunk, tmp_path / "run", data=data, work=tmp_path / "work")
+    rows = read_metrics(tmp_path / "run")
+    seen = {name.removeprefix("contrastive/") for row in rows for name in row if name.startswith("contrastive/")}
+    assert seen <= set(PUBLISHED) and len(seen) >= 4
+    assert all(np.isfinite(row["loss"]) and row["replay_error"] < 1e-4 for row in rows)
+    assert 0 <= rows[-1]["evaluation"][f"{kept[0]['name']} hit@1"] <= 1
