@@ -60,17 +60,23 @@ class _SizeGroup:
     sin: Tensor
 
 
-def vision_features(visual: Walked, pixel_values: Tensor, grids: Sequence[Grid]) -> Tensor:
+def vision_features(
+    visual: Walked, pixel_values: Tensor, grids: Sequence[Grid], blocks: Sequence[Tensor] | None = None
+) -> Tensor:
     """Features of all images and videos.
 
     Args:
         visual: the `visual` of a `Qwen2VLModel`.
         pixel_values: [patches, 1176], normalised.
         grids: (frame pairs, rows, columns) of each; their products add up to `patches`.
+        blocks: for training on parts of images: of each image (one frame pair) int64 [kept], the 2x2 blocks that `pixel_values` holds.
+            They stay where they were in the image.
 
     Returns:
         [patches / 4, hidden], one row per merged 2x2 block, in the order given.
     """
+    if blocks is not None:
+        return _features_of_parts(visual, pixel_values, grids, blocks)
     by_size: dict[tuple[int, int], list[int]] = {}
     for index, (_, rows, columns) in enumerate(grids):
         by_size.setdefault((rows, columns), []).append(index)
@@ -86,18 +92,36 @@ def vision_features(visual: Walked, pixel_values: Tensor, grids: Sequence[Grid])
         frames = sum(grids[index][0] for index in members)
         groups.append(_SizeGroup(frames, rows * columns, angles.cos()[:, None], angles.sin()[:, None]))
 
-    kernel = visual.patch_embed.proj.weight  # a convolution whose stride is its size: a plain product
-    hidden = F.linear(pixel_values.to(kernel.dtype), kernel.flatten(1))
-    for block in visual.blocks:
-        hidden = run(_vision_block, block, hidden, groups)
-    features = visual.merger(hidden)
-
+    features = _through_the_tower(visual, pixel_values, groups)
     if is_sorted:
         return features
     counts = [t * rows * columns // MERGE**2 for t, rows, columns in grids]
     sorted_spans = features.split([counts[index] for index in order])
     back = sorted(range(len(order)), key=order.__getitem__)
     return torch.cat([sorted_spans[place] for place in back])
+
+
+def _features_of_parts(visual: Walked, pixel_values: Tensor, grids: Sequence[Grid], blocks: Sequence[Tensor]) -> Tensor:
+    """`vision_features` of some blocks of each image."""
+    inverse_frequencies = visual.rotary_pos_emb.inv_freq.float()
+    groups = []
+    for (_, rows, columns), kept in zip(grids, blocks, strict=True):
+        angles = _patch_angles(rows, columns, inverse_frequencies).view(-1, MERGE**2, inverse_frequencies.shape[0] * 2)
+        own = angles[kept].flatten(0, 1)
+        groups.append((own.cos(), own.sin()))
+    if len({len(kept) for kept in blocks}) == 1:  # all alike: one batch of attention
+        cos, sin = (torch.stack(turns)[:, :, None] for turns in zip(*groups, strict=True))
+        return _through_the_tower(visual, pixel_values, [_SizeGroup(len(blocks), cos.shape[1], cos, sin)])
+    sizes = [_SizeGroup(1, len(cos), cos[:, None], sin[:, None]) for cos, sin in groups]
+    return _through_the_tower(visual, pixel_values, sizes)
+
+
+def _through_the_tower(visual: Walked, pixel_values: Tensor, groups: Sequence[_SizeGroup]) -> Tensor:
+    kernel = visual.patch_embed.proj.weight  # a convolution whose stride is its size: a plain product
+    hidden = F.linear(pixel_values.to(kernel.dtype), kernel.flatten(1))
+    for block in visual.blocks:
+        hidden = run(_vision_block, block, hidden, groups)
+    return visual.merger(hidden)
 
 
 def _patch_angles(rows: int, columns: int, inverse_frequencies: Tensor) -> Tensor:

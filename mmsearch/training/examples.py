@@ -31,7 +31,7 @@ from mmsearch.training.render import render_text_page
 from mmsearch.training.sources import PhotoRecord, data_folder, is_development, load_pairs, load_photos
 from mmsearch.training.teacher import Teacher
 
-PHOTO_SHARES = {"flickr8k": 0.6, "openstax": 0.1, "labelled": 0.12, "tiny_imagenet": 0.13, "charts_emoji": 0.05}
+PHOTO_SHARES = {"flickr8k": 0.55, "openstax": 0.13, "labelled": 0.12, "tiny_imagenet": 0.15, "charts_emoji": 0.05}
 """How often each set of photos is drawn."""
 SENTENCE_CHARS = 400
 """Longer captions are cut here before the teacher reads them."""
@@ -94,7 +94,10 @@ class Texts:
         prompts = []
         for row in rows:
             text = " ".join(self.texts[row].split()[: self.max_words])
-            if len(text) > SENTENCE_CHARS // 2 or rng.random() < 0.4:
+            dice = rng.random()
+            if len(text) > SENTENCE_CHARS // 2:
+                prompts.append(text if dice < 0.5 else final_prompt(DOCUMENT_INSTRUCTIONS["page"], text))
+            elif dice < 0.4:
                 prompts.append(text)
             else:
                 kind = rng.choices(KINDS, (5, 3, 2))[0]
@@ -103,14 +106,20 @@ class Texts:
 
 
 class Photos:
-    """A photo means the mean of its captions, or its label."""
+    """A photo means what its captions or its label say, in shares that are drawn anew each time.
+
+    Args:
+        blended: share of photos that are blended with another one, and mean both in the same shares (mixup, Zhang et al. 2018): a tower
+            that sees a few thousand photos over and over learns them by heart otherwise.
+    """
 
     name = "photo"
 
-    def __init__(self, photos: Sequence[PhotoRecord], teacher: Teacher) -> None:
+    def __init__(self, photos: Sequence[PhotoRecord], teacher: Teacher, *, blended: float = 0.0) -> None:
         self.photos = [photo for photo in photos if photo_texts(photo)]
-        sums = [teacher.vectors(photo_texts(photo)).mean(0) for photo in self.photos]
-        self.bank = _unit(np.stack(sums))
+        self.blended = blended
+        self.said = [teacher.vectors(photo_texts(photo)) for photo in self.photos]
+        self.bank = _unit(np.stack([vectors.mean(0) for vectors in self.said]))
         self.by_set = {name: [i for i, p in enumerate(self.photos) if p.set_name == name] for name in PHOTO_SHARES}
 
     def draw(self, count: int, rng: random.Random, sizes: Sequence[Sequence[int]]) -> SubBatch:
@@ -119,7 +128,9 @@ class Photos:
         size = _size(sizes, rng)
         images = [[augment(self.photos[row].member.image(), size, rng)] for row in rows]
         batch = _sub_batch(self, [], images, rows, rng)
-        for i, row in enumerate(rows):
+        batch.targets[:] = [self._meaning(row, rng) for row in rows]
+        self._blend(batch, rng)
+        for i in range(len(rows)):
             dice = rng.random()
             kind = rng.choice(KINDS)
             if dice < 0.78:
@@ -130,9 +141,25 @@ class Photos:
                 other = rng.choice(self.by_set["flickr8k"])
                 text = rng.choice(photo_texts(self.photos[other]))
                 prompt = final_prompt(COMPOSED_QUERY_INSTRUCTIONS[kind], text, image_count=1)
-                batch.targets[i] = _unit(self.bank[row] + self.bank[other])
+                batch.targets[i] = _unit(batch.targets[i] + self.bank[other])
             batch.prompts.append(prompt)
         return batch
+
+    def _meaning(self, row: int, rng: random.Random) -> np.ndarray:
+        """float32 [384]: its texts in random shares."""
+        shares = np.array([rng.expovariate(1.0) for _ in self.said[row]], np.float32)
+        return _unit(shares @ self.said[row])
+
+    def _blend(self, batch: SubBatch, rng: random.Random) -> None:
+        partners = list(range(len(batch.images)))
+        rng.shuffle(partners)
+        before = [shown[0] for shown in batch.images]
+        meant = batch.targets.copy()
+        for i, partner in enumerate(partners):
+            if rng.random() < self.blended:
+                share = rng.uniform(0.5, 1.0)
+                batch.images[i][0] = Image.blend(before[partner], before[i], share)
+                batch.targets[i] = _unit(share * meant[i] + (1 - share) * meant[partner])
 
 
 class Pages:
@@ -197,7 +224,7 @@ class Clips:
 def photo_texts(photo: PhotoRecord) -> list[str]:
     """What is said of a photo, as the teacher is to read it."""
     if photo.set_name == "flickr8k":
-        return list(photo.captions[:3])
+        return list(photo.captions)
     if photo.captions and photo.set_name == "openstax":
         return [photo.captions[0][:SENTENCE_CHARS]]
     return [text for text in (photo.label, photo.coarse) if text]
@@ -214,8 +241,8 @@ def page_text(text: str) -> str:
 
 
 def augment(image: Image.Image, size: tuple[int, int], rng: random.Random) -> Image.Image:
-    """A random crop of half of the area or more, a little stretched, mirrored half of the time, in other light; `size` is (width, height)."""
-    area, stretch = rng.uniform(0.5, 1.0), math.exp(rng.uniform(-0.25, 0.25))
+    """A random crop of a third of the area or more, a little stretched, mirrored half of the time, in other light; `size` is (width, height)."""
+    area, stretch = rng.uniform(0.35, 1.0), math.exp(rng.uniform(-0.25, 0.25))
     width, height = min(1.0, math.sqrt(area * stretch)), min(1.0, math.sqrt(area / stretch))
     left, top = rng.uniform(0, 1 - width), rng.uniform(0, 1 - height)
     cut = _cut(image, (left, top, left + width, top + height), size, Image.Resampling.BILINEAR)
@@ -237,7 +264,10 @@ def camera_move(image: Image.Image, size: tuple[int, int], rng: random.Random, *
 def load_groups(recipe: dict[str, Any], work: Path, teacher: Teacher, data: Path | None = None) -> dict[str, Group]:
     """The groups of a recipe's mixtures by name, over the training split of the material."""
     data = data_folder(data)
-    photos = Photos([p for p in load_photos(data) if not p.development], teacher)
+    records = load_photos(data)
+    unseen = {caption for record in records if record.development for caption in record.captions}
+    blended = recipe.get("groups", {}).get("photo", {}).get("blended", 0.0)
+    photos = Photos([p for p in records if not p.development], teacher, blended=blended)
     pages = [p for p in load_pages(data, work) if not p.development and len(p.text.split()) >= 5]
     clips = [c for c in load_clips(data, work) if not c.development]
     pairs = [p for p in load_pairs(data) if not is_development(p.passage)]
@@ -245,6 +275,7 @@ def load_groups(recipe: dict[str, Any], work: Path, teacher: Teacher, data: Path
     texts = {t: None for photo in photos.photos for t in photo_texts(photo)}
     texts |= {p.query: None for p in known} | {p.passage: None for p in pairs if p.passage in teacher}
     texts |= {page_text(page.text): None for page in pages}
+    texts = {text: None for text in texts if text not in unseen}
     passages = [(p.query, p.passage) for p in pairs if f"{p.query}. {p.passage}" in teacher]
     made: dict[str, Callable[[], Group]] = {
         "text": lambda: Texts(list(texts), teacher),

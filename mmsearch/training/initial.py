@@ -187,3 +187,10 @@ def start_vision_locally(model: Qwen2VLModel, *, seed: int) -> None:
         rotation = torch.linalg.qr(torch.randn(width, width, generator=generator))[0]
         weight[2 * width :] = rotation
         attention.proj.weight.copy_(rotation.T * 0.5)
+
+
+@torch.no_grad()
+def visual_token_scale(model: Qwen2VLModel, features: torch.Tensor) -> float:
+    """By what the merger's output must be multiplied for visual tokens [n, hidden] to be as long as words are on average."""
+    words = model.language_model.embed_tokens.weight
+    return float(words.norm(dim=-1).mean() / features.norm(dim=-1).mean())

@@ -79,6 +79,8 @@ def build_optimizers(
     ]
     optimizers: list[torch.optim.Optimizer] = []
     if settings.name == "muon":
+        for group in groups[:2]:
+            group["base_lr"] = rate * settings.rest_rate
         orthogonal = [parameter for parameter in matrices if parameter.ndim == 2]
         groups[0]["params"] = [
             parameter for parameter in matrices if parameter.ndim != 2

@@ -101,6 +101,7 @@ class OptimizerSettings(Section):
     """AdamW, or Muon for matrices and AdamW for the rest.
 
     Attributes:
+        rest_rate: beside Muon, AdamW's share of the stage's learning rate.
         clip: gradients are scaled down to this norm. None: never.
     """
 
@@ -109,6 +110,7 @@ class OptimizerSettings(Section):
     betas: tuple[float, float] = (0.9, 0.999)
     eps: PositiveFloat = 1e-8
     momentum: float = 0.95
+    rest_rate: PositiveFloat = 1.0
     clip: PositiveFloat | None = 1.0
 
 
@@ -151,6 +153,10 @@ class Stage(Section):
         sizes: (width, height) of photos and frames of teacher-vector groups.
         mixture: teacher-vector groups by name.
         max_pixels: by kind, over the recipe's own.
+        kept_tokens: of a picture's visual tokens, in a stage that trains "vision": the share, drawn anew each time, that the tower is given.
+        from_average: the stage begins with the averaged weights of those before it.
+        level_visual_tokens: before the first step, visual tokens are scaled to the size of words, once: a stage that trains "vision" only
+            cares for their direction.
     """
 
     name: str
@@ -165,6 +171,9 @@ class Stage(Section):
     mixture: dict[str, GroupShare] = {}
     pairs: PairBatch | None = None
     max_pixels: dict[str, PositiveInt] = {}
+    kept_tokens: float = Field(default=1.0, gt=0, le=1)
+    from_average: bool = False
+    level_visual_tokens: bool = False
 
     @model_validator(mode="after")
     def _has_data(self) -> Self:
@@ -254,8 +263,14 @@ class Recipe(Section):
                     raise ValueError(f"stage {stage.name!r} trains on pairs, but the recipe has no `sources`")
                 if unknown := set(stage.pairs.sources) - set(names):
                     raise ValueError(f"stage {stage.name!r} names unknown sources: {', '.join(sorted(unknown))}")
+            if stage.from_average and self.average is None:
+                raise ValueError(f"stage {stage.name!r} begins from an average, but the recipe has no `average`")
+            if stage.level_visual_tokens and "photo" not in stage.mixture:
+                raise ValueError(f"stage {stage.name!r}: level_visual_tokens needs the group 'photo' in its mixture")
             if stage.trains == "vision" and (self.vision_tower == "frozen" or self.adapter is not None):
                 raise ValueError(f"stage {stage.name!r} trains the vision tower, which this recipe keeps frozen")
+            if stage.kept_tokens < 1 and stage.trains != "vision":
+                raise ValueError(f"stage {stage.name!r}: kept_tokens is for stages that train vision alone")
             if stage.trains == "vision" and stage.pairs is not None:
                 raise ValueError(f"stage {stage.name!r}: pairs need the whole model, not `trains: vision`")
         if self.model.checkpoint is None and not self.trains_vision:

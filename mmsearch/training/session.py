@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import random
 import signal
 import threading
 import time
@@ -14,10 +15,12 @@ from typing import Any
 
 import torch
 
+from mmsearch.embedders.encoder import vision_features
 from mmsearch.embedders.vlm2vec import Vlm2VecEmbedder
 from mmsearch.errors import ConfigError
 from mmsearch.training import draws
 from mmsearch.training.gather import average_gradients, gather_numbers
+from mmsearch.training.initial import visual_token_scale
 from mmsearch.training.loss import ContrastiveLoss, LossSettings
 from mmsearch.training.metrics import MetricsLog, ProgressBar
 from mmsearch.training.optimizer import WeightAverage, build_optimizers, parameters_of, rate_of, set_rate
@@ -91,6 +94,8 @@ class Session:
         self, number: int, first: int, state: State | None, metrics: MetricsLog | None, bar: ProgressBar
     ) -> None:
         stage = self.recipe.stages[number]
+        if state is None:
+            self._prepare_stage(number)
         self.trainee.begin(stage)
         temperatures = [] if self.objective is None else list(self.objective.parameters())
         rate = self.recipe.loss.temperature_learning_rate
@@ -123,6 +128,25 @@ class Session:
                     clock.restart()
                 if stops:
                     raise KeyboardInterrupt
+
+    @torch.no_grad()
+    def _prepare_stage(self, number: int) -> None:
+        """What a stage asks to be done to the weights before its first step."""
+        stage = self.recipe.stages[number]
+        if stage.from_average and self.average is not None:
+            _fill(self.trainee.weights(), self.average.values, "averaged weights")
+        if stage.level_visual_tokens:
+            embedder = self.trainee.embedder
+            part = self.material.groups["photo"].draw(64, random.Random(self.recipe.seed), stage.sizes)
+            batch = embedder.prepare(part.prompts, part.images, part.is_video).to(self.processes.device)
+            features = vision_features(embedder.model.visual, batch.pixel_values(), batch.grids)
+            scale = visual_token_scale(embedder.model, features)
+            averaged = {} if self.average is None else self.average.values
+            for name, weight in self.trainee.weights().items():
+                if name.startswith("visual.merger.mlp.2."):
+                    weight.mul_(scale)
+                    if name in averaged:
+                        averaged[name].mul_(scale)
 
     def _step(self, model: Any, inputs: StepInputs, number: int, step: int) -> dict[str, Any]:
         stage = self.recipe.stages[number]

@@ -5,7 +5,7 @@ import torch
 from transformers import Qwen2VLConfig
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLModel
 
-from mmsearch.embedders.encoder import _patch_angles, rotate
+from mmsearch.embedders.encoder import _patch_angles, rotate, vision_features
 from mmsearch.training.initial import NEIGHBOURS, build_tokenizer, model_config, start_vision_locally
 
 HEADS, WIDTH = 6, 96
@@ -48,3 +48,24 @@ def test_values_come_back_half_as_large(model: Qwen2VLModel) -> None:
     for block in model.visual.blocks:
         there_and_back = block.attn.proj.weight @ block.attn.qkv.weight[2 * WIDTH :]
         torch.testing.assert_close(there_and_back, 0.5 * torch.eye(WIDTH), atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_parts_of_a_picture_stay_where_they_were(model: Qwen2VLModel) -> None:
+    """All blocks in another order give the same features in that order; alone, a block still knows its place."""
+    grid = (1, ROWS, COLUMNS)
+    pixels = torch.randn(2 * ROWS * COLUMNS, 1176)
+    whole = vision_features(model.visual, pixels, [grid, grid])
+    count = ROWS * COLUMNS // 4
+    orders = [torch.randperm(count), torch.randperm(count)]
+    rows = torch.cat([orders[0], count + orders[1]])
+    shuffled = pixels.view(-1, 4, 1176)[rows].flatten(0, 1)
+    torch.testing.assert_close(
+        vision_features(model.visual, shuffled, [grid, grid], orders), whole[rows], atol=1e-4, rtol=1e-4
+    )
+    uneven = [orders[0][:3], orders[1][:5]]
+    rows = torch.cat([uneven[0], count + uneven[1]])
+    part = pixels.view(-1, 4, 1176)[rows].flatten(0, 1)
+    together = vision_features(model.visual, part, [grid, grid], uneven)
+    alone = vision_features(model.visual, part[:12], [grid], uneven[:1])
+    torch.testing.assert_close(together[:3], alone, atol=1e-4, rtol=1e-4)

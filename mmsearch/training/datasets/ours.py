@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -29,8 +30,15 @@ LEAST_PASSAGE_WORDS = 5
 ROWS_PER_ARROW_BATCH = 4096
 MODES = (
     "caption_photo", "photo_caption", "passage_page", "page_passage", "caption_clip", "clip_caption", "text_pairs",
+    "cloze",
 )  # fmt: skip
-"""Query and target: `caption_photo` finds a photo by its caption."""
+"""Query and target: `caption_photo` finds a photo by its caption; `cloze` finds a page's or a passage's text by its title or some words of it."""
+CLOZES_PER_TEXT = 4
+CLOZE_TEXT_WORDS = 100
+"""Of a longer text only so many are read: what a model with 128 tokens per page sees."""
+LEAST_CLOZE_TEXT_WORDS = 30
+CLOZE_SETS = ("arxiv", "openstax", "medquad", "squad_dev")
+"""Text pairs whose passages are long enough to be looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +58,7 @@ class Described:
 def open_ours(spec: Mapping[str, Any], places: Places) -> RowSource:
     """Fields: `data_mode` (one of `MODES`), `dataset_path` (the folder; by default ../shared/data), `work` (rendered pages
     and frames; needed for pages and clips, made on first use), `dataset_split` ("train" or "development"), `sets` (of
-    photos or of text pairs: only these).
+    photos or of text pairs, and for clozes "pages": only these).
     """
     fields.check_spec(spec, {"data_mode", "dataset_path", "work", "dataset_split", "sets"}, required=("data_mode",))
     mode = fields.choice(spec, "data_mode", MODES)
@@ -64,6 +72,16 @@ def open_ours(spec: Mapping[str, Any], places: Places) -> RowSource:
         files = sorted((data / "text").glob("pairs_*.jsonl.zst"))
         return TextPairs(
             spec, _table(cache, "text_pairs", files, [*sorted(sets), split], partial(_pairs, data, sets, split))
+        )
+    if mode == "cloze":
+        if not spec.get("work"):
+            raise ConfigError("data_mode cloze needs `work`: a folder for rendered pages")
+        work = places.local(spec["work"])
+        if not (work / "pages.jsonl").exists():
+            load_pages(data, work)
+        files = [work / "pages.jsonl", *sorted((data / "text").glob("pairs_*.jsonl.zst"))]
+        return ClozePairs(
+            spec, _table(cache, "cloze", files, [*sorted(sets), split], partial(_clozes, data, work, sets, split))
         )
     if "photo" in mode:
         kind, files = "photo", sorted((data / "photos").glob("*.*"))
@@ -116,6 +134,18 @@ class TextPairs(RowSource):
 
     def read(self, row: dict[str, Any], key: str) -> Pair:
         return Pair(Side(fields.text(row, "query")), Side(fields.text(row, "passage")))
+
+
+class ClozePairs(RowSource):
+    """A title or a few words as a page's query, and the text that they are of as a page's text, without its picture."""
+
+    def __init__(self, spec: Mapping[str, Any], rows: Rows) -> None:
+        super().__init__(spec, rows, default_name="cloze")
+
+    def read(self, row: dict[str, Any], key: str) -> Pair:
+        query = final_prompt(TEXT_QUERY_INSTRUCTIONS["page"], fields.text(row, "query"))
+        passage = fields.text(row, "passage")
+        return Pair(Side(query), Side(final_prompt(DOCUMENT_INSTRUCTIONS["page"], passage)), target_key=passage)
 
 
 def _photos(data: Path, sets: list[str]) -> Iterator[tuple[bool, Described]]:
@@ -175,6 +205,33 @@ def _pairs(data: Path, sets: list[str], split: str) -> Records:
             yield {"query": pair.query, "passage": pair.passage}
 
 
+def _clozes(data: Path, work: Path, sets: list[str], split: str) -> Records:
+    """`CLOZES_PER_TEXT` records per page and per long passage; which words are asked for depends on the text alone."""
+    for page in load_pages(data, work) if not sets or "pages" in sets else ():
+        if page.development == (split == "development") and len(page.text.split()) >= LEAST_CLOZE_TEXT_WORDS:
+            titles = [line for line in page.text.split("\n") if len(line.split()) >= 2]
+            yield from _clozes_of(" ".join(page.text.split()), titles[0] if titles else "")
+    names = [name for name in CLOZE_SETS if not sets or name in sets]
+    for pair in load_pairs(data, *names) if names else ():
+        is_wanted = is_development(pair.passage) == (split == "development")
+        if is_wanted and len(pair.passage.split()) >= LEAST_CLOZE_TEXT_WORDS:
+            yield from _clozes_of(" ".join(pair.passage.split()), pair.query)
+
+
+def _clozes_of(text: str, title: str) -> Records:
+    rng = random.Random(text)
+    words = text.split()[:CLOZE_TEXT_WORDS]
+    for number in range(CLOZES_PER_TEXT):
+        if number == 0 and title:
+            yield {"query": " ".join(title.split()[:12]), "passage": " ".join(words)}
+            continue
+        count = rng.randint(4, 11)
+        start = rng.randrange(max(1, len(words) - count))
+        query = " ".join(words[start : start + count])
+        left = words[:start] + words[start + count :] if rng.random() < 0.15 else words
+        yield {"query": query, "passage": " ".join(left)}
+
+
 def _table(cache: Path, name: str, files: list[Path], options: list[str], records: Callable[[], Records]) -> Table:
     """Records as a table that all processes share; made once for these files and options.
 
@@ -186,7 +243,7 @@ def _table(cache: Path, name: str, files: list[Path], options: list[str], record
     copy = cache / f"{name}-{hashlib.sha1('|'.join([*marks, *options]).encode()).hexdigest()[:16]}.arrow"
     if not copy.exists():
         columns = {"query": pa.string(), "passage": pa.string()}
-        if name != "text_pairs":
+        if name not in ("text_pairs", "cloze"):
             columns = {
                 **dict.fromkeys(("name", "text", "group", "tar"), pa.string()),
                 "offset": pa.int64(),
