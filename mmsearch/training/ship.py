@@ -107,11 +107,12 @@ def ship(
             f"{weights} has {weights.stat().st_size:,} bytes, more than the {LARGEST_BYTES:,} that may be shipped"
         )
     data = data_folder(data)
+    recipe = load_recipe(recipe_name)
     encoded = Encoded(load_embedder(checkpoint), Split(data, work))
     encoded.match_scale = match_scales(encoded)
     _write_match_scale(checkpoint, encoded.match_scale)
     report = evaluate(Evaluation(checkpoint, encoded))
-    card = model_card(load_recipe(recipe_name), encoded.embedder, report, data)
+    card = model_card(recipe, encoded.embedder, report, data)
     record = json.dumps(report.record(), indent=1, ensure_ascii=False)
     (checkpoint / "README.md").write_text(card, encoding="utf-8")
     (checkpoint / "development.json").write_text(record, encoding="utf-8")
