@@ -1,0 +1,499 @@
+"""Adapting to a library, whole: real files through the real ingestion, a tiny model, real training; and its parts by mental arithmetic."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import mmsearch
+from ingest.pipeline import ingest_paths
+from mmsearch.adapt import judge, material, words
+from mmsearch.adapt import plan as planning
+from mmsearch.adapt import run as running
+from mmsearch.adapt.judge import Asked
+from mmsearch.adapt.mixing import Mixer
+from mmsearch.adapt.plan import Plan, Question, make_plan
+from mmsearch.adapt.run import Adaptation, adapt_to_library
+from mmsearch.adapt.split import File, Look, split_files
+from mmsearch.errors import ConfigError, DatasetError, LibraryLocked
+from mmsearch.items import Item
+from mmsearch.library import Library
+from mmsearch.lock import locked
+from mmsearch.training.state import states
+from tests import samples, tiny_training
+from tests.unit.test_vlm2vec import random_embedder
+
+STEPS = 60
+CHANGES = {
+    "stages.0.learning_rate": 0.003,
+    "stages.0.mixture": {"text": {"batch": 4, "weight": 0.05}},
+    "precision": "float32",
+    "saving.every_steps": 5,
+}
+VARIANTS = 4
+TOPICS = ("harbour", "glacier", "orchestra", "pharmacy", "volcano", "railway")
+
+
+@pytest.fixture(autouse=True)
+def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MODEL", "LIBRARY", "STORE", "DEVICE"):
+        monkeypatch.delenv(f"MMSEARCH_{name}", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """96 pictures named by what they show, a copy of one under another name, six documents of a page each."""
+    folder = tmp_path_factory.mktemp("files")
+    for colour, rgb in tiny_training.COLOURS.items():
+        for shape in tiny_training.SHAPES:
+            for number in range(VARIANTS):
+                darker = tuple(channel - 3 * number for channel in rgb)
+                tiny_training.picture(darker, shape).save(folder / f"{shape}_{colour}_{number}.png")
+    shutil.copyfile(folder / "plain_red_0.png", folder / "holiday.png")
+    for topic in TOPICS:
+        lines = [f"What we know of the {topic}", *(" ".join([f"{topic}{line}"] * 4) for line in range(6))]
+        samples.pdf(folder / f"{topic}.pdf", ["\n".join(lines)])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def template(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files embedded by a random model, once: tests take copies."""
+    place = tmp_path_factory.mktemp("template")
+    random_embedder(page_text_tokens=24).save(place / "model", dtype=torch.float32)
+    with mmsearch.open(place / "library", create=True, model=str(place / "model"), store="exact") as library:
+        report = ingest_paths(library, [files])
+        assert report.items == {"image": 96, "page": 6} and report.copied == 1 and not report.failures
+    return place / "library"
+
+
+@pytest.fixture
+def library(template: Path, tmp_path: Path) -> Iterator[Library]:
+    shutil.copytree(template, tmp_path / "library")
+    with mmsearch.open(tmp_path / "library", store="exact") as opened:
+        yield opened
+
+
+def adapted(library: Library, **options: Any) -> Adaptation:
+    return adapt_to_library(library, **{"steps": STEPS, "changes": CHANGES, **options})
+
+
+def answers(library: Library) -> list[Any]:
+    return [
+        [(hit.path.name, hit.score) for hit in library.search(query, k=5, min_relevance=0, mode="dense")]
+        for query in ("striped red", "framed", "the harbour")
+    ]
+
+
+def untouched(folder: Path) -> dict[str, bytes]:
+    """All files of a library but those of the adaptation (and SQLite's bookkeeping of readers)."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and "adapted" not in path.parts and not path.name.endswith(("-shm", "-wal"))
+    }
+
+
+# The whole
+
+
+@pytest.fixture(scope="module")
+def better(template: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Adaptation, Plan]:
+    """A library that was adapted: its folder, what came of it, and the plan."""
+    folder = tmp_path_factory.mktemp("better") / "library"
+    shutil.copytree(template, folder)
+    with mmsearch.open(folder, store="exact") as library:
+        before, files_before = answers(library), untouched(folder)
+        found = adapted(library)
+        assert answers(library) == before
+    assert untouched(folder) == files_before
+    plan = Plan.load(folder / "adapted" / "plan.json")
+    assert plan is not None
+    return folder, found, plan
+
+
+def test_a_better_model_is_kept_beside_the_old_one(better):
+    folder, found, _ = better
+    assert found.checkpoint is not None and found.checkpoint.parent == folder / "adapted"
+    (row,) = [row for row in found.verdict.rows if row.kind == "image"]
+    assert row.decides and row.interval[0] > 0
+    assert row.after["R@10"] > row.before["R@10"] + 0.2
+    assert found.validation[found.share] > found.validation[0.0]
+    assert Adaptation.of(json.loads((folder / "adapted" / "report.json").read_text())) == found
+    lines = "\n".join(found.lines())
+    assert "| image | " in lines and str(found.checkpoint) in lines
+    assert sorted(path.name for path in (folder / "adapted").iterdir() if path.is_dir()) == [found.checkpoint.name]
+
+
+def test_what_was_measured_is_what_is_kept(better, files):
+    """The oracle: ingest with the kept checkpoint, rank by hand."""
+    folder, found, plan = better
+    copy = folder.parent / "switched"
+    shutil.copytree(folder, copy)
+    with mmsearch.open(copy, model=str(found.checkpoint), store="exact") as library:
+        ingest_paths(library, [files])
+        assert library.model_key == library.embedder.model_key
+        hits = 0
+        questions = [question for question in plan.held_out if question.kind == "image"]
+        for question in questions:
+            skipped = set(question.ignored)
+            ranked = [
+                hit.item.id
+                for hit in library.search(question.query, k=100, kinds=["image"], min_relevance=0, mode="dense")
+                if hit.item.id not in skipped
+            ]
+            hits += bool(set(ranked[:10]) & set(question.relevant))
+    (row,) = [row for row in found.verdict.rows if row.kind == "image"]
+    assert row.after["R@10"] == pytest.approx(hits / len(questions))
+
+
+def test_nothing_held_out_is_trained_on(better, template):
+    _, _, plan = better
+    with mmsearch.open(template, store="exact") as library:
+        rows = {row.id: row for row in library.catalog.sources()}
+        sha = {item.id: rows[item.source_id].sha256 for item in library.catalog.items(plan.ids("train", "held out"))}
+    trained = {sha[pair.item_id] for pair in plan.pairs}
+    asked = {sha[item_id] for question in plan.held_out for item_id in question.relevant}
+    assert trained and asked and not trained & asked
+    assert {plan.files[sha256] for sha256 in trained} == {"train"}
+    assert {plan.files[sha256] for sha256 in asked} == {"held out"}
+    groups: dict[str, set[str]] = {}
+    for item in plan.items:
+        groups.setdefault(item.group, set()).add(item.part)
+    assert all(len(parts) == 1 for parts in groups.values())
+    parts = Counter(plan.files.values())
+    assert parts["held out"] >= 0.15 * len(plan.files)
+
+
+def test_a_worse_model_is_not_kept(better, files, tmp_path, monkeypatch):
+    """From the good model, trained on words that belong to other pictures; what it was adapted to before is not held out."""
+    folder, good, former = better
+    shutil.copytree(folder, tmp_path / "library")
+    shutil.rmtree(tmp_path / "library" / "adapted")
+
+    def shuffled(*arguments: Any, **options: Any) -> Plan:
+        plan = make_plan(*arguments, **options)
+        queries = [pair.query for pair in plan.pairs]
+        random.Random(1).shuffle(queries)
+        plan.pairs = [replace(pair, query=query) for pair, query in zip(plan.pairs, queries, strict=True)]
+        return plan
+
+    monkeypatch.setattr(running, "make_plan", shuffled)
+    monkeypatch.setattr(running, "SHARES", (1.0,))  # else a little of it would be taken, and do no harm
+    with mmsearch.open(tmp_path / "library", model=str(good.checkpoint), store="exact") as library:
+        ingest_paths(library, [files])
+        before = answers(library)
+        found = adapted(library)
+        assert answers(library) == before
+    assert found.checkpoint is None
+    assert any("image became worse" in reason for reason in found.verdict.reasons)
+    assert "the old model stays" in list(found.lines())[-1]
+    assert not list((tmp_path / "library" / "adapted").glob("model-*"))
+    plan = Plan.load(tmp_path / "library" / "adapted" / "plan.json")
+    held = {sha256 for sha256, part in plan.files.items() if part == "held out"}
+    assert held and all(former.files[sha256] == "held out" for sha256 in held)
+
+
+def test_killed_in_the_middle_nothing_has_changed_and_the_same_command_goes_on(library, files):
+    before, files_before, folder = answers(library), untouched(library.folder), library.folder / "adapted"
+    command = [
+        sys.executable, "-m", "mmsearch", "train", "--from-library", "--library", str(library.folder), "--steps", str(STEPS),
+        *(f"--set={name}={json.dumps(value)}" for name, value in CHANGES.items()),
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not states(folder / "training") and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    _, said = process.communicate()
+    assert process.returncode == -signal.SIGKILL, said.decode()
+    first = states(folder / "training")[-1].name
+    assert first < f"state-0-{STEPS:07d}.pt"
+    assert untouched(library.folder) == files_before and answers(library) == before
+    plan = (folder / "plan.json").read_bytes()
+
+    told: list[str] = []
+    found = adapted(library, tell=told.append)
+    assert found.checkpoint is not None and found.steps == STEPS
+    assert (folder / "plan.json").read_bytes() == plan
+    assert untouched(library.folder) == files_before
+    assert adapted(library) == found  # told again, not done again
+
+
+def test_judged_hits_are_trained_on_or_asked(library, tmp_path):
+    judged = tmp_path / "judged.jsonl"
+    rows = [
+        {
+            "query": f"number {n} of all {colour} {shape}",
+            "kind": "photo",
+            "relevant": [{"path": f"{shape}_{colour}_{n}.png"}],
+        }
+        for colour in tiny_training.COLOURS
+        for shape in tiny_training.SHAPES
+        for n in range(VARIANTS)
+    ]
+    rows += [{"query": "what is a harbour", "relevant": [{"path": "harbour.pdf", "page": 1}]}]
+    rows += [{"query": "lost", "relevant": [{"path": "nowhere.pdf"}]}]
+    judged.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    plan = make_plan(library.catalog, {}, judged=judged)
+    asked = {question.query for question in plan.held_out if question.style == "judged"}
+    validated = {question.query for question in plan.validation if question.style == "judged"}
+    trained = {pair.query for pair in plan.pairs if pair.query.startswith(("number", "what"))}
+    assert asked and trained and not trained & asked and not trained & validated
+    assert len(asked | validated | trained) == len(rows) - 1
+    assert plan.notes == ["1 judged queries name nothing that is in the library"]
+    judged.write_text('{"query": "x", "relevant": ["a.pdf"]}\n')
+    with pytest.raises(DatasetError, match="line 1"):
+        make_plan(library.catalog, {}, judged=judged)
+
+
+def test_small_libraries_busy_folders_and_other_settings_are_refused(template, tmp_path, library):
+    with mmsearch.open(tmp_path / "small", create=True, model=library.model_name, store="exact") as small:
+        samples.pdf(tmp_path / "one.pdf", ["Only a few words here"])
+        with pytest.raises(ConfigError, match="is empty"):
+            adapted(small)
+        ingest_paths(small, [tmp_path / "one.pdf"])
+        with pytest.raises(DatasetError, match="at least 50 are needed"):
+            adapted(small)
+    with mmsearch.open(tmp_path / "toy", create=True, model="toy", store="exact") as toy:
+        ingest_paths(toy, [tmp_path / "one.pdf"])
+        with pytest.raises(ConfigError, match="toy cannot be trained"):
+            adapted(toy)
+    folder = library.folder / "adapted"
+    folder.mkdir()
+    make_plan(library.catalog, {"model_key": "another"}).save(folder / "plan.json")
+    with pytest.raises(ConfigError, match="--fresh"):
+        adapted(library)
+    with locked(folder), pytest.raises(LibraryLocked):
+        adapted(library)
+
+
+# Its parts
+
+
+def test_near_copies_share_a_side_and_shares_are_kept():
+    def file(number: int, **facts: Any) -> File:
+        return File(number, f"{number:064x}", Counter({"page": 1}), **facts)
+
+    alone = [file(n, texts=(f"text {n}",)) for n in range(100)]
+    same = [file(n, texts=("shared", *(f"own {n} {i}" for i in range(3)))) for n in range(100, 102)]  # a quarter
+    cover = [file(n, texts=("cover", *(f"own {n} {i}" for i in range(9)))) for n in range(102, 104)]  # a tenth
+    look = Look(0b1011, bytes([100] * 48))
+    pictures = [file(n, looks=(replace(look, bits=look.bits ^ flipped),)) for n, flipped in ((104, 0), (105, 0b111100))]
+    other = file(106, looks=(replace(look, colours=bytes([130] * 48)),))
+    files = [*alone, *same, *cover, *pictures, other]
+    parts, groups = split_files(files)
+    assert groups[100] == groups[101] and groups[104] == groups[105]
+    assert len(set(groups.values())) == len(files) - 2
+    assert parts[100] == parts[101] and parts[104] == parts[105]
+    assert 0.15 * len(files) <= Counter(parts.values())["held out"] <= 0.3 * len(files)
+    assert Counter(parts.values())["validation"] >= 0.1 * len(files)
+    assert split_files(files[::-1])[0] == parts
+    held = {file.sha256 for file in files if parts[file.id] == "held out"}
+    again, _ = split_files(files, trained={file.sha256 for file in files} - held)
+    assert {file.sha256 for file in files if again[file.id] == "held out"} <= held
+
+
+def test_words_of_pages_names_and_captions():
+    text = "Revenue by quarter\n" + " ".join(f"word{n}" for n in range(30))
+    rarity = words.Rarity([text, "Thank you all\nquestions", "Thank you all\nanswers"])
+    found = {one.style: one for one in words.page_words(text, rarity, random.Random(0))}
+    assert found["title"].text == "Revenue by quarter" and "Revenue" not in found["title"].rest
+    passage, rest = found["passage"].text, found["passage"].rest
+    assert passage in " ".join(text.split()) and 6 <= len(passage.split()) <= 16
+    assert len(rest.split()) in (33, 33 - len(passage.split()))
+    assert not [
+        one for one in words.page_words("Thank you all\nquestions", rarity, random.Random(0)) if one.style == "title"
+    ]
+
+    def photo(number: int, path: str, **facts: Any) -> Item:
+        return Item(number, number, Path(path), "image", 0, None, None, None, "", facts, None)
+
+    photos = [
+        photo(1, "/home/me/Pictures/2024 Portugal/IMG_4021.jpg"),
+        photo(2, "/home/me/Pictures/2024 Portugal/LighthouseAtDawn2.jpg"),
+        photo(3, "/home/me/Pictures/DSC00012.jpg"),
+        photo(4, "/home/me/Pictures/Alps/hut.jpg"),
+    ]
+    named = words.names(photos, {Path("/home/me/Pictures")})
+    assert {number: [(one.style, one.text) for one in found] for number, found in named.items()} == {
+        1: [("folder", "portugal")],
+        2: [("name", "lighthouse at dawn"), ("folder", "portugal")],
+        4: [("name", "hut"), ("folder", "alps")],
+    }
+    assert [
+        one.text for one in words.caption_words(photo(5, "/a.jpg", caption="A hut in the snow", title="IMG_0001"))
+    ] == ["A hut in the snow"]
+
+
+def question(group: str, *relevant: int, ignored: tuple[int, ...] = ()) -> Question:
+    return Question("q", "image", "name", relevant, ignored, group)
+
+
+def one_hot(place: int, dim: int = 24) -> np.ndarray:
+    return np.eye(dim, dtype=np.float32)[place]
+
+
+def test_scores_by_mental_arithmetic():
+    """Twelve items; the query scores item n as 12 - n, so that ranks are item numbers."""
+    vectors = {n: np.array([12 - n, n], np.float32) for n in range(1, 13)}
+    query = np.array([1, 0], np.float32)
+
+    def of(*relevant: int, ignored: tuple[int, ...] = ()) -> tuple[float, float]:
+        found = judge.scores([question("f", *relevant, ignored=ignored)], [query], vectors, sorted(vectors))
+        return tuple(float(found[name][0]) for name in judge.METRICS)
+
+    assert of(1) == (1.0, 1.0)
+    assert of(3) == (1.0, pytest.approx(0.5))
+    assert of(11) == (0.0, 0.0)
+    assert of(11, ignored=(1,)) == (1.0, 0.0)
+    assert of(2, ignored=(1,)) == (1.0, 1.0)
+
+
+def asked_of(right_before: Sequence[bool], right_after: Sequence[bool], kind: str = "image") -> list[Asked]:
+    """One question per item; a right encoding is the item's own vector, a wrong one points away from it."""
+    return [
+        Asked(question(f"file {n}", n), kind, one_hot(n) * (1 if old else -1), one_hot(n) * (1 if new else -1))
+        for n, (old, new) in enumerate(zip(right_before, right_after, strict=True))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "reason"),
+    [
+        ([False] * 20, [True] * 20, None),
+        ([True] * 10 + [False] * 10, [True] * 10 + [False] * 9 + [True], "not better beyond noise"),
+        ([True] * 20, [True] * 20, "not better beyond noise"),
+        ([True] * 20, [False] * 10 + [True] * 10, "image became worse"),
+        ([False] * 7, [True] * 7, "too few"),
+    ],
+    ids=["better", "one more of twenty", "the same", "worse", "too few"],
+)
+def test_only_a_difference_beyond_noise_counts(before, after, reason):
+    vectors = {"image": {n: one_hot(n) for n in range(20)}}
+    verdict = judge.judge(asked_of(before, after), vectors, vectors)
+    assert verdict.is_better == (reason is None)
+    assert reason is None or reason in "; ".join(verdict.reasons)
+
+
+def test_a_kind_that_loses_stops_what_the_average_gains():
+    vectors = {kind: {n: one_hot(n) for n in range(20)} for kind in ("image", "page")}
+    asked = asked_of([False] * 20, [True] * 20) + asked_of([True] * 20, [True] * 16 + [False] * 4, "page")
+    verdict = judge.judge(asked, vectors, vectors)
+    assert verdict.interval[0] > 0 and [reason[:4] for reason in verdict.reasons] == ["page"]
+
+
+def test_queries_about_one_file_do_not_count_as_many():
+    """Eighteen of twenty questions are about one file that happens to be found now: no proof."""
+    vectors = {"image": {n: one_hot(n) for n in range(20)}}
+    asked = asked_of([False] * 18 + [True, True], [True] * 18 + [True, True])
+    asked = [
+        replace(one, question=replace(one.question, group=one.question.group if n >= 18 else "f"))
+        for n, one in enumerate(asked)
+    ]
+    assert not judge.judge(asked, vectors, vectors).is_better
+
+
+def test_mixed_weights_are_the_weighted_mean(tmp_path):
+    for name, factor in (("old", 1.0), ("new", 3.0)):
+        embedder = random_embedder()
+        with torch.no_grad():
+            for weight in embedder.model.parameters():
+                weight.mul_(factor)
+        embedder.save(tmp_path / name, dtype=torch.float32)
+    mixer = Mixer(str(tmp_path / "old"), tmp_path / "new")
+    old = {name: weight.clone() for name, weight in mixer.embedder.model.named_parameters()}
+    for share in (1.0, 0.25, 0.0):
+        mixed = dict(mixer.set_share(share).model.named_parameters())
+        for name, weight in old.items():
+            torch.testing.assert_close(mixed[name], weight * (1 + 2 * share))
+    mixer.save(tmp_path / "mixed", name="mixed")
+    assert mixer.embedder.embed_prompts(["a"], [None], [False]) == pytest.approx(
+        mmsearch.embedders.load_embedder(tmp_path / "mixed").embed_prompts(["a"], [None], [False]), abs=1e-6
+    )
+
+
+def test_training_sees_an_item_as_ingestion_does(library, tmp_path):
+    """A pair's target, embedded as training does it, is the vector that the library stores."""
+    from mmsearch.adapt.pictures import Pictures
+    from mmsearch.training.datasets import open_source
+    from mmsearch.training.draws import PreparePairs
+    from mmsearch.training.loader import load_example
+
+    plan = make_plan(library.catalog, {})
+    embedder = library.embedder
+    items = library.catalog.items([pair.item_id for pair in plan.pairs])
+    pictures = Pictures(tmp_path / "pictures")
+    pictures.fill(library, embedder, items)
+    whole = [replace(pair, target_text=next(i.text for i in items if i.id == pair.item_id)) for pair in plan.pairs]
+    plan.pairs = [pair for pair in whole if pair.source in ("page", "image name")]
+    material.LEAST_OF_SOURCE, least = 1, material.LEAST_OF_SOURCE
+    try:
+        written = material.write_pairs(plan, pictures, embedder, tmp_path / "pairs")
+    finally:
+        material.LEAST_OF_SOURCE = least
+    assert set(written) == {"page", "image name"}
+    for name, path in written.items():
+        kind = name.split()[0]
+        spec = {"name": name, "parser": "jsonl", "dataset_path": str(path), "max_pixels": embedder.max_pixels[kind]}
+        source = open_source(spec)
+        own = [pair for pair in plan.pairs if pair.source == name]
+        assert len(source) == len(own)
+        example, skipped = load_example(source, 0)
+        assert not skipped and example.pair.target_key == own[0].key
+        batch = PreparePairs(embedder.preparation, {"image": 1, "clip": 1})([example]).batch
+        with torch.no_grad():
+            query, target = embedder.forward(batch).numpy()
+        _, (stored,) = library.catalog.vectors_of([own[0].item_id], embedder.model_key)
+        np.testing.assert_allclose(target, stored, atol=2e-3)  # float16
+        asked = running._encoded([Question(own[0].query, own[0].kind, "", (), (), "")], embedder)
+        np.testing.assert_allclose(query, asked[0], atol=1e-5)
+
+
+def test_plans_survive_the_disk(library, tmp_path):
+    plan = make_plan(library.catalog, {"model_key": "k"})
+    plan.save(tmp_path / "plan.json")
+    assert Plan.load(tmp_path / "plan.json") == plan
+    assert Plan.load(tmp_path / "none.json") is None
+    assert plan == make_plan(library.catalog, {"model_key": "k"})
+    assert len(plan.pairs) >= planning.LEAST_PAIRS
+
+
+def test_changed_files_are_not_decoded(library, files, tmp_path):
+    from mmsearch.adapt.pictures import Pictures
+
+    copy = tmp_path / "files"
+    shutil.copytree(files, copy)
+    with mmsearch.open(tmp_path / "other", create=True, model=library.model_name, store="exact") as other:
+        ingest_paths(other, [copy / "harbour.pdf", copy / "glacier.pdf"])
+        Image.new("RGB", (9, 9)).save(copy / "harbour.pdf", "PNG")
+        items = [item for row in other.catalog.sources() for item in other.catalog.items_of(row.id)]
+        pictures = Pictures(tmp_path / "pictures")
+        pictures.fill(other, other.embedder, items)
+        assert [item.path.name for item in items if pictures.has(item)] == ["glacier.pdf"]
