@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from mmsearch.embedders.qwen2vl_inputs import Batch, Preparation, separated
@@ -22,6 +23,7 @@ from mmsearch.training import loader
 from mmsearch.training.datasets import PairSource, open_sources
 from mmsearch.training.datasets.places import Places
 from mmsearch.training.examples import Group, SubBatch, load_groups
+from mmsearch.training.kind_axes import aimed, kind_axes
 from mmsearch.training.loader import Example, LoadedStep, SkipReport
 from mmsearch.training.loss import hash_key
 from mmsearch.training.mixture import Mixture
@@ -43,7 +45,7 @@ class Material:
     Attributes:
         sources: of pairs, by name. groups: teacher-vector groups, by name. teacher: None where nothing needs it.
         held_out: pairs to evaluate with, by name.
-        report: bad records that were met so far.
+        report: bad records that were met so far. axes: of kinds, float32 [kinds, dim]; None where they play no part.
     """
 
     recipe: Recipe
@@ -52,6 +54,7 @@ class Material:
     teacher: Teacher | None = None
     held_out: dict[str, PairSource] = field(default_factory=dict)
     report: SkipReport = field(default_factory=SkipReport)
+    axes: np.ndarray | None = None
 
     def mixture(self, number: int) -> Mixture | None:
         """How a stage mixes its sources; None without pairs. Stages draw differently, by the recipe's seed and their number."""
@@ -71,9 +74,7 @@ class Material:
         )
 
 
-def open_material(
-    recipe: Recipe, data: Path | None, work: Path, groups: Mapping[str, Group] | None = None
-) -> Material:
+def open_material(recipe: Recipe, data: Path | None, work: Path, groups: Mapping[str, Group] | None = None) -> Material:
     """Open what the recipe's stages draw from; `groups` are the caller's own teacher-vector groups, instead of the material's.
 
     Raises: DatasetError, ConfigError, MissingExtra (the teacher).
@@ -93,6 +94,12 @@ def open_material(
     ):
         material.teacher = Teacher(work / "teacher", max_tokens=recipe.page_text_tokens or 256)
         material.groups = load_groups(recipe.record(), work, material.teacher, data)
+    if recipe.loss.kind_strength:
+        if "text" not in material.groups:
+            raise ConfigError(
+                "loss.kind_strength needs the group 'text' in a stage's mixture: its vectors give the directions of kinds"
+            )
+        material.axes = kind_axes(material.groups["text"].bank)
     return material
 
 
@@ -182,7 +189,9 @@ def _draws(
             for name, share in stage.mixture.items():
                 rng = random.Random(f"{recipe.seed}:{stage.name}:{step}:{name}")
                 drawn = material.groups[name].draw(share.batch, rng, stage.sizes)
-                own, group = group_rows(drawn, preparation, budgets, processes)
+                own, group = group_rows(
+                    drawn, preparation, budgets, processes, material.axes, recipe.loss.kind_strength
+                )
                 rows += own
                 groups.append(group)
             yield StepInputs(rows, contrast, groups, sum(material.report.counts().values()))
@@ -217,7 +226,12 @@ def pair_rows(loaded: LoadedStep[PreparedPairs], indices: dict[str, int]) -> tup
 
 
 def group_rows(
-    drawn: SubBatch, preparation: Preparation, budgets: dict[str, int], processes: Processes
+    drawn: SubBatch,
+    preparation: Preparation,
+    budgets: dict[str, int],
+    processes: Processes,
+    axes: np.ndarray | None = None,
+    strength: float = 0.0,
 ) -> tuple[list[Batch], GroupRows]:
     """This process's prompts of a sub-batch that every process draws alike."""
     shares = [range(rank, len(drawn.prompts), processes.count) for rank in range(processes.count)]
@@ -232,7 +246,10 @@ def group_rows(
     )
     order = [row for share in shares for row in share]
     targets, bank = torch.from_numpy(drawn.targets[order]), torch.from_numpy(drawn.bank)
-    return separated(batch), GroupRows(drawn.group, len(own), targets, bank)
+    if axes is None or not any(drawn.kinds):
+        return separated(batch), GroupRows(drawn.group, len(own), targets, bank)
+    aims = torch.from_numpy(aimed(drawn.targets, drawn.kinds, axes, strength)[order])
+    return separated(batch), GroupRows(drawn.group, len(own), targets, bank, aims, torch.from_numpy(axes))
 
 
 def ahead(steps: Generator[StepInputs, None, None], depth: int = AHEAD) -> Generator[StepInputs, None, None]:

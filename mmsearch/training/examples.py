@@ -10,7 +10,7 @@ import itertools
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from mmsearch.errors import DatasetError
-from mmsearch.items import KINDS
+from mmsearch.items import KINDS, Kind
 from mmsearch.prompts import (
     COMPOSED_QUERY_INSTRUCTIONS,
     DOCUMENT_INSTRUCTIONS,
@@ -45,6 +45,7 @@ class SubBatch:
         images: pictures per prompt, already of the size that the model is to see.
         targets: float32 [n, 384], unit length.
         bank: float32 [m, 384], further targets of that group, as negatives.
+        kinds: of each prompt what its instruction asks for or shows; None for a text or picture by itself. Empty: None everywhere.
     """
 
     group: str
@@ -53,6 +54,7 @@ class SubBatch:
     is_video: list[bool]
     targets: np.ndarray
     bank: np.ndarray
+    kinds: list[Kind | None] = field(default_factory=list)
 
 
 class Group(Protocol):
@@ -91,18 +93,22 @@ class Texts:
         bucket = self.buckets[number]
         count = int(max(count / 4, min(2 * count, count * 20 / (self.mean_words[number] + 10))))
         rows = rng.sample(bucket, min(count, len(bucket)))
-        prompts = []
+        prompts: list[str] = []
+        kinds: list[Kind | None] = []
         for row in rows:
+            kind: Kind | None = None
             text = " ".join(self.texts[row].split()[: self.max_words])
             dice = rng.random()
-            if len(text) > SENTENCE_CHARS // 2:
-                prompts.append(text if dice < 0.5 else final_prompt(DOCUMENT_INSTRUCTIONS["page"], text))
-            elif dice < 0.4:
+            if dice < 0.4:
                 prompts.append(text)
+            elif len(text) > SENTENCE_CHARS // 2:
+                kind = "page"
+                prompts.append(final_prompt(DOCUMENT_INSTRUCTIONS[kind], text))
             else:
                 kind = rng.choices(KINDS, (5, 3, 2))[0]
                 prompts.append(final_prompt(TEXT_QUERY_INSTRUCTIONS[kind], text))
-        return _sub_batch(self, prompts, [[] for _ in rows], rows, rng)
+            kinds.append(kind)
+        return _sub_batch(self, prompts, [[] for _ in rows], rows, kinds, rng)
 
 
 class Photos:
@@ -111,11 +117,20 @@ class Photos:
     Args:
         blended: share of photos that are blended with another one, and mean both in the same shares (mixup, Zhang et al. 2018): a tower
             that sees a few thousand photos over and over learns them by heart otherwise.
+        composed: share of photos that come with the words of another one as a composed query, and mean both.
     """
 
-    name = "photo"
-
-    def __init__(self, photos: Sequence[PhotoRecord], teacher: Teacher, *, blended: float = 0.0) -> None:
+    def __init__(
+        self,
+        photos: Sequence[PhotoRecord],
+        teacher: Teacher,
+        *,
+        name: str = "photo",
+        blended: float = 0.0,
+        composed: float = 0.1,
+    ) -> None:
+        self.name = name
+        self.composed = composed
         self.photos = [photo for photo in photos if photo_texts(photo)]
         self.blended = blended
         self.said = [teacher.vectors(photo_texts(photo)) for photo in self.photos]
@@ -127,15 +142,16 @@ class Photos:
         rows = [rng.choice(self.by_set[name]) for name in names]
         size = _size(sizes, rng)
         images = [[augment(self.photos[row].member.image(), size, rng)] for row in rows]
-        batch = _sub_batch(self, [], images, rows, rng)
+        batch = _sub_batch(self, [], images, rows, [], rng)
         batch.targets[:] = [self._meaning(row, rng) for row in rows]
         self._blend(batch, rng)
         for i in range(len(rows)):
             dice = rng.random()
             kind = rng.choice(KINDS)
             if dice < 0.78:
-                prompt = final_prompt(DOCUMENT_INSTRUCTIONS["image"], image_count=1)
-            elif dice < 0.9:
+                kind = "image"
+                prompt = final_prompt(DOCUMENT_INSTRUCTIONS[kind], image_count=1)
+            elif dice < 1 - self.composed:
                 prompt = final_prompt(IMAGE_QUERY_INSTRUCTIONS[kind], image_count=1)
             else:
                 other = rng.choice(self.by_set["flickr8k"])
@@ -143,6 +159,7 @@ class Photos:
                 prompt = final_prompt(COMPOSED_QUERY_INSTRUCTIONS[kind], text, image_count=1)
                 batch.targets[i] = _unit(batch.targets[i] + self.bank[other])
             batch.prompts.append(prompt)
+            batch.kinds.append(kind)
         return batch
 
     def _meaning(self, row: int, rng: random.Random) -> np.ndarray:
@@ -191,7 +208,7 @@ class Pages:
             rows.append(row)
             images.append([image])
             prompts.append(final_prompt(DOCUMENT_INSTRUCTIONS["page"], text, image_count=1))
-        return _sub_batch(self, prompts, images, rows, rng)
+        return _sub_batch(self, prompts, images, rows, ["page"] * count, rng)
 
 
 class Clips:
@@ -212,7 +229,7 @@ class Clips:
         for row in rows:
             box = _crop_box(rng)
             images.append([_cut(frame, box, size) for frame in self.clips[row].frames()])
-        batch = _sub_batch(self, prompts, images, rows, rng, is_video=True)
+        batch = _sub_batch(self, prompts, images, rows, ["clip"] * count, rng, is_video=True)
         for i in range(count):
             if rng.random() < 0.4:
                 photo = rng.choice(self.photos.by_set["flickr8k"])
@@ -267,7 +284,8 @@ def load_groups(recipe: dict[str, Any], work: Path, teacher: Teacher, data: Path
     records = load_photos(data)
     unseen = {caption for record in records if record.development for caption in record.captions}
     blended = recipe.get("groups", {}).get("photo", {}).get("blended", 0.0)
-    photos = Photos([p for p in records if not p.development], teacher, blended=blended)
+    seen = [p for p in records if not p.development]
+    photos = Photos(seen, teacher, blended=blended)
     pages = [p for p in load_pages(data, work) if not p.development and len(p.text.split()) >= 5]
     clips = [c for c in load_clips(data, work) if not c.development]
     pairs = [p for p in load_pairs(data) if not is_development(p.passage)]
@@ -280,6 +298,7 @@ def load_groups(recipe: dict[str, Any], work: Path, teacher: Teacher, data: Path
     made: dict[str, Callable[[], Group]] = {
         "text": lambda: Texts(list(texts), teacher),
         "photo": lambda: photos,
+        "photo_alone": lambda: Photos(seen, teacher, name="photo_alone", blended=blended, composed=0.0),
         "page": lambda: Pages(pages, passages, teacher, max_pixels=recipe["max_pixels"]["page"]),
         "clip": lambda: Clips(clips, photos, teacher),
     }
@@ -294,6 +313,7 @@ def _sub_batch(
     prompts: list[str],
     images: list[list[Image.Image]],
     rows: list[int],
+    kinds: list[Kind | None],
     rng: random.Random,
     *,
     is_video: bool = False,
@@ -302,7 +322,7 @@ def _sub_batch(
     bank = group.bank
     if len(bank) > bank_size:
         bank = bank[rng.sample(range(len(bank)), bank_size)]
-    return SubBatch(group.name, prompts, images, [is_video] * len(rows), group.bank[rows].copy(), bank)
+    return SubBatch(group.name, prompts, images, [is_video] * len(rows), group.bank[rows].copy(), bank, kinds)
 
 
 def _size(sizes: Sequence[Sequence[int]], rng: random.Random) -> tuple[int, int]:

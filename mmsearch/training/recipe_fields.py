@@ -70,11 +70,13 @@ class Adapter(Section):
 
 
 class Loss(Section):
-    """What is minimised; fields and defaults of `mmsearch.training.loss.LossSettings`, where each is explained, and two more.
+    """What is minimised; fields and defaults of `mmsearch.training.loss.LossSettings`, where each is explained, and three more.
 
-    Teacher-vector groups use `temperature`, `teacher_temperature` and `cosine` only.
+    Teacher-vector groups use `temperature`, `teacher_temperature`, `cosine` and `kind_strength` only.
 
     Attributes:
+        kind_strength: for teacher-vector groups: how strongly an embedding says of which kind of item it speaks, beside a teacher's vector of
+            length 1; see `mmsearch.training.kind_axes`. 0: not at all.
         cosine: for teacher-vector groups: weight of 1 - cosine to the teacher's vector, beside the contrastive part.
         temperature_learning_rate: of learnt temperatures, as logarithms.
     """
@@ -94,6 +96,7 @@ class Loss(Section):
     batch_distillation_weight: float = 0.0
     teacher_temperature: PositiveFloat = 0.05
     cosine: NonNegativeFloat = 0.0
+    kind_strength: NonNegativeFloat = 0.0
     temperature_learning_rate: PositiveFloat = 0.001
 
 

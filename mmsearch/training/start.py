@@ -78,6 +78,7 @@ def _start_from_teacher(embedder: Vlm2VecEmbedder, recipe: Recipe, material: Mat
     start_from_teacher(embedder.model, embedder.tokenizer, material.teacher, list(words))
     start_vision_locally(embedder.model, seed=recipe.seed)
     if photos := material.groups.get("photo"):
-        part = photos.draw(400, random.Random(recipe.seed), recipe.stages[0].sizes)
+        sizes = next(stage.sizes for stage in recipe.stages if "photo" in stage.mixture)
+        part = photos.draw(400, random.Random(recipe.seed), sizes)
         patches = embedder.prepare(part.prompts, part.images, part.is_video).pixel_values().float().numpy()
         start_vision_from_patches(embedder.model, np.asarray(patches))

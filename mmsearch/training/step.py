@@ -14,6 +14,7 @@ from torch import Tensor
 from mmsearch.embedders.qwen2vl_inputs import Batch, joined
 from mmsearch.training.gather import gather_numbers, gather_rows
 from mmsearch.training.gradcache import cached_backward, chunks_by_cost
+from mmsearch.training.kind_axes import without_kind
 from mmsearch.training.loss import ContrastiveBatch, ContrastiveLoss, bank_distillation, cosine_distance
 from mmsearch.training.processes import Shared
 from mmsearch.training.recipe_fields import GroupShare, Recipe, Stage
@@ -58,12 +59,15 @@ class GroupRows:
     Attributes:
         count: this process's examples.
         targets: float32 [all processes' examples, dim], in the order of ranks. bank: float32 [m, dim].
+        aims: the same as targets, turned towards their kinds by `axes` [kinds, dim]; None where kinds play no part.
     """
 
     name: str
     count: int
     targets: Tensor
     bank: Tensor
+    aims: Tensor | None = None
+    axes: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -147,7 +151,9 @@ def group_loss(own: Tensor, group: GroupRows, share: GroupShare, recipe: Recipe)
     """Distance to the teacher's vectors over all processes' examples, contrastively against the bank and as it is."""
     embeddings = gather_rows(own)
     targets, bank = group.targets.to(own.device), group.bank.to(own.device)
-    distance = cosine_distance(embeddings, targets)
+    distance = cosine_distance(embeddings, targets if group.aims is None else group.aims.to(own.device))
+    if group.axes is not None:
+        embeddings = without_kind(embeddings, group.axes.to(own.device))
     contrast = bank_distillation(
         embeddings,
         targets,
