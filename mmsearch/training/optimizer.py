@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -123,7 +122,3 @@ class WeightAverage:
         self.steps += 1
         for name, value in self.values.items():
             value.lerp_(weights[name].detach().to(value.dtype), 1 - keep)
-
-
-def parameters_of(optimizers: Iterable[torch.optim.Optimizer]) -> list[Any]:
-    return [parameter for optimizer in optimizers for group in optimizer.param_groups for parameter in group["params"]]

@@ -23,7 +23,7 @@ from mmsearch.training.gather import average_gradients, gather_numbers
 from mmsearch.training.initial import visual_token_scale
 from mmsearch.training.loss import ContrastiveLoss, LossSettings
 from mmsearch.training.metrics import MetricsLog, ProgressBar
-from mmsearch.training.optimizer import WeightAverage, build_optimizers, parameters_of, rate_of, set_rate
+from mmsearch.training.optimizer import WeightAverage, build_optimizers, rate_of, set_rate
 from mmsearch.training.processes import Processes, like, share, whole, whole_state
 from mmsearch.training.recipe_fields import Recipe
 from mmsearch.training.state import State, random_state, restore_random_state, save_state
@@ -102,13 +102,14 @@ class Session:
         self.optimizers = build_optimizers(self.trainee.model, stage, self.recipe.optimizer, temperatures, rate)
         if state is not None:
             self._restore_optimizers(state)
+            restore_random_state(
+                self._own_random(state)
+            )  # also if the stage is over: the next one's dropout goes on from here
         if first == stage.steps:
             return
         model = share(self.trainee, self.processes, self.recipe.parallel)
         clock = _SaveClock(self.recipe.saving.every_s, self.recipe.saving.every_steps)
         steps = draws.draws(self.material, self.trainee.embedder.preparation, number, first, self.processes)
-        if state is not None:
-            restore_random_state(self._own_random(state))
         with contextlib.closing(steps):
             for step, inputs in enumerate(steps, first):
                 started = time.monotonic()
@@ -135,6 +136,7 @@ class Session:
         stage = self.recipe.stages[number]
         if stage.from_average and self.average is not None:
             _fill(self.trainee.weights(), self.average.values, "averaged weights")
+            self.average.steps = 0
         if stage.level_visual_tokens:
             embedder = self.trainee.embedder
             part = self.material.groups["photo"].draw(64, random.Random(self.recipe.seed), stage.sizes)
@@ -157,7 +159,8 @@ class Session:
         )
         if self.objective is not None:
             average_gradients(self.objective.parameters())
-        weights = [weight for weight in parameters_of(self.optimizers) if weight.grad is not None]
+        # Temperatures are left out: they are no part of the model, nor shared out with it (FSDP).
+        weights = [weight for weight in self.trainee.weights().values() if weight.grad is not None]
         norm = whole(torch.nn.utils.clip_grad_norm_(weights, self.recipe.optimizer.clip or float("inf"))).item()
         for optimizer in self.optimizers:
             optimizer.step()

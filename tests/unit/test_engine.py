@@ -136,6 +136,27 @@ def test_a_run_killed_at_any_moment_ends_as_if_it_never_was(place, tmp_path):
     ).read_bytes()
 
 
+def test_a_run_stopped_between_two_stages_goes_on_with_the_same_dropout(place, tmp_path, monkeypatch):
+    chosen, run = everything(place), tmp_path / "parts"
+    train(chosen, tmp_path / "whole", work=tmp_path)
+    import mmsearch.training.session as session
+
+    begin = session.Session._run_stage
+
+    def killed(self: Any, number: int, *arguments: Any) -> None:
+        if number == 1:
+            raise InterruptedError
+        begin(self, number, *arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+        patch.setattr(session.Session, "_run_stage", killed)
+        train(chosen, run, work=tmp_path)
+    assert states(run)[-1].name == "state-0-0000003.pt"
+    torch.manual_seed(99)
+    train(chosen, run, work=tmp_path)
+    assert_same_curve(tmp_path / "whole", run, 1e-6)
+
+
 def test_an_asked_stop_saves_and_goes_on(place, tmp_path, monkeypatch):
     """Ctrl-C ends the step at hand, saves, and leaves; another recipe is then refused, the same one goes on."""
     import mmsearch.training.session as session

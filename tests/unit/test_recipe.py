@@ -13,7 +13,6 @@ from mmsearch.training.recipe import change_recipe, load_recipe, parse_changes, 
 from mmsearch.training.recipe_fields import Loss
 from mmsearch.training.session import loss_settings
 
-
 SMALL = {
     "name": "small",
     "model": {"text": {"hidden_size": 64}, "vision": {"depth": 1}},
