@@ -157,7 +157,7 @@ class Stage(Section):
         mixture: teacher-vector groups by name.
         max_pixels: by kind, over the recipe's own.
         kept_tokens: of a picture's visual tokens, in a stage that trains "vision": the share, drawn anew each time, that the tower is given.
-        from_average: the stage begins with the averaged weights of those before it.
+        from_average: the stage begins with the averaged weights of those before it, and the average anew.
         level_visual_tokens: before the first step, visual tokens are scaled to the size of words, once: a stage that trains "vision" only
             cares for their direction.
     """
