@@ -108,6 +108,7 @@ def test_a_camera_move_over_a_photo_has_eight_frames_that_differ(tmp_path):
     assert np.asarray(frames[0]).tolist() != np.asarray(frames[-1]).tolist()
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_as_if_never_interrupted(tmp_path, monkeypatch):
     """Teacher-vector groups, through two stages; what is killed from outside is in test_engine.py."""
     recipe = load_recipe("mini")
