@@ -260,6 +260,12 @@ class Recipe(Section):
         names = [source.get("name", f"number {number}") for number, source in enumerate(self.sources)]
         if doubled := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"two sources are called {', '.join(sorted(doubled))}")
+        if self.loss.batch_distillation_weight or self.loss.false_negative_teacher_cosine is not None:
+            raise ValueError(
+                "loss.batch_distillation_weight and loss.false_negative_teacher_cosine need a teacher's vectors of all targets, which "
+                "sources of pairs do not carry yet; ContrastiveLoss takes them from Python. A teacher's scores of a pair's own targets "
+                "are read: loss.own_distillation_weight"
+            )
         for stage in self.stages:
             if stage.pairs is not None:
                 if not self.sources:

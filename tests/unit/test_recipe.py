@@ -74,6 +74,13 @@ def test_the_loss_of_a_recipe_is_the_loss():
         ({"stages.1.pairs": {"batch_size_global": 10, "sub_batch_size": 4}}, "no multiple of sub_batch_size 4"),
         ({"stages.1.pairs": {"batch_size_global": 8, "sub_batch_size": 4}}, "the recipe has no `sources`"),
         ({"stages.0.mixture": {}}, "needs `mixture`"),
+        ({"loss": {"batch_distillation_weight": 0.5}}, "a teacher's vectors of all targets"),
+        (
+            {"stages": [{**SMALL["stages"][1], "level_visual_tokens": True}]},
+            "level_visual_tokens needs the group 'photo'",
+        ),
+        ({"stages": [{**SMALL["stages"][1], "kept_tokens": 0.5}]}, "kept_tokens is for stages that train vision"),
+        ({"stages": [{**SMALL["stages"][1], "from_average": True}]}, "the recipe has no `average`"),
     ],
 )
 def test_a_recipe_that_cannot_be_is_refused_by_the_name_of_its_field(change, message):
