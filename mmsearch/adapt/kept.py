@@ -16,7 +16,7 @@ from mmsearch.prompts import DOCUMENT_INSTRUCTIONS, TEXT_QUERY_INSTRUCTIONS, fin
 from mmsearch.relevance import GENERIC_QUERIES
 from mmsearch.training.examples import SubBatch
 
-COMPOSED = 400
+COMPOSED = 120
 """Queries made of two generic ones, beside those themselves."""
 
 
