@@ -133,12 +133,14 @@ def make_plan(
     trained: Collection[str] = (),
     judged: Path | None = None,
     reads_text: bool = True,
+    reads_print: bool = True,
 ) -> Plan:
     """Look through the catalog.
 
     Args:
         trained: sha256 of files that the model was adapted to before. judged: see `read_judged`.
-        reads_text: whether the model is given an item's text beside its picture.
+        reads_text: whether the model is given an item's text beside its picture. reads_print: whether it makes anything of a page's
+            picture alone; a model that does not cannot be taught to by a few hundred pages.
 
     Raises: DatasetError: too little to train on or to measure with.
     """
@@ -149,7 +151,7 @@ def make_plan(
     plan.items = [PlannedItem(i.id, i.kind, parts[i.source_id], group_of[i.source_id]) for i in items]
     asked = _asked(items, set(catalog.roots()))
     judgements = _judged_questions(judged, items, plan) if judged is not None else []
-    plan.pairs = _pairs(items, plan, asked, judgements, reads_text=reads_text)
+    plan.pairs = _pairs(items, plan, asked, judgements, reads_text=reads_text, reads_print=reads_print)
     plan.validation = _questions(items, plan, asked, judgements, "validation")
     plan.held_out = _questions(items, plan, asked, judgements, "held out")
     if len(plan.pairs) < LEAST_PAIRS:
@@ -208,8 +210,9 @@ def _pairs(
     judgements: Sequence[Question],
     *,
     reads_text: bool,
+    reads_print: bool,
 ) -> list[OwnPair]:
-    """All pairs of the training side; of a page also with its picture alone, which teaches to read."""
+    """All pairs of the training side; of a page also with its picture alone."""
     pairs = []
     part = {item.id: item.part for item in plan.items}
     judged = defaultdict(list)
@@ -232,7 +235,7 @@ def _pairs(
             rest = whole if one.rest is None or not reads_text else one.rest
             key = f"name {one.text}" if is_name else f"item {item.id}"
             pairs.append(OwnPair(source, item.id, item.kind, one.text, rest, key))
-        if item.kind == "page" and whole and words:
+        if item.kind == "page" and reads_print and whole and words:
             one = words[item.id % len(words)]
             pairs.append(OwnPair("page picture", item.id, "page", one.text, "", f"item {item.id}"))
         for question in own:

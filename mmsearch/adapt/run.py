@@ -31,7 +31,7 @@ from mmsearch.embedders import Embedder, load_embedder
 from mmsearch.embedders import checkpoint as files
 from mmsearch.embedders.vlm2vec import Vlm2VecEmbedder
 from mmsearch.errors import ConfigError, ModelMismatch
-from mmsearch.items import KINDS, EmbedInput, Item, ItemDraft, Query, Source
+from mmsearch.items import KINDS, WITHOUT_TEXT, EmbedInput, Item, ItemDraft, Query, Source
 from mmsearch.library import Library
 from mmsearch.lock import locked
 from mmsearch.stored_vectors import unit
@@ -57,6 +57,8 @@ ALONE_POOL = 400
 """Pages that are also embedded by their pictures alone."""
 EMBED_BATCH = 32
 TOLD_EVERY_S = 10.0
+READS_FROM = 0.2
+"""Reliability of a model on pages without text from which on it is trained to read more."""
 MEASURED_SHARE_LEAST = 0.002
 """A larger share of the new weights must gain this much on validation queries."""
 
@@ -215,8 +217,14 @@ class _Run:
             _forget(self.folder)
             mark = files.find_checkpoint(self.start).file(MARK)
             former = set(_read(mark)["files"]) if mark is not None else set()
+            measured = self.embedder.match_scale.get(WITHOUT_TEXT)
             plan = make_plan(
-                self.library.catalog, settings, trained=former, judged=self.judged, reads_text=self.embedder.page_text
+                self.library.catalog,
+                settings,
+                trained=former,
+                judged=self.judged,
+                reads_text=self.embedder.page_text,
+                reads_print=measured is None or measured.reliability >= READS_FROM,
             )
             plan.save(path)
         parts = [f"{sum(part == wanted for part in plan.files.values()):,} {word}" for wanted, word in _PARTS.items()]

@@ -66,7 +66,9 @@ Made by `mmsearch/training` (recipe `mini`, {steps:,} steps, {date.today().isofo
 - Output: the last hidden state of the last token, {embedder.dim} dimensions, unit length.
 - Pixels at most: {", ".join(f"{kind} {pixels:,}" for kind, pixels in embedder.max_pixels.items())} (per frame for clips).
 - Trained by distillation: every text, photo, page and clip is drawn to the vector that the text teacher all-MiniLM-L6-v2
-  (Apache-2.0) gives to its words, contrastively against a bank of other such vectors.
+  (Apache-2.0) gives to its words, contrastively against a bank of other such vectors; page texts also to queries made of their own
+  words. Each kind of item has a direction of its own beside that (`mmsearch/training/kind_axes.py`), so that an instruction's kind comes
+  first in a mixed library. What was run, failures too: `mmsearch/training/LOG.md`.
 - It reads English. How far it reads print from pixels, the rows "picture alone" below tell.
 
 ## Numbers
@@ -84,8 +86,8 @@ too.
 ## Trained on
 
 Weights trained on material for non-commercial research (Flickr8k, Tiny-ImageNet, samples of ImageNet, parts of OpenStax and of the
-lecture slides) are offered for research and personal use; for commercial use train anew without those sets (`mixture` and
-`PHOTO_SHARES` say where they come in).
+lecture slides) are offered for research and personal use; for commercial use train anew without those sets (`PHOTO_SHARES` in `mmsearch/training/examples.py` says how often each
+is drawn).
 
 | set | records | licence as recorded |
 |---|---|---|

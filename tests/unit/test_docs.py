@@ -80,7 +80,10 @@ def test_readme_names_only_commands_and_options_that_exist():
         if words[0].startswith("-"):
             continue
         assert words[0] in command.commands, line
-        known = {o for p in command.commands[words[0]].params for o in (*p.opts, *p.secondary_opts)} | {"--help"}
+        found = command.commands[words[0]]
+        if len(words) > 1 and words[1] in getattr(found, "commands", {}):
+            found = found.commands[words[1]]
+        known = {o for p in found.params for o in (*p.opts, *p.secondary_opts)} | {"--help"}
         assert {w for w in words[1:] if w.startswith("-") and len(w) > 1} <= known, line
 
 
