@@ -58,7 +58,7 @@ ALONE_POOL = 400
 EMBED_BATCH = 32
 TOLD_EVERY_S = 10.0
 READS_FROM = 0.2
-"""Reliability of a model on pages without text from which on it is trained to read more."""
+"""Reliability of a model on pages without text from which on their pictures alone are trained and asked for."""
 MEASURED_SHARE_LEAST = 0.002
 """A larger share of the new weights must gain this much on validation queries."""
 
@@ -173,6 +173,8 @@ class _Run:
         self.start = _checkpoint_of(library.model_name)
         self.embedder = _trainable(library)
         self.pictures = Pictures(run / "pictures")
+        measured = self.embedder.match_scale.get(WITHOUT_TEXT)
+        self.reads_print = measured is None or measured.reliability >= READS_FROM
 
     def through(self, minutes: float | None, steps: int | None, changes: Mapping[str, Any]) -> Adaptation:
         plan = self.plan()
@@ -217,14 +219,13 @@ class _Run:
             _forget(self.folder)
             mark = files.find_checkpoint(self.start).file(MARK)
             former = set(_read(mark)["files"]) if mark is not None else set()
-            measured = self.embedder.match_scale.get(WITHOUT_TEXT)
             plan = make_plan(
                 self.library.catalog,
                 settings,
                 trained=former,
                 judged=self.judged,
                 reads_text=self.embedder.page_text,
-                reads_print=measured is None or measured.reliability >= READS_FROM,
+                reads_print=self.reads_print,
             )
             plan.save(path)
         parts = [f"{sum(part == wanted for part in plan.files.values()):,} {word}" for wanted, word in _PARTS.items()]
@@ -306,11 +307,13 @@ class _Run:
         for share in (0.0, *SHARES):
             embedder = mixer.set_share(share)
             vectors = _pool_of(pool, _embedded(embedder, ((item, self.pictures.images(item)) for item in pool)))
-            alone = [item for item in pool if item.kind == "page" and item.text.strip() and embedder.page_text]
+            alone = [i for i in pool if i.kind == "page" and i.text.strip() and embedder.page_text and self.reads_print]
             shown = ((item, self.pictures.images(item)) for item in alone)
             vectors[PICTURE_ALONE] = _embedded(embedder, shown, with_text=False)
-            scored[share] = _macro_score(plan.validation, vectors, embedder)
-            self.tell(f"{share:.0%} of the new weights: {scored[share]:.3f} on validation queries")
+            by_kind = _kind_scores(plan.validation, vectors, embedder)
+            scored[share] = float(np.mean(list(by_kind.values()))) if by_kind else 0.0
+            told = ", ".join(f"{kind} {score:.3f}" for kind, score in by_kind.items())
+            self.tell(f"{share:.0%} of the new weights: {scored[share]:.3f} on validation queries ({told})")
         best = SHARES[0]
         for share in SHARES[1:]:
             if scored[share] > scored[best] + MEASURED_SHARE_LEAST:
@@ -342,7 +345,7 @@ class _Run:
         """Both models on the held-out queries, among all items. The old vectors are the library's own."""
         new = load_embedder(candidate, device=self.library.settings.device)
         asked_for = {item_id for question in plan.held_out for item_id in question.relevant}
-        alone = self.alone_pool(items, asked_for) if new.page_text else set()
+        alone = self.alone_pool(items, asked_for) if new.page_text and self.reads_print else set()
         after: dict[int, np.ndarray] = {}
         before_alone: dict[int, np.ndarray] = {}
         after_alone: dict[int, np.ndarray] = {}
@@ -474,10 +477,12 @@ def _asked(questions: Sequence[Question], alone: Mapping[int, np.ndarray], old: 
     ]
 
 
-def _macro_score(questions: Sequence[Question], vectors: Mapping[str, judge.Vectors], embedder: Embedder) -> float:
-    """Mean over kinds of the mean of R@10 and nDCG@5."""
+def _kind_scores(
+    questions: Sequence[Question], vectors: Mapping[str, judge.Vectors], embedder: Embedder
+) -> dict[str, float]:
+    """By kind with enough questions the mean of R@10 and nDCG@5."""
     encoded = _encoded(questions, embedder)
-    means = []
+    means = {}
     for kind, pool in vectors.items():
         rows = [
             row
@@ -486,8 +491,8 @@ def _macro_score(questions: Sequence[Question], vectors: Mapping[str, judge.Vect
         ]
         if len(rows) >= judge.LEAST_QUERIES:
             found = judge.scores([questions[row] for row in rows], [encoded[row] for row in rows], pool, sorted(pool))
-            means.append(np.mean([values.mean() for values in found.values()]))
-    return float(np.mean(means)) if means else 0.0
+            means[kind] = float(np.mean([values.mean() for values in found.values()]))
+    return means
 
 
 class _Told:
