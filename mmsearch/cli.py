@@ -8,17 +8,35 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import date
 from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mmsearch import __version__
+from mmsearch.commands import models, train
+from mmsearch.commands.ingesting import ingested
+from mmsearch.commands.shared import (
+    FAULT,
+    INTERRUPTED,
+    NO_HIT,
+    NO_LIBRARY,
+    OK,
+    SOME_FAILED,
+    USAGE,
+    DeviceOption,
+    JsonOption,
+    LibraryOption,
+    ModelOption,
+    fail,
+    note,
+    opened,
+)
 from mmsearch.errors import (
     CatalogError,
     ConfigError,
@@ -32,8 +50,6 @@ if TYPE_CHECKING:
 
     from mmsearch.library import Library
     from mmsearch.search import Hits
-
-OK, NO_HIT, USAGE, NO_LIBRARY, SOME_FAILED, FAULT, INTERRUPTED = 0, 1, 2, 3, 4, 70, 130
 
 app = typer.Typer(
     name="mmsearch",
@@ -76,19 +92,6 @@ def main() -> None:
     sys.exit(code)
 
 
-def fail(message: str, code: int) -> NoReturn:
-    """One line on stderr, then the end."""
-    from mmsearch.terminal import printable
-
-    print(f"mmsearch: {printable(message)}", file=sys.stderr)
-    sys.exit(code)
-
-
-def note(message: str) -> None:
-    """A line for people, on stderr."""
-    print(message, file=sys.stderr, flush=True)
-
-
 # ---------------------------------------------------------------- options shared by several commands
 
 
@@ -112,38 +115,6 @@ def _date(text: str | None) -> date | None:
         return date(*[*parts, 1, 1][:3]) if len(parts) <= 3 else date.fromisoformat(text)
     except ValueError:
         raise typer.BadParameter(f"{text!r} is no date; write 2025, 2025-03 or 2025-03-31") from None
-
-
-LibraryOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--library",
-        "-L",
-        metavar="DIR",
-        help="Folder of the index. Else MMSEARCH_LIBRARY, the nearest index_data/, or the user's data folder.",
-    ),
-]
-ModelOption = Annotated[
-    str | None,
-    typer.Option("--model", metavar="NAME", help="Checkpoint: a name or a folder [default: the shipped one]."),
-]
-DeviceOption = Annotated[
-    str | None, typer.Option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, … [default: the best there is].")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-
-
-@contextmanager
-def opened(
-    folder: Path | None, *, create: bool = False, model: str | None = None, device: str | None = None
-) -> Iterator[Library]:
-    """The library of this command, closed at the end."""
-    import mmsearch
-
-    with mmsearch.open(folder, create=create, model=model, device=device) as library:
-        if not logging.getLogger().isEnabledFor(logging.INFO):  # --verbose leads
-            logging.getLogger().setLevel(library.settings.log_level)
-        yield library
 
 
 def _print_version(value: bool) -> None:
@@ -219,42 +190,13 @@ def ingest_command(
             _refuse_missing(
                 path for path in paths if not os.path.lexists(path) and not found.catalog.known_files([path.absolute()])
             )
-            code = _ingest(found, paths, dry_run=dry_run, as_json=as_json, **options)
+            code = ingested(found, paths, dry_run=dry_run, as_json=as_json, **options)
     raise typer.Exit(code)
 
 
 def _refuse_missing(paths: Iterable[Path]) -> None:
     for path in paths:
         fail(f"{path}: no such file or folder", USAGE)
-
-
-def _ingest(library: Library, paths: Sequence[Path], *, as_json: bool, dry_run: bool = False, **options: Any) -> int:
-    """Run the pipeline, say what it does, and return the exit code."""
-    from ingest.pipeline import ingest_paths
-    from mmsearch.terminal import EventLines, ProgressLines
-
-    with EventLines() if as_json else ProgressLines() as telling:
-        report = ingest_paths(library, paths, dry_run=dry_run, progress=telling.progress, **options)
-    telling.report(report)
-    if report.interrupted:
-        saved = sum(report.items.values())
-        expected = max(saved, sum(report.plan.items.values()))
-        note(f"kept {saved:,} of {expected:,} items; run the same command to continue")
-        return INTERRUPTED
-    if not (as_json or dry_run) and report.items:
-        _what_next(library)
-    return SOME_FAILED if report.failures else OK
-
-
-def _what_next(library: Library) -> None:
-    """What to try after the first look at a library."""
-    import shlex
-
-    from mmsearch.examples import example_queries
-
-    for number, query in enumerate(example_queries(library.catalog)):
-        note(f"{'' if number else 'try':<6}mmsearch query {shlex.quote(query)}")
-    note("      mmsearch ui")
 
 
 # ---------------------------------------------------------------- query
@@ -493,7 +435,7 @@ def errors_command(
         with opened(library, model=model, device=device) as found:
             paths = [row.path for row in found.catalog.errors()]
             if paths:
-                raise typer.Exit(_ingest(found, paths, retry_failed=True, as_json=as_json))
+                raise typer.Exit(ingested(found, paths, retry_failed=True, as_json=as_json))
     else:
         with opened(library) as found:
             rows = found.catalog.errors()
@@ -578,264 +520,11 @@ def remove_command(
     )
 
 
-@app.command("models")
-def models_command(library: LibraryOption = None, as_json: JsonOption = False) -> None:
-    """List the models that have vectors in the library; the active one answers queries."""
-    from mmsearch.terminal import to_json
-
-    with opened(library) as found:
-        active = found.catalog.active_model_key()
-        models = [
-            {"model_key": key, "name": found.catalog.model_name(key), "dim": dim, "active": key == active}
-            for key, dim in found.catalog.model_keys().items()
-        ]
-    if as_json:
-        print(to_json(models, indent=2))
-        return
-    for row in models:
-        print(f"{'*' if row['active'] else ' '} {row['model_key']}  {row['name'] or ''}  {row['dim']} dimensions")
+# ---------------------------------------------------------------- groups of commands
 
 
-# ---------------------------------------------------------------- training
-
-
-train_app = typer.Typer(rich_markup_mode=None, help="Train an embedder.")
-app.add_typer(train_app, name="train")
-
-RecipeOption = Annotated[
-    str | None, typer.Option("--recipe", metavar="NAME", help="A recipe of `mmsearch train recipes`, or a YAML file.")
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="FIELD=VALUE", help="Change the recipe, as loss.temperature=0.05; again for more."),
-]
-StepsOption = Annotated[int | None, typer.Option(min=1, metavar="N", help="So many steps in every stage.")]
-DataOption = Annotated[
-    Path | None, typer.Option("--data", metavar="DIR", help="Folder of the training data [default: data].")
-]
-WorkOption = Annotated[
-    Path, typer.Option("--work", metavar="DIR", help="What is made from the data once: rendered pages, features, …")
-]
-
-
-@train_app.callback(invoke_without_command=True)
-def train_command(
-    context: typer.Context,
-    recipe: RecipeOption = None,
-    run: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the run [default: runs/<recipe>].")] = None,
-    data: DataOption = None,
-    steps: StepsOption = None,
-    set_: SetOption = None,
-    resume: Annotated[
-        bool, typer.Option("--resume/--fresh", help="Go on where the run's folder ends, or forget what is in it.")
-    ] = True,
-    from_library: Annotated[
-        bool, typer.Option("--from-library", help="Adapt the model to the files of your own library, without labels.")
-    ] = False,
-    judged: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help='With --from-library: queries and their right answers, a JSON object a line: {"query", "kind"?, "relevant": '
-            '[{"path", "page"?, "start_s"?, "end_s"?}]}.',
-        ),
-    ] = None,
-    minutes: Annotated[
-        float | None,
-        typer.Option(min=0.1, help="With --from-library: train for so long at most, roughly [default: 10]."),
-    ] = None,
-    use: Annotated[
-        bool, typer.Option("--use", help="With --from-library: if it is better, embed the library anew with it.")
-    ] = False,
-    work: WorkOption = Path("runs/work"),
-    library: LibraryOption = None,
-    device: DeviceOption = None,
-) -> None:
-    """Train an embedder: a recipe in, a checkpoint out.
-
-    Interrupting is safe: the same command goes on from the newest state. On several GPUs: `torchrun --nproc-per-node=8 -m --
-    mmsearch train …` (the -- keeps torchrun from reading --run).
-
-    \b
-    Examples:
-      mmsearch train --recipe mini
-      mmsearch train --recipe vlm2vec_v2_qwen2vl_2b --data ~/data --set stages.0.pairs.batch_size_global=256
-      mmsearch train export runs/mini --to my-model
-      mmsearch train --from-library
-    """
-    if context.invoked_subcommand is not None:
-        return
-    _training_speaks()
-    if from_library:
-        if recipe is not None or data is not None:
-            raise typer.BadParameter(
-                "--from-library trains the library's own model on its own files: no --recipe, no --data"
-            )
-        with opened(library, device=device) as found:
-            checkpoint = _adapt(found, run, judged, minutes, steps, set_, fresh=not resume)
-            if checkpoint is None or not use:
-                return
-            roots = list(found.catalog.roots())
-        with opened(library, model=str(checkpoint), device=device) as found:
-            raise typer.Exit(_ingest(found, roots, as_json=False))
-    if judged is not None or minutes is not None or use:
-        raise typer.BadParameter("--judged, --minutes and --use belong to --from-library")
-    from mmsearch.training.train import train
-
-    chosen = _recipe(recipe, run, steps, set_)
-    place = run or Path("runs") / Path(recipe or chosen.name).stem
-    try:
-        folder = train(chosen, place, data=data, work=work, fresh=not resume, device=device)
-    except KeyboardInterrupt:
-        if _is_first_process():
-            note(f"stopped; the state is in {place}, and the same command goes on")
-        raise
-    if _is_first_process():
-        note(f"the checkpoint is in {folder}; try it: mmsearch query --model {folder} …")
-
-
-def _adapt(
-    library: Library,
-    run: Path | None,
-    judged: Path | None,
-    minutes: float | None,
-    steps: int | None,
-    changes: list[str] | None,
-    *,
-    fresh: bool,
-) -> Path | None:
-    """Adapt the model to the library and tell what came of it. Returns the new checkpoint, None where the old one stays."""
-    import shlex
-
-    from mmsearch.adapt.run import adapt_to_library
-    from mmsearch.training.recipe import parse_changes
-
-    try:
-        found = adapt_to_library(
-            library,
-            run=run,
-            judged=judged,
-            minutes=minutes,
-            steps=steps,
-            changes=parse_changes(changes or []),
-            fresh=fresh,
-            tell=note,
-        )
-    except KeyboardInterrupt:
-        note("stopped; the library is as it was, and the same command goes on")
-        raise
-    for line in found.lines():
-        print(line)
-    if found.checkpoint is not None:
-        folders = shlex.join(map(str, library.catalog.roots()))
-        sys.stdout.flush()
-        note(f"use it: mmsearch ingest {folders} --model {shlex.quote(str(found.checkpoint))}")
-        note("every file is embedded anew beside the old vectors, which answer until that is done")
-    return found.checkpoint
-
-
-def _recipe(name: str | None, run: Path | None, steps: int | None, changes: list[str] | None) -> Any:
-    """The recipe that the options of `mmsearch train` describe; that of the run's folder if none is named."""
-    from mmsearch.training.recipe import change_recipe, load_recipe, parse_changes, recipe_names
-
-    if name is None:
-        if run is None or not (run / "recipe.yaml").is_file():
-            raise typer.BadParameter(f"--recipe is missing; there are {', '.join(recipe_names())}, or give a YAML file")
-        name = str(run / "recipe.yaml")
-    chosen = load_recipe(name)
-    fields = {f"stages.{number}.steps": steps for number in range(len(chosen.stages))} if steps else {}
-    return change_recipe(chosen, fields | parse_changes(changes or []))
-
-
-def _is_first_process() -> bool:
-    return os.environ.get("RANK", "0") == "0"
-
-
-def _training_speaks() -> None:
-    """Progress is told on stderr, by the first process alone."""
-    if _is_first_process():
-        logging.getLogger("mmsearch.training").setLevel(min(logging.INFO, logging.getLogger().level))
-
-
-@train_app.command("recipes")
-def train_recipes_command(as_json: JsonOption = False) -> None:
-    """List the recipes that come with mmsearch."""
-    from mmsearch.terminal import to_json
-    from mmsearch.training.recipe import load_recipe, recipe_names
-
-    rows = []
-    for name in recipe_names():
-        found = load_recipe(name)
-        start = found.model.checkpoint or "a new model"
-        steps = sum(stage.steps for stage in found.stages)
-        rows.append({"recipe": name, "start": start, "steps": steps, "sources": len(found.sources)})
-    if as_json:
-        print(to_json(rows, indent=2))
-        return
-    for row in rows:
-        print(f"{row['recipe']:<24}{row['start']}, {row['steps']:,} steps, {row['sources']} sources of pairs")
-
-
-@train_app.command("check")
-def train_check_command(
-    recipe: RecipeOption = None,
-    run: Annotated[Path | None, typer.Option(metavar="DIR", help="Take the recipe of this run.")] = None,
-    data: DataOption = None,
-    steps: StepsOption = None,
-    set_: SetOption = None,
-    sample: Annotated[int, typer.Option(min=1, metavar="N", help="Records that are read of every source.")] = 32,
-    processes: Annotated[int, typer.Option(min=1, metavar="N", help="Estimate for so many processes.")] = 1,
-    work: WorkOption = Path("runs/work"),
-    device: DeviceOption = None,
-) -> None:
-    """Look at a recipe's data and say what a run needs, without training. Exit code 4 if a source cannot be used."""
-    from mmsearch.terminal import duration, printable, size
-    from mmsearch.training.check import check_sources, estimate
-
-    chosen = _recipe(recipe, run, steps, set_)
-    checks = []
-    for found in check_sources(chosen, data, work, sample=sample):
-        checks.append(found)
-        if found.problem:
-            print(f"{found.name}: {printable(found.problem)}")
-            continue
-        bad = f", {found.bad} of {found.sampled} read are bad: {printable(found.first_reason)}" if found.bad else ""
-        cost = f", {found.patches:,.0f} patches and {found.tokens:,.0f} tokens a pair" if found.tokens else ""
-        print(f"{found.name}: {found.records:,} records{cost}{bad}")
-    needs = estimate(chosen, checks, processes=processes, device=device)
-    print(f"model: {needs.parameters / 1e6:,.1f}M parameters, {needs.trained / 1e6:,.1f}M of them trained")
-    print(
-        f"memory of a process, roughly: {size(needs.weights_bytes)} for weights and optimizer, "
-        f"at most {size(needs.activations_bytes)} for a chunk of {chosen.chunk_positions:,} positions"
-    )
-    if needs.seconds_per_step is not None:
-        total = needs.seconds_per_step * sum(stage.steps for stage in chosen.stages if stage.pairs)
-        print(
-            f"time on this machine, roughly, at best: {needs.seconds_per_step:.2g} s a step, {duration(total)} in all"
-        )
-    if any(found.problem or found.bad == found.sampled for found in checks):
-        raise typer.Exit(SOME_FAILED)
-
-
-@train_app.command("export")
-def train_export_command(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)],
-    to: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to [default: RUN/checkpoint].")] = None,
-    state: Annotated[
-        str, typer.Option(metavar="WHICH", help="newest, or the step of a state that is kept, as 500 or 1-500.")
-    ] = "newest",
-    ema: Annotated[
-        bool, typer.Option("--ema/--no-ema", help="The moving average of the weights where the run keeps one, or not.")
-    ] = True,
-    dtype: Annotated[str, typer.Option(metavar="TYPE", help="bfloat16, float16 or float32.")] = "bfloat16",
-) -> None:
-    """Write a run's model as a folder that mmsearch and transformers open: adapter merged, with a model card."""
-    from mmsearch.training.export import DTYPES, export_run
-
-    if dtype not in DTYPES:
-        raise typer.BadParameter(f"--dtype {dtype}: one of {', '.join(DTYPES)}")
-    folder = export_run(run, to, state=state, average=ema, dtype=dtype)
-    note(f"wrote {folder}")
+for name, group in (("models", models), ("train", train)):
+    app.add_typer(group.app, name=name)
 
 
 # ---------------------------------------------------------------- the page, the demo

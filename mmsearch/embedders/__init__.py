@@ -1,4 +1,4 @@
-"""Embedders: what turns inputs into vectors. To add one: a module here and a branch in `load_embedder`."""
+"""Embedders: what turns inputs into vectors. To add one: a module here and a line in `families`."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def load_embedder(
 
     Args:
         name_or_folder: "mini" (shipped), "toy" (no model: a hash of colours and words, for tests), a folder in the public
-            Qwen2-VL layout (a PEFT adapter folder too), or a hub name that is already in the local cache.
+            layout of its family (see `families`; a PEFT adapter folder too), or a hub name that is already in the local cache.
         device: "cpu", "cuda", …; chosen by itself if None.
         dtype: "float32" or "bfloat16"; if None, bfloat16 where the device computes it natively, else float32.
         min_pixels, max_pixels: bounds for every image or frame, over the checkpoint's own.
@@ -69,8 +69,8 @@ def load_embedder(
         from mmsearch.embedders.toy import ToyEmbedder
 
         return ToyEmbedder()
-    from mmsearch.embedders.vlm2vec import Vlm2VecEmbedder
+    from mmsearch.embedders.checkpoint import find_checkpoint
+    from mmsearch.embedders.families import family_class, family_of
 
-    return Vlm2VecEmbedder.load(
-        name_or_folder, device=device, dtype=dtype, min_pixels=min_pixels, max_pixels=max_pixels
-    )
+    opener = family_class(family_of(find_checkpoint(name_or_folder)))
+    return opener.load(name_or_folder, device=device, dtype=dtype, min_pixels=min_pixels, max_pixels=max_pixels)

@@ -16,6 +16,8 @@ HEAVY = ("torch", "faiss", "streamlit", "transformers", "alembic", "sqlalchemy",
 # A module may import what stands below it, and its neighbours on the same line.
 LAYERS = [
     {"mmsearch.cli", "mmsearch.__main__", "ui"},
+    {"mmsearch.commands"},
+    {"mmsearch.judgements"},
     {"ingest", "mmsearch.search", "mmsearch.training", "mmsearch.evaluation", "mmsearch.demo", "mmsearch.examples", "mmsearch.adapt"},
     {"mmsearch.library"},
     {"mmsearch.catalog", "mmsearch.vectors", "mmsearch.embedders"},

@@ -1,0 +1,62 @@
+"""What all commands share: exit codes, how they speak, options of one meaning, and opening the library."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from mmsearch.library import Library
+
+OK, NO_HIT, USAGE, NO_LIBRARY, SOME_FAILED, FAULT, INTERRUPTED = 0, 1, 2, 3, 4, 70, 130
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """One line on stderr, then the end."""
+    from mmsearch.terminal import printable
+
+    print(f"mmsearch: {printable(message)}", file=sys.stderr)
+    sys.exit(code)
+
+
+def note(message: str) -> None:
+    """A line for people, on stderr."""
+    print(message, file=sys.stderr, flush=True)
+
+
+LibraryOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--library",
+        "-L",
+        metavar="DIR",
+        help="Folder of the index. Else MMSEARCH_LIBRARY, the nearest index_data/, or the user's data folder.",
+    ),
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option("--model", metavar="NAME", help="Checkpoint: a name or a folder [default: the shipped one]."),
+]
+DeviceOption = Annotated[
+    str | None, typer.Option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, … [default: the best there is].")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+@contextmanager
+def opened(
+    folder: Path | None, *, create: bool = False, model: str | None = None, device: str | None = None
+) -> Iterator[Library]:
+    """The library of this command, closed at the end."""
+    import mmsearch
+
+    with mmsearch.open(folder, create=create, model=model, device=device) as library:
+        if not logging.getLogger().isEnabledFor(logging.INFO):  # --verbose leads
+            logging.getLogger().setLevel(library.settings.log_level)
+        yield library

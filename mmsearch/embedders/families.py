@@ -1,0 +1,47 @@
+"""Which code runs which checkpoint: a family is a module here with a class whose `load` opens it.
+
+To add one: the module, a line in `FAMILIES`, and, where its checkpoints are not known by their `config.json` alone, a line in
+`mmsearch.embedders.known`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from mmsearch.embedders.checkpoint import SIDECAR, Checkpoint
+from mmsearch.errors import EmbedderError
+
+FAMILIES: dict[str, str] = {
+    "vlm2vec": "mmsearch.embedders.vlm2vec:Vlm2VecEmbedder",
+}
+"""Family: "module:class". The class has `load(name_or_folder, *, device, dtype, min_pixels, max_pixels)`, which
+gives an `Embedder`; arguments and errors as in `mmsearch.embedders.load_embedder`."""
+
+FAMILY_OF_TYPE: dict[str, str] = {
+    "qwen2_vl": "vlm2vec",
+}
+"""The `model_type` of a `config.json`: the family that runs it unless the checkpoint is known to want another."""
+
+
+def family_of(checkpoint: Checkpoint) -> str:
+    """The family of a checkpoint: as its sidecar says, else as known by its name, else by its `model_type`.
+
+    Raises:
+        EmbedderError: none of them knows it.
+    """
+    told = checkpoint.json(SIDECAR).get("family")
+    model_type = checkpoint.json("config.json").get("model_type")
+    family = told or FAMILY_OF_TYPE.get(str(model_type))
+    if family not in FAMILIES:
+        known = ", ".join(sorted(FAMILIES))
+        raise EmbedderError(
+            f"{checkpoint.base}: no family of models runs it (family {told!r}, model type {model_type!r}); known: {known}"
+        )
+    return family
+
+
+def family_class(family: str) -> Any:
+    """The class that opens checkpoints of a family."""
+    module, _, name = FAMILIES[family].partition(":")
+    return getattr(import_module(module), name)
