@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench constraints clean
+.PHONY: help demo test check format bench bench-encoding constraints clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 22
@@ -31,6 +31,9 @@ format: $(VENV)/.installed-test ## put the code into form
 
 bench: $(VENV)/.installed-test ## measure speed and memory; BENCH="--quick --folder …" passes options on
 	@$(BIN)/python tests/benchmarks/bench.py $(BENCH)
+
+bench-encoding: $(VENV)/.installed-test ## encoding against the reference's loop on the same checkpoint; BENCH="--scale 0.3" for a first look
+	@$(BIN)/python tests/benchmarks/reference_loop.py $(BENCH)
 
 constraints: ## write constraints.txt anew from the newest versions, in an environment of its own
 	@.ci/record-constraints
