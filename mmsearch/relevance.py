@@ -15,7 +15,7 @@ pages out of a search for dogs, and pictures of print, which the model cannot re
 
 The best of n irrelevant items lies around sqrt(2 ln n) standard deviations above the mean, hence the middle of the logistic
 moves with it. Lexical relevance is the part of the query's IDF mass that an item holds. The two are fused as independent
-reasons to believe that the item is relevant (noisy-or).
+reasons to believe that the item is relevant (noisy-or); but where words are found, texts without them are believed less.
 """
 
 from __future__ import annotations
@@ -49,8 +49,12 @@ LEXICAL_CEILING = 0.9
 """What an item is worth that holds every word of the query, best placed."""
 LEXICAL_POWER = 1.5
 """Above 1, half of the words are worth less than half."""
-LEXICAL_BM25_SHARE = 0.2
+LEXICAL_BM25_SHARE = 0.5
 """How much of the lexical relevance depends on BM25, that is on how often and in how short a text the words stand."""
+
+MISSING_WORDS = 0.6
+"""Where some text holds all of the query's words, being near in meaning is worth so much less for an item with a text: it should have
+held them too. Of an item without text (a photo, a scanned page) missing words say nothing."""
 
 MIN_RELEVANCE = 0.3
 """The cut-off: below it a hit is not shown, unless asked for."""
@@ -133,8 +137,15 @@ def lexical_relevance(share: np.ndarray, bm25: np.ndarray) -> np.ndarray:
     return LEXICAL_CEILING * share**LEXICAL_POWER * (1 - LEXICAL_BM25_SHARE + LEXICAL_BM25_SHARE * place)
 
 
-def fuse(dense: np.ndarray, lexical: np.ndarray) -> np.ndarray:
-    """Either reason is enough, both together are more: 1 - (1 - dense)(1 - lexical)."""
+def fuse(dense: np.ndarray, lexical: np.ndarray, has_text: np.ndarray | bool = False) -> np.ndarray:
+    """Either reason is enough, both together are more: 1 - (1 - dense)(1 - lexical).
+
+    Args:
+        dense, lexical: [n], what one query's candidates are worth by meaning and by words.
+        has_text: bool [n], whose dense relevance falls with the best of `lexical` (see MISSING_WORDS).
+    """
+    findable = lexical.max(initial=0.0)
+    dense = dense * np.where(has_text, 1 - MISSING_WORDS * findable, 1.0)
     return 1 - (1 - dense) * (1 - lexical)
 
 

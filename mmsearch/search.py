@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -68,13 +68,14 @@ class _Scope:
 @dataclass(frozen=True, slots=True)
 class _Candidates:
     """Parallel arrays; `cosine` is NaN where nothing was compared by meaning, `is_other_kind` true where the query's words name
-    another kind than the item's."""
+    another kind than the item's, `has_text` where the query's words could have been found."""
 
     ids: np.ndarray
     cosine: np.ndarray
     dense: np.ndarray
     lexical: np.ndarray
     is_other_kind: np.ndarray
+    has_text: np.ndarray
 
 
 def search(
@@ -165,9 +166,7 @@ def more_like(
     with library.steady():
         found = _candidates(library, scope, own, NO_MATCHES, depth, frozenset(), is_text=False)
     keep = found.ids != item_id
-    found = _Candidates(
-        found.ids[keep], found.cosine[keep], found.dense[keep], found.lexical[keep], found.is_other_kind[keep]
-    )
+    found = _Candidates(*(getattr(found, column.name)[keep] for column in fields(found)))
     hits = _hits(library, found, k, offset, min_relevance, "")
     hits.searched, hits.model_ms = max(0, scope.searched - 1), model_ms
     hits.took_ms = 1e3 * (time.perf_counter() - started)
@@ -196,7 +195,7 @@ def _candidates(
 ) -> _Candidates:
     """What is near by meaning in any kind, joined with what matches by words, both as relevance 0…1."""
     ids, cosine, dense = [np.empty(0, np.int64)], [np.empty(0)], [np.empty(0)]
-    is_other = [np.empty(0, bool)]
+    is_other, is_page = [np.empty(0, bool)], [np.empty(0, bool)]
     for kind, query in queries.items() if scope.searched else ():
         near, scores = library.nearest(kind, query, depth, scope.allowed)
         worded, worded_scores = library.cosines(kind, query, matches.ids[~np.isin(matches.ids, near)])
@@ -210,11 +209,13 @@ def _candidates(
         cosine.append(scores)
         dense.append(worth * relevance.typicality(above, scale) * _reliability(library, kind, ids[-2:], scale))
         is_other.append(np.full(len(scores), bool(named) and kind not in named))
+        is_page.append(np.full(len(scores), kind == "page"))
     rest = matches.ids[~np.isin(matches.ids, np.concatenate(ids))]  # no vector of this model, or the model was left out
     ids.append(rest)
     cosine.append(np.full(len(rest), np.nan))
     dense.append(np.zeros(len(rest)))
     is_other.append(np.zeros(len(rest), bool))
+    is_page.append(np.zeros(len(rest), bool))
 
     every = np.concatenate(ids)
     lexical = np.zeros(len(every))
@@ -223,7 +224,12 @@ def _candidates(
         place = order[np.searchsorted(matches.ids, every, sorter=order).clip(max=len(order) - 1)]
         worth = relevance.lexical_relevance(matches.share.astype(np.float64), matches.bm25.astype(np.float64))
         lexical = np.where(matches.ids[place] == every, worth[place], 0.0)
-    return _Candidates(every, np.concatenate(cosine), np.concatenate(dense), lexical, np.concatenate(is_other))
+    has_text = np.concatenate(is_page)
+    if len(matches) and has_text.any():
+        has_text &= ~np.isin(every, library.pages_without_text())
+    return _Candidates(
+        every, np.concatenate(cosine), np.concatenate(dense), lexical, np.concatenate(is_other), has_text
+    )
 
 
 def _reliability(library: Library, kind: Kind, ids: Sequence[np.ndarray], scale: MatchScale | None) -> np.ndarray:
@@ -241,7 +247,7 @@ def _reliability(library: Library, kind: Kind, ids: Sequence[np.ndarray], scale:
 def _hits(library: Library, found: _Candidates, k: int, offset: int, min_relevance: float | None, text: str) -> Hits:
     """Rank, cut off, and load only the page that is asked for."""
     floor = relevance.MIN_RELEVANCE if min_relevance is None else min_relevance
-    fused = relevance.fuse(found.dense, found.lexical)
+    fused = relevance.fuse(found.dense, found.lexical, found.has_text)
     fused = np.where(found.is_other_kind, fused * relevance.OTHER_KIND, fused)
     order = np.lexsort((found.ids, -np.nan_to_num(found.cosine, nan=-2.0), -fused))
     total = int(np.count_nonzero(fused >= floor))

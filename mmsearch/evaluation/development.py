@@ -170,7 +170,7 @@ def page_scores(evaluation: Evaluation, queries: Sequence[str]) -> dict[str, np.
     )
     systems = {
         DENSE: dense,
-        FUSED: fusion.served(relevance, WordIndex(split.page_texts).relevance(queries), dense),
+        FUSED: fusion.served(relevance, WordIndex(split.page_texts).relevance(queries), dense, encoded.has_text()),
         RANK_FUSED: fusion.reciprocal_rank_fusion(dense, fusion.found_only(words)),
         PICTURE: asked @ encoded.page_pictures.T,
         BM25: words,
@@ -273,9 +273,11 @@ def instructions(evaluation: Evaluation) -> dict[str, Table]:
     named = [f"{NAMED[query.wanted]} {query.text}" for query in queries]
     index = WordIndex([*split.page_texts, *[""] * (len(kind_of) - len(split.pages))])
     own_words, named_words = index.relevance([query.text for query in queries]), index.relevance(named)
-    by_instruction = fusion.served(_relevance(encoded, vectors, dict.fromkeys(KINDS, asked)), own_words, cosines)
+    has_text = np.concatenate([encoded.has_text(), np.zeros(len(kind_of) - len(split.pages), bool)])
+    by_kind = _relevance(encoded, vectors, dict.fromkeys(KINDS, asked))
+    by_instruction = fusion.served(by_kind, own_words, cosines, has_text)
     each = {kind: encoded.questions(named, kind) for kind in KINDS}
-    by_words = fusion.served(_relevance(encoded, vectors, each), named_words, cosines)
+    by_words = fusion.served(_relevance(encoded, vectors, each), named_words, cosines, has_text)
     by_words = fusion.other_kind(by_words, kind_of != wanted[:, None])
     return {
         "instructions": Table(

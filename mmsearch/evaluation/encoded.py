@@ -105,8 +105,11 @@ class Encoded:
     def page_reliability(self, *, has_text: bool = True) -> np.ndarray:
         """float64 [pages]: what the application gives for the model's word on each page."""
         with_text, without = self.match_scale["page"].reliability, self.match_scale[WITHOUT_TEXT].reliability
-        little = np.array([len(text) < LITTLE_TEXT_CHARS for text in self.split.page_texts])
-        return np.where(little | (not has_text), without, with_text)
+        return np.where(self.has_text() & has_text, with_text, without)
+
+    def has_text(self) -> np.ndarray:
+        """bool [pages]: whether a page has more text than the application takes for none."""
+        return np.array([len(text) >= LITTLE_TEXT_CHARS for text in self.split.page_texts])
 
     def _pages(self, texts: Sequence[str]) -> np.ndarray:
         instruction = DOCUMENT_INSTRUCTIONS["page"]

@@ -55,9 +55,10 @@ def dense_relevance(
     return fused
 
 
-def served(dense: np.ndarray, lexical: np.ndarray, cosines: np.ndarray) -> np.ndarray:
-    """The application's order of items: by relevance, where that is equal by cosine."""
-    return relevance.fuse(dense, lexical) + 1e-12 * cosines
+def served(dense: np.ndarray, lexical: np.ndarray, cosines: np.ndarray, has_text: np.ndarray | bool) -> np.ndarray:
+    """The application's order of items: by relevance, where that is equal by cosine. Tables [q, n]; `has_text`: bool [n]."""
+    fused = [relevance.fuse(*rows, has_text) for rows in zip(dense, lexical, strict=True)]
+    return np.stack(fused) + 1e-12 * cosines
 
 
 def other_kind(scores: np.ndarray, is_other: Sequence[bool] | np.ndarray) -> np.ndarray:

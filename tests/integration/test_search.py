@@ -380,6 +380,13 @@ def test_the_background_of_stored_vectors_leaves_out_twins() -> None:
 def test_fusion() -> None:
     a, b = np.array([0.0, 0.5, 0.5, 1.0]), np.array([0.4, 0.0, 0.5, 0.2])
     np.testing.assert_allclose(relevance.fuse(a, b), [0.4, 0.5, 0.75, 1.0])
+    has_text, less = np.array([False, False, True, True]), 1 - 0.5 * relevance.MISSING_WORDS  # the best of b is 0.5
+    np.testing.assert_allclose(
+        relevance.fuse(a, b, has_text), [0.4, 0.5, 1 - (1 - 0.5 * less) * 0.5, 1 - (1 - less) * 0.8]
+    )
+    np.testing.assert_allclose(
+        relevance.fuse(a, 0 * b, has_text), a, err_msg="no words found anywhere: nothing is missing"
+    )
     share, bm25 = np.array([1.0, 1.0, 0.25]), np.array([4.0, 2.0, 0.0])
     ceiling, part = relevance.LEXICAL_CEILING, relevance.LEXICAL_BM25_SHARE
     want = [ceiling, ceiling * (1 - part / 2), ceiling * 0.25**relevance.LEXICAL_POWER * (1 - part)]

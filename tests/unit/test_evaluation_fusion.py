@@ -84,7 +84,7 @@ def test_relevance_and_order_are_the_applications(
             asked, stored, generic, searched=len(TEXTS), scale=scales.get("page"), reliability=reliability
         )
         lexical = WordIndex(TEXTS, ["x/q.pdf"] * len(TEXTS)).relevance(QUERIES)
-        served = fusion.served(dense, lexical, asked @ stored.T)
+        served = fusion.served(dense, lexical, asked @ stored.T, ~little)
 
         for row, query in enumerate(QUERIES):
             for mode, ours in (("fused", served), ("dense", dense), ("text", lexical)):
