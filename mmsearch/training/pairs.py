@@ -6,98 +6,13 @@ Nothing is decoded here: a `Picture` knows where its pixels lie and opens them w
 from __future__ import annotations
 
 import hashlib
-import io
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
 
-from mmsearch.errors import DatasetError
-from mmsearch.media import decode_image
-from mmsearch.training.sources import TarMember
+from mmsearch.pictures import BytesPicture, FilePicture, MadePicture, Picture, TarPicture
 
-
-@runtime_checkable
-class Picture(Protocol):
-    """Pixels that are decoded on demand, in whatever process makes the batch: it must be picklable."""
-
-    def open(self) -> Image.Image:
-        """The picture, RGB, upright, in its own size.
-
-        Raises:
-            DatasetError, SourceError or OSError: it cannot be read; the record is then skipped.
-        """
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class FilePicture:
-    """A picture file."""
-
-    path: Path
-
-    @property
-    def identity(self) -> str:
-        return str(self.path)
-
-    def open(self) -> Image.Image:
-        if not self.path.is_file():
-            raise DatasetError(f"no picture at {self.path}")
-        return decode_image(self.path)
-
-
-@dataclass(frozen=True, slots=True)
-class BytesPicture:
-    """An encoded picture (JPEG, PNG, …) that a dataset carries in itself.
-
-    Attributes:
-        name: where it came from, for messages.
-    """
-
-    data: bytes
-    name: str = "picture"
-
-    @property
-    def identity(self) -> str:
-        return hashlib.sha1(self.data).hexdigest()
-
-    def open(self) -> Image.Image:
-        file = io.BytesIO(self.data)
-        file.name = self.name  # what decoders name in their errors
-        return decode_image(file)
-
-
-@dataclass(frozen=True, slots=True)
-class TarPicture:
-    """A picture inside an uncompressed tar."""
-
-    member: TarMember
-    name: str
-
-    @property
-    def identity(self) -> str:
-        return f"{self.member.tar}@{self.member.offset}"
-
-    def open(self) -> Image.Image:
-        return BytesPicture(self.member.read(), self.name).open()
-
-
-@dataclass(frozen=True, slots=True)
-class MadePicture:
-    """A picture that `make(*arguments)` returns: a rendered page, a frame of a video.
-
-    `make` is a function of a module, so that the picture can be sent to a worker process; `identity` is what tells this
-    picture from others.
-    """
-
-    make: Callable[..., Image.Image]
-    arguments: tuple[Any, ...]
-    identity: str
-
-    def open(self) -> Image.Image:
-        return self.make(*self.arguments)
+__all__ = ["BytesPicture", "FilePicture", "MadePicture", "Pair", "Picture", "Side", "TarPicture", "side_key"]
 
 
 @dataclass(frozen=True, slots=True)

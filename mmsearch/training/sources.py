@@ -13,31 +13,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from mmsearch.errors import DatasetError
+from mmsearch.pictures import TarMember
 
 
 def is_development(name: str) -> bool:
     """Whether a record is kept out of training (a tenth, by the SHA-1 of its name)."""
     return int(hashlib.sha1(name.encode()).hexdigest(), 16) % 10 == 0
-
-
-@dataclass(frozen=True, slots=True)
-class TarMember:
-    """Where one file's bytes lie in an uncompressed tar: read without unpacking, in any order."""
-
-    tar: Path
-    offset: int
-    size: int
-
-    def read(self) -> bytes:
-        with self.tar.open("rb") as file:
-            file.seek(self.offset)
-            return file.read(self.size)
-
-    def image(self) -> Image.Image:
-        return Image.open(io.BytesIO(self.read())).convert("RGB")
 
 
 @dataclass(frozen=True, slots=True)
