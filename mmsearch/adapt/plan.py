@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,9 @@ from mmsearch.adapt.split import Part, file_of, split_files
 from mmsearch.adapt.words import Rarity, Words, caption_words, names, page_words, spoken_words
 from mmsearch.catalog import Catalog, SourceRow
 from mmsearch.errors import DatasetError
-from mmsearch.items import KIND_ALIASES, KINDS, Item, Kind
+from mmsearch.items import KINDS, Item, Kind
+from mmsearch.judgements.places import ItemsByName
+from mmsearch.judgements.queries import read_queries
 
 ITEMS_PER_KIND = 10_000
 """More are not looked at: a sample of the files, by content."""
@@ -138,7 +139,7 @@ def make_plan(
     """Look through the catalog.
 
     Args:
-        trained: sha256 of files that the model was adapted to before. judged: see `read_judged`.
+        trained: sha256 of files that the model was adapted to before. judged: see `mmsearch.judgements.queries`.
         reads_text: whether the model is given an item's text beside its picture. reads_print: whether it makes anything of a page's
             picture alone; a model that does not cannot be taught to by a few hundred pages.
 
@@ -295,73 +296,23 @@ def _two_of(words: Sequence[Words], seed: int) -> Sequence[Words]:
 # Judged hits
 
 
-def read_judged(path: Path) -> list[dict[str, Any]]:
-    """Queries with their right answers, a JSON object per line: `{"query", "kind"?, "instruction"?, "relevant": [{"path", "page"?, "start_s"?,
-    "end_s"?}]}`. `path` may be the end of a path. Further fields are not read.
-
-    Raises: DatasetError naming a line that is not so.
-    """
-    rows = []
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path} cannot be read: {error}") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DatasetError(f"{where} is no JSON: {error}") from error
-        relevant = row.get("relevant") if isinstance(row, dict) else None
-        if not isinstance(relevant, list) or not all(
-            isinstance(r, dict) and isinstance(r.get("path"), str) for r in relevant
-        ):
-            raise DatasetError(f'{where}: expected {{"query": …, "relevant": [{{"path": …}}]}}')
-        if not isinstance(row.get("query"), str) or row.get("kind") not in (None, *KIND_ALIASES):
-            raise DatasetError(f"{where}: `query` must be a text and `kind`, if given, page, image or clip")
-        rows.append(row)
-    return rows
-
-
 def _judged_questions(path: Path, items: Sequence[Item], plan: Plan) -> list[Question]:
     """Judged queries with their items, one per kind; what is not in the library is noted in the plan."""
-    by_name: dict[str, list[Item]] = defaultdict(list)
-    for item in items:
-        by_name[os.fsencode(item.path.name).decode("utf-8", "replace")].append(item)
+    by_name = ItemsByName(items)
     found, lost, pictured = [], 0, 0
-    for row in read_judged(path):
-        if row.get("image") or not row["query"].strip():
+    for judged in read_queries(path):
+        if judged.image is not None or not judged.query:
             pictured += 1
             continue
-        right = {item.id: item for answer in row["relevant"] for item in _matching(answer, by_name)}
-        wanted = KIND_ALIASES[row["kind"]] if row.get("kind") else None
-        kinds = {item.kind for item in right.values()} if wanted is None else {wanted}
-        questions = []
+        kinds = KINDS if judged.kind is None else (judged.kind,)
+        right = {item.id: item for place in judged.relevant for item in by_name.at(place, kinds)}
         for kind in KINDS:
             own = tuple(sorted(item.id for item in right.values() if item.kind == kind))
-            if kind in kinds and own:
-                query = " ".join(row["query"].split())
-                questions.append(Question(query, kind, "judged", own, (), "", row.get("instruction")))
-        found += questions
-        lost += not questions and bool(row["relevant"])
+            if own:
+                found.append(Question(judged.query, kind, "judged", own, (), "", judged.instruction))
+        lost += not right and bool(judged.relevant)
     if lost:
         plan.notes.append(f"{lost} judged queries name nothing that is in the library")
     if pictured:
         plan.notes.append(f"{pictured} judged queries with pictures were left out")
     return found
-
-
-def _matching(answer: Mapping[str, Any], by_name: Mapping[str, Sequence[Item]]) -> Iterable[Item]:
-    wanted = Path(answer["path"])
-    for item in by_name.get(wanted.name, ()):
-        if item.path.parts[-len(wanted.parts) :] != wanted.parts:
-            continue
-        if answer.get("page") is not None and item.page_number != answer["page"]:
-            continue
-        if answer.get("start_s") is not None and item.start_s is not None and item.end_s is not None:
-            end_s = answer.get("end_s", answer["start_s"])
-            if item.end_s <= answer["start_s"] or item.start_s > max(end_s, answer["start_s"]):
-                continue
-        yield item

@@ -142,7 +142,7 @@ def adapt_to_library(
 
     Args:
         run: folder of the run; `adapted/` in the library's folder if None. Kept models lie in it as `model-…`.
-        judged: queries with right answers, see `mmsearch.adapt.plan.read_judged`.
+        judged: queries with right answers, see `mmsearch.judgements.queries`.
         minutes: of training, roughly (measured on a few steps); `DEFAULT_MINUTES` if None, and never more than a few passes over the pairs.
         steps: of training, instead of `minutes`.
         changes: to the recipe, see `mmsearch.training.recipe.change_recipe`.
