@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
+from mmsearch.embedders.known import known_model
 from mmsearch.embedders.qwen2vl_inputs import MERGE, PATCH, TEMPORAL
 from mmsearch.errors import EmbedderError, ModelNotFound
 
@@ -28,6 +29,7 @@ SHIPPED = Path(__file__).parents[1] / "checkpoints"
 SIDECAR = "mmsearch.json"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+HUB_NAME = r"[\w.-]+/[\w.-]+(@[\w.-]+)?"
 
 Tensors = dict[str, torch.Tensor]
 
@@ -89,7 +91,7 @@ def _no_weights(folder: Path) -> EmbedderError:
     if pickled:
         return EmbedderError(
             f"{folder} holds only pickled weights ({pickled[0]}), which could run code when opened; "
-            "convert them to safetensors and try again"
+            "`mmsearch models pull` converts those of the models that it knows; convert others to safetensors yourself"
         )
     return ModelNotFound(f"no .safetensors file in {folder}")
 
@@ -105,19 +107,36 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def find_checkpoint(name_or_folder: str | Path) -> Checkpoint:
-    """Resolve "mini", a folder, or a hub name in the local cache. The network is never asked.
+    """Resolve "mini", a folder, or a hub name in the local cache ("owner/name", or "owner/name@revision").
+
+    The network is never asked.
 
     Raises:
         ModelNotFound: nothing there; the message says what was looked for and how to get it.
     """
     folder = _find_folder(name_or_folder)
+    name = published_name(folder).rpartition("/")[2]
     if not (folder / ADAPTER_CONFIG).is_file():
-        return Checkpoint(folder.name, folder)
+        return Checkpoint(name, folder)
     base = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+    known = known_model(published_name(folder))
     if not base:
         raise EmbedderError(f"{folder / ADAPTER_CONFIG} does not name its base model")
     beside = folder / base
-    return Checkpoint(folder.name, beside.resolve() if beside.is_dir() else _find_folder(base), folder)
+    if beside.is_dir():
+        return Checkpoint(name, beside.resolve(), folder)
+    try:
+        return Checkpoint(name, _find_folder(base), folder)
+    except ModelNotFound:
+        if known is None or known.base in (None, base):
+            raise
+        return Checkpoint(name, _find_folder(str(known.base)), folder)  # the adapter names a folder of its maker
+
+
+def published_name(folder: Path) -> str:
+    """What a folder is called on the hub: "owner/name" inside the hub's local cache, else the folder's own name."""
+    cached = re.search(r"models--([^/]+)--([^/]+)/snapshots/[^/]+/?$", folder.as_posix())
+    return f"{cached[1]}/{cached[2]}" if cached else folder.name
 
 
 def _find_folder(name_or_folder: str | Path) -> Path:
@@ -134,25 +153,33 @@ def _find_folder(name_or_folder: str | Path) -> Path:
         raise ModelNotFound(
             f"the shipped checkpoint is missing from this installation ({shipped}); install mmsearch again"
         )
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        cached = _find_in_hub_cache(name)
+    if re.fullmatch(HUB_NAME, name):
+        cached = find_in_hub_cache(name)
         if cached is not None:
             return cached
         raise ModelNotFound(
-            f"no folder {name!r}, and no model of that name in the local Hugging Face cache; mmsearch downloads nothing: "
-            f"fetch it with `hf download {name}`, or give a folder"
+            f"no folder {name!r}, and no model of that name in the local Hugging Face cache; "
+            f"fetch it with `mmsearch models pull {name}` (nothing else asks the network), or give a folder"
         )
-    raise ModelNotFound(f"no checkpoint {name!r}: give mini, a folder, or a hub name that is in the local cache")
+    raise ModelNotFound(
+        f"no checkpoint {name!r}: give mini, a folder, or a hub name that is here; `mmsearch models list` shows them"
+    )
 
 
-def _find_in_hub_cache(name: str) -> Path | None:
+def find_in_hub_cache(name: str) -> Path | None:
+    """The folder of a hub name ("owner/name", or with "@revision") in the local cache; None if it is not there."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-    try:
-        return Path(snapshot_download(name, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError):
-        return None
+    name, _, revision = name.partition("@")
+    known = known_model(name)
+    pinned = known.revision if known is not None and known.name == name else None
+    for wanted in [revision] if revision else filter(None, [pinned, "main"]):
+        try:
+            return Path(snapshot_download(name, revision=wanted, local_files_only=True))
+        except (LocalEntryNotFoundError, HFValidationError):
+            continue
+    return None
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from mmsearch.embedders.checkpoint import SIDECAR, Checkpoint
+from mmsearch.embedders.checkpoint import SIDECAR, Checkpoint, published_name
+from mmsearch.embedders.known import known_model
 from mmsearch.errors import EmbedderError
 
 FAMILIES: dict[str, str] = {
@@ -31,12 +32,16 @@ def family_of(checkpoint: Checkpoint) -> str:
         EmbedderError: none of them knows it.
     """
     told = checkpoint.json(SIDECAR).get("family")
-    model_type = checkpoint.json("config.json").get("model_type")
-    family = told or FAMILY_OF_TYPE.get(str(model_type))
+    config = checkpoint.json("config.json")
+    model_type = config.get("model_type")
+    folders = (checkpoint.adapter, checkpoint.base)
+    known = next((row for folder in folders if folder and (row := known_model(published_name(folder)))), None)
+    family = told or (known.family if known else None) or FAMILY_OF_TYPE.get(str(model_type))
     if family not in FAMILIES:
-        known = ", ".join(sorted(FAMILIES))
+        code = "; the code that comes with it is never run" if "auto_map" in config else ""
         raise EmbedderError(
-            f"{checkpoint.base}: no family of models runs it (family {told!r}, model type {model_type!r}); known: {known}"
+            f"{checkpoint.base}: no family of models runs it (family {told!r}, model type {model_type!r}){code}; "
+            f"known: {', '.join(sorted(FAMILIES))}"
         )
     return family
 

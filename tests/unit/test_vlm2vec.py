@@ -503,7 +503,7 @@ class TestCheckpoint:
         for name, message in (
             (tmp_path, r"without config\.json"),
             (tmp_path / "nothing", "no checkpoint"),
-            ("someone/some-model", "hf download someone/some-model"),
+            ("someone/some-model", "mmsearch models pull someone/some-model"),
         ):
             with pytest.raises(ModelNotFound, match=message):
                 load_embedder(name)
