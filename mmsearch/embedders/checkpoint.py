@@ -1,4 +1,4 @@
-"""Checkpoint folders in the public Qwen2-VL layout: find, read, check, adapt, write. Safetensors only; nothing is unpickled.
+"""Checkpoint folders in the public layout of Qwen2-VL and its kin: find, read, check, adapt, write. Safetensors only; nothing is unpickled.
 
 A folder holds `config.json` (flat as on the hub, or nested as transformers 5 writes it), `*.safetensors`, `tokenizer.json`
 (or `vocab.json` and `merges.txt`), and may hold a sidecar `mmsearch.json`. An adapter folder holds `adapter_config.json` and
@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
 from mmsearch.embedders.known import known_model
-from mmsearch.embedders.qwen2vl_inputs import MERGE, PATCH, TEMPORAL
 from mmsearch.errors import EmbedderError, ModelNotFound
 
 SHIPPED = Path(__file__).parents[1] / "checkpoints"
@@ -168,18 +167,35 @@ def _find_folder(name_or_folder: str | Path) -> Path:
 
 def find_in_hub_cache(name: str) -> Path | None:
     """The folder of a hub name ("owner/name", or with "@revision") in the local cache; None if it is not there."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub import try_to_load_from_cache
 
     name, _, revision = name.partition("@")
     known = known_model(name)
     pinned = known.revision if known is not None and known.name == name else None
     for wanted in [revision] if revision else filter(None, [pinned, "main"]):
-        try:
-            return Path(snapshot_download(name, revision=wanted, local_files_only=True))
-        except (LocalEntryNotFoundError, HFValidationError):
-            continue
+        for file in ("config.json", ADAPTER_CONFIG):
+            try:
+                found = try_to_load_from_cache(name, file, revision=wanted)
+            except ValueError:  # no name of the hub's
+                return None
+            if isinstance(found, str):
+                return Path(found).parent
     return None
+
+
+def missing_weights(checkpoint: Checkpoint) -> list[str]:
+    """Files of weights that an index, or the others' names, call for and that are not there, as after a broken download."""
+    wanted: set[str] = set()
+    index = checkpoint.base / "model.safetensors.index.json"
+    if index.is_file():
+        wanted.update(read_json(index).get("weight_map", {}).values())
+    present = {path.name for path in checkpoint.base.glob("*.safetensors")}
+    for name in present:
+        if shard := re.fullmatch(r"(.+-)\d{5}-of-(\d{5})(\.safetensors)", name):
+            wanted.update(f"{shard[1]}{n:05}-of-{shard[2]}{shard[3]}" for n in range(1, int(shard[2]) + 1))
+    if checkpoint.adapter is not None and not (checkpoint.adapter / ADAPTER_WEIGHTS).is_file():
+        wanted.add(ADAPTER_WEIGHTS)
+    return sorted(wanted - present) or ([] if present else ["model.safetensors"])
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
@@ -249,8 +265,16 @@ _ADAPTER_KEY = re.compile(
 )
 
 
-def merge_adapter(tensors: Tensors, adapter: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> None:
+def merge_adapter(
+    tensors: Tensors,
+    adapter: Mapping[str, torch.Tensor],
+    config: Mapping[str, Any],
+    *,
+    name_of: Callable[[str], str] = model_key_of,
+) -> None:
     """Merge a LoRA or DoRA adapter into the model's weights, in place, computed in float32.
+
+    `name_of` turns a module's name in the adapter into its name in `tensors`.
 
     LoRA: W + s·BA with s = alpha / r. DoRA: magnitude · (W + s·BA) / norm of each of its rows.
     Source: huggingface/peft `src/peft/tuners/lora/{layer,dora}.py` (arXiv 2402.09353).
@@ -272,13 +296,13 @@ def merge_adapter(tensors: Tensors, adapter: Mapping[str, torch.Tensor], config:
         match = _ADAPTER_KEY.fullmatch(key)
         if match is None:
             raise EmbedderError(f"unexpected adapter tensor {key!r}")
-        modules.setdefault(model_key_of(match["module"]), {})[match["part"]] = tensor.float()
+        modules.setdefault(name_of(match["module"]), {})[match["part"]] = tensor.float()
     is_dora = bool(config.get("use_dora"))
     parts = {"A", "B", "magnitude_vector"} if is_dora else {"A", "B"}
     expected = {name for name in _linear_modules(tensors) if _is_target(name, config.get("target_modules"))}
-    _compare("adapter modules", modules, expected)
+    compare("adapter modules", modules, expected)
     for name, found in modules.items():
-        _compare(f"adapter tensors of {name}", found, parts)
+        compare(f"adapter tensors of {name}", found, parts)
         weight = tensors[f"{name}.weight"]
         rank, alpha = found["A"].shape[0], _pattern_value(config, "alpha_pattern", name, config["lora_alpha"])
         scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
@@ -312,7 +336,8 @@ def _pattern_value(config: Mapping[str, Any], option: str, name: str, default: A
     return default
 
 
-def _compare(what: str, found: Iterable[str], expected: Iterable[str]) -> None:
+def compare(what: str, found: Iterable[str], expected: Iterable[str]) -> None:
+    """Raises: EmbedderError: naming the first that are missing, or unexpected."""
     found, expected = set(found), set(expected)
     for verb, names in (("missing", expected - found), ("unexpected", found - expected)):
         if names:
@@ -325,54 +350,6 @@ def text_fields(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return config.get("text_config") or config
 
 
-def check_config(config: Mapping[str, Any]) -> None:
-    """Refuse what this forward pass does not compute, rather than compute something else.
-
-    Raises:
-        EmbedderError: another architecture, or an option of it that no published Qwen2-VL uses.
-    """
-    if config.get("model_type") != "qwen2_vl":
-        raise EmbedderError(f"model type {config.get('model_type')!r} is not supported, only 'qwen2_vl'")
-    text, vision = text_fields(config), config.get("vision_config") or {}
-    rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
-    wanted = (
-        ("hidden_act", text.get("hidden_act", "silu"), "silu"),
-        ("use_sliding_window", bool(text.get("use_sliding_window")), False),
-        ("rope type", rope.get("rope_type", rope.get("type", "default")).replace("mrope", "default"), "default"),
-        ("patch_size", vision.get("patch_size", PATCH), PATCH),
-        ("temporal_patch_size", vision.get("temporal_patch_size", TEMPORAL), TEMPORAL),
-        ("spatial_merge_size", vision.get("spatial_merge_size", MERGE), MERGE),
-        ("in_channels", vision.get("in_channels", 3), 3),
-    )
-    for option, found, supported in wanted:
-        if found != supported:
-            raise EmbedderError(f"the model's {option} is {found!r}; only {supported!r} is supported")
-
-
-def check_names(names: Iterable[str], config: Mapping[str, Any]) -> None:
-    """Compare tensor names with what the configuration calls for, before any model is built.
-
-    Raises:
-        EmbedderError: one is missing or unexpected.
-    """
-    visual, text = "visual.", "language_model."
-    blocks = range(config["vision_config"]["depth"])
-    layers = range(text_fields(config)["num_hidden_layers"])
-    both = ("weight", "bias")
-    expected = {f"{visual}patch_embed.proj.weight", f"{text}embed_tokens.weight", f"{text}norm.weight"}
-    expected |= {f"{visual}merger.{part}.{kind}" for part in ("ln_q", "mlp.0", "mlp.2") for kind in both}
-    for part in ("norm1", "norm2", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"):
-        expected |= {f"{visual}blocks.{block}.{part}.{kind}" for block in blocks for kind in both}
-    for part in ("input_layernorm", "post_attention_layernorm", "self_attn.o_proj", *_MLP):
-        expected |= {f"{text}layers.{layer}.{part}.weight" for layer in layers}
-    for part in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"):
-        expected |= {f"{text}layers.{layer}.{part}.{kind}" for layer in layers for kind in both}
-    _compare("tensors", names, expected)
-
-
-_MLP = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
-
-
 def fill(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
     """Make tensors the parameters of a model that is on the meta device; nothing is copied.
 
@@ -380,37 +357,11 @@ def fill(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
         EmbedderError: a key is missing, unexpected or of another shape.
     """
     expected = {name: parameter.shape for name, parameter in model.named_parameters()}
-    _compare("tensors", tensors, expected)
+    compare("tensors", tensors, expected)
     for name, shape in expected.items():
         if tensors[name].shape != shape:
             raise EmbedderError(f"{name} has shape {tuple(tensors[name].shape)}, the configuration says {tuple(shape)}")
     model.load_state_dict(tensors, strict=False, assign=True)  # strict was checked above; buffers are not stored
-
-
-def flat_config(config: Any) -> dict[str, Any]:
-    """A `Qwen2VLConfig` as the public checkpoints write it: text fields at the top, so that older readers load it too."""
-    text, vision = config.text_config, config.vision_config
-    rope = text.rope_parameters
-    vision_fields = (
-        "depth", "embed_dim", "hidden_size", "hidden_act", "mlp_ratio", "num_heads", "in_channels", "patch_size",
-        "spatial_merge_size", "temporal_patch_size",
-    )  # fmt: skip
-    text_fields = (
-        "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
-        "hidden_act", "max_position_embeddings", "initializer_range", "rms_norm_eps", "use_cache", "use_sliding_window",
-        "sliding_window", "max_window_layers", "attention_dropout", "bos_token_id", "eos_token_id", "pad_token_id",
-    )  # fmt: skip
-    top_fields = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
-    return {
-        "architectures": ["Qwen2VLForConditionalGeneration"],
-        "model_type": "qwen2_vl",
-        "tie_word_embeddings": True,
-        "rope_theta": rope["rope_theta"],
-        "rope_scaling": {"type": "mrope", "mrope_section": list(rope["mrope_section"])},
-        **{name: getattr(text, name) for name in text_fields},
-        **{name: getattr(config, name) for name in top_fields},
-        "vision_config": {"model_type": "qwen2_vl", **{name: getattr(vision, name) for name in vision_fields}},
-    }
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What Qwen2-VL reads: token ids and pixel patches, from final prompts and PIL images. CPU only, no model.
+"""What Qwen2-VL and its kin read: token ids and pixel patches, from final prompts and PIL images. CPU only, no model.
 
 Source: TIGER-AI-Lab/VLM2Vec@6e1e1d4 `src/model/processor.py` (`Qwen2_VL_process_fn`) and
 `src/model/vlm_backbone/qwen2_vl/image_processing_qwen2_vl.py`; recorded numbers in `tests/parity`.
@@ -6,7 +6,8 @@ Source: TIGER-AI-Lab/VLM2Vec@6e1e1d4 `src/model/processor.py` (`Qwen2_VL_process
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from mmsearch.errors import EmbedderError
-from mmsearch.media import smart_resize
+from mmsearch.media import MAX_ASPECT, smart_resize
 
 PREPROCESSING_VERSION = 1
 """Goes into the model key: raise it whenever the same input would give other ids or pixels."""
@@ -41,7 +42,7 @@ class Batch:
     Attributes:
         input_ids: int64 [tokens]; a visual's token is repeated once per merged patch.
         lengths: tokens of each prompt; they add up to len(input_ids).
-        pixels: uint8 [patches, 1176], channel by frame by row by column, the four patches of a 2x2 block adjacent.
+        pixels: uint8 [patches, 1176] (Qwen3-VL: 1536), channel by frame by row by column, the four patches of a 2x2 block adjacent.
         grids: one per image or video, in the order of the prompts.
         visual_index: int64 [patches / 4], where in `input_ids` each merged patch belongs.
     """
@@ -73,14 +74,20 @@ class Batch:
 class Preparation:
     """From final prompts and pictures to a `Batch`. It holds no model and can be sent to another process.
 
+    Families that size or cut their pictures in another way extend it.
+
     Attributes:
         image_id, video_id: ids of `<|image_pad|>` and `<|video_pad|>`.
+        max_tokens: of a prompt, visual ones included; what is more is cut out before `tail`.
+        tail: how prompts end.
     """
 
     tokenizer: Tokenizer
     image_id: int
     video_id: int
     min_pixels: int
+    max_tokens: int | None = None
+    tail: str = ""
 
     def batch(
         self,
@@ -97,7 +104,7 @@ class Preparation:
             max_pixels: budget of each image or frame, per prompt.
 
         Raises:
-            EmbedderError: more images than visual tokens; an empty prompt.
+            EmbedderError: more images than visual tokens, or than `max_tokens` has room for; an empty prompt.
         """
         ids: list[int] = []
         lengths: list[int] = []
@@ -105,10 +112,8 @@ class Preparation:
         patches: list[np.ndarray] = []
         grids: list[Grid] = []
         for prompt, visuals, video, budget in zip(prompts, images, is_video, max_pixels, strict=True):
-            shots = [list(visuals)] if video and visuals else [[image] for image in visuals or ()]
             counts = []
-            for frames in shots:
-                rows, grid = patches_of(frames, min_pixels=self.min_pixels, max_pixels=budget)
+            for rows, grid in self.visuals(visuals, is_video=video, max_pixels=budget) if visuals else ():
                 patches.append(rows)
                 grids.append(grid)
                 counts.append(len(rows) // MERGE**2)
@@ -116,6 +121,7 @@ class Preparation:
             found, positions = expand(token_ids(self.tokenizer, prompt), visual_id, counts)
             if not found:
                 raise EmbedderError("an empty prompt cannot be embedded")
+            found = self._shortened(found, positions)
             visual_index.extend(len(ids) + position for position in positions)
             ids.extend(found)
             lengths.append(len(found))
@@ -127,6 +133,30 @@ class Preparation:
             tuple(grids),
             torch.tensor(visual_index, dtype=torch.int64),
         )
+
+    def visuals(
+        self, images: Sequence[Image.Image], *, is_video: bool, max_pixels: int
+    ) -> Iterator[tuple[np.ndarray, Grid]]:
+        """Patches and grid of each visual token of a prompt, as `patches_of` gives them."""
+        for frames in [list(images)] if is_video else [[image] for image in images]:
+            yield patches_of(frames, min_pixels=self.min_pixels, max_pixels=max_pixels)
+
+    def patch_count(self, images: Sequence[Image.Image], *, is_video: bool, max_pixels: int) -> int:
+        """About how many patches these images, or frames, become."""
+        pixels = sum(min(max(image.width * image.height, self.min_pixels), max_pixels) for image in images)
+        return pixels // PATCH**2 // (TEMPORAL if is_video else 1)
+
+    def _shortened(self, ids: list[int], visual_positions: Sequence[int]) -> list[int]:
+        if self.max_tokens is None or len(ids) <= self.max_tokens:
+            return ids
+        tail = token_ids(self.tokenizer, self.tail)
+        kept = self.max_tokens - len(tail)
+        if visual_positions and visual_positions[-1] >= kept:
+            raise EmbedderError(
+                f"the pictures of one input are {len(visual_positions)} tokens of at most {self.max_tokens}; "
+                "give fewer, or a smaller max_pixels"
+            )
+        return ids[:kept] + ids[len(ids) - len(tail) :]
 
 
 def joined(batches: Sequence[Batch]) -> Batch:
@@ -163,12 +193,14 @@ def separated(batch: Batch) -> list[Batch]:
     return rows
 
 
-def normalise(pixels: torch.Tensor) -> torch.Tensor:
-    """uint8 patches [n, 1176] to float32 with CLIP's mean and deviation per channel."""
-    mean = torch.tensor(CLIP_MEAN, device=pixels.device)[:, None]
-    std = torch.tensor(CLIP_STD, device=pixels.device)[:, None]
-    values = pixels.view(-1, 3, PATCH_VALUES // 3).float()
-    return values.mul_(1 / (255 * std)).sub_(mean / std).view(-1, PATCH_VALUES)
+def normalise(
+    pixels: torch.Tensor, mean: Sequence[float] = CLIP_MEAN, deviation: Sequence[float] = CLIP_STD
+) -> torch.Tensor:
+    """uint8 patches [n, values] to float32 with a mean and a deviation per channel."""
+    middle = torch.tensor(mean, device=pixels.device)[:, None]
+    scale = torch.tensor(deviation, device=pixels.device)[:, None]
+    values = pixels.view(-1, 3, pixels.shape[1] // 3).float()
+    return values.mul_(1 / (255 * scale)).sub_(middle / scale).view(pixels.shape)
 
 
 def patches_of(frames: Sequence[Image.Image], *, min_pixels: int, max_pixels: int) -> tuple[np.ndarray, Grid]:
@@ -182,27 +214,59 @@ def patches_of(frames: Sequence[Image.Image], *, min_pixels: int, max_pixels: in
     """
     frames = [_usable(frame) for frame in frames]
     width, height = smart_resize(*frames[0].size, min_pixels=min_pixels, max_pixels=max_pixels)
-    stack = [_resized(frame, width, height) for frame in frames]
+    return cut_into_patches([resized(frame, width, height) for frame in frames])
+
+
+def cut_into_patches(frames: Sequence[Image.Image], patch: int = PATCH) -> tuple[np.ndarray, Grid]:
+    """Frames of one size, whose sides are multiples of two patches; the last one is repeated if their number is odd.
+
+    Returns:
+        uint8 [t * h * w, 3 * 2 * patch * patch] and the grid (t, h, w).
+    """
+    width, height = frames[0].size
+    stack = [np.asarray(frame) for frame in frames]
     if len(stack) % TEMPORAL:
         stack.append(stack[-1])
-    rows, columns, pairs = height // PATCH, width // PATCH, len(stack) // TEMPORAL
+    rows, columns, pairs = height // patch, width // patch, len(stack) // TEMPORAL
     blocks = np.stack(stack).reshape(
-        pairs, TEMPORAL, rows // MERGE, MERGE, PATCH, columns // MERGE, MERGE, PATCH, 3
+        pairs, TEMPORAL, rows // MERGE, MERGE, patch, columns // MERGE, MERGE, patch, 3
     )  # pair, frame in pair, block row, row in block, y, block column, column in block, x, channel
     ordered = blocks.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7)
-    return ordered.reshape(pairs * rows * columns, PATCH_VALUES), (pairs, rows, columns)
+    return ordered.reshape(pairs * rows * columns, -1), (pairs, rows, columns)
 
 
 def _usable(frame: Image.Image) -> Image.Image:
-    if frame.mode != "RGB":
-        frame = frame.convert("RGB")
+    frame = as_rgb(frame)
     return frame.resize((56, 56)) if min(frame.size) < 28 else frame
 
 
-def _resized(frame: Image.Image, width: int, height: int) -> np.ndarray:
-    if frame.size != (width, height):
-        frame = frame.resize((width, height), Image.Resampling.BICUBIC)
-    return np.asarray(frame)
+def as_rgb(image: Image.Image) -> Image.Image:
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def resized(image: Image.Image, width: int, height: int) -> Image.Image:
+    """Bicubic; the image itself if it has that size already."""
+    return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def chat_size(
+    width: int, height: int, *, min_pixels: int, max_pixels: int, factor: int = MERGE * PATCH
+) -> tuple[int, int]:
+    """The size (width, height) that Qwen's own tools give an image before the model's processor sees it.
+
+    As `smart_resize`, but a side below `factor` becomes `factor`, and an aspect above 200 becomes 200.
+
+    Source: QwenLM/Qwen2-VL `qwen-vl-utils/src/qwen_vl_utils/vision_process.py` and its copy in GME's `gme_inference.py`
+    (`smart_resize`; the former refuses an aspect above 200).
+    """
+    w, h = max(factor, round(width / factor) * factor), max(factor, round(height / factor) * factor)
+    if w * h > max_pixels:
+        shrink = math.sqrt(width * height / max_pixels)
+        w, h = (max(factor, math.floor(side / shrink / factor) * factor) for side in (width, height))
+    elif w * h < min_pixels:
+        grow = math.sqrt(min_pixels / (width * height))
+        w, h = (math.ceil(side * grow / factor) * factor for side in (width, height))
+    return min(w, h * MAX_ASPECT), min(h, w * MAX_ASPECT)
 
 
 def token_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:

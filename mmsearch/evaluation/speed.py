@@ -68,7 +68,8 @@ def first_version(like: Embedder) -> Embedder:
     from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLConfig
     from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLModel
 
-    from mmsearch.embedders.vlm2vec import Vlm2VecEmbedder, default_dtype
+    from mmsearch.embedders.opened import default_dtype
+    from mmsearch.embedders.vlm2vec import Vlm2VecEmbedder
 
     assert isinstance(like, Vlm2VecEmbedder)
     recorded = json.loads(FIRST_VERSION.read_text(encoding="utf-8"))

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from mmsearch.embedders import checkpoint as files
+from mmsearch.embedders.opened import default_device
 from mmsearch.embedders.qwen2vl_inputs import MERGE, Preparation, separated
-from mmsearch.embedders.vlm2vec import default_device
 from mmsearch.errors import DatasetError, MMSearchError, SourceError
 from mmsearch.prompts import IMAGE_TOKEN, VIDEO_TOKEN
 from mmsearch.training.draws import PreparePairs, open_pairs

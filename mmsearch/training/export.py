@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from mmsearch.embedders import checkpoint as files
+from mmsearch.embedders.backbones import check_names
 from mmsearch.errors import ConfigError
 from mmsearch.training.adapters import adapted_layers, adapter_config, adapter_tensors
 from mmsearch.training.metrics import read_metrics
@@ -48,7 +49,7 @@ def export_run(
         shutil.copyfile(file, folder / file.name)
     config = files.read_json(folder / "config.json") | {"torch_dtype": dtype}
     files.write_json(folder / "config.json", config)
-    files.check_names(tensors, config)
+    check_names(tensors, config)
     card = model_card(recipe, found, read_metrics(run), is_average=average and bool(found.average))
     (folder / "README.md").write_text(card, encoding="utf-8")
     files.write_tensors(folder / "model.safetensors", tensors, DTYPES[dtype])

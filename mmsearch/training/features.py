@@ -18,8 +18,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mmsearch.embedders.opened import default_dtype
 from mmsearch.embedders.qwen2vl_inputs import MERGE, Batch, Grid
-from mmsearch.embedders.vlm2vec import Vlm2VecEmbedder, default_dtype
+from mmsearch.embedders.vlm2vec import Vlm2VecEmbedder
 from mmsearch.training.recipe_fields import Recipe
 
 log = logging.getLogger(__name__)

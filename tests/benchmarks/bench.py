@@ -266,13 +266,12 @@ def model_stages(embedder: Any, inputs: Sequence[Any], peaks: Mapping[str, float
         return {}
     import torch
 
-    from mmsearch.embedders import vlm2vec
-    from mmsearch.embedders.qwen2vl_inputs import PATCH
+    from mmsearch.embedders.batching import batches_by_cost, single_core_threads
+    from mmsearch.embedders.packed import POSITIONS_PER_BATCH
+    from mmsearch.embedders.qwen2vl_inputs import PATCH, first_tokens
     from mmsearch.prompts import final_prompt
 
-    texts = [
-        vlm2vec.first_tokens(embedder.tokenizer, i.text, embedder.page_text_tokens) if i.text else "" for i in inputs
-    ]
+    texts = [first_tokens(embedder.tokenizer, i.text, embedder.page_text_tokens) if i.text else "" for i in inputs]
     final = [
         final_prompt(i.instruction, text, image_count=0 if i.is_video else len(i.images), is_video=i.is_video)
         for i, text in zip(inputs, texts, strict=True)
@@ -280,7 +279,7 @@ def model_stages(embedder: Any, inputs: Sequence[Any], peaks: Mapping[str, float
     costs = [(sum(im.width * im.height for im in i.images) // PATCH**2, 64) for i in inputs]
     batches = []
     with seconds() as took:
-        for group in vlm2vec.batches_by_cost(costs, vlm2vec.POSITIONS_PER_BATCH["small"]):
+        for group in batches_by_cost(costs, POSITIONS_PER_BATCH["small"]):
             chosen = [inputs[n] for n in group]
             budgets = [embedder.max_pixels[i.kind] for i in chosen]
             batches.append(
@@ -297,7 +296,7 @@ def model_stages(embedder: Any, inputs: Sequence[Any], peaks: Mapping[str, float
 
     forward(batches[-1])
     if embedder.device == "cpu":
-        with seconds() as took, vlm2vec.single_core_threads(torch.get_num_threads()) as pool:
+        with seconds() as took, single_core_threads(torch.get_num_threads()) as pool:
             list(pool.map(forward, batches))
             forward_s = took()
     else:
@@ -353,7 +352,7 @@ def peak_gflops(size: int = 2048, repeats: int = 5) -> dict[str, float]:
     """The best rate of a square matrix product, by dtype that the CPU (or the GPU, if there is one) computes natively."""
     import torch
 
-    from mmsearch.embedders.vlm2vec import default_device, default_dtype
+    from mmsearch.embedders.opened import default_device, default_dtype
 
     device = default_device()
     dtypes = [torch.float32] + ([torch.bfloat16] if default_dtype(device) is torch.bfloat16 else [])

@@ -19,8 +19,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from mmsearch.embedders import Embedder, load_embedder
 from mmsearch.embedders.batching import batches_by_cost, made_ahead, single_core_threads
+from mmsearch.embedders.opened import default_dtype, match_scales
 from mmsearch.embedders.qwen2vl_inputs import CLIP_MEAN, CLIP_STD, Batch, expand, first_tokens, normalise, patches_of
-from mmsearch.embedders.vlm2vec import Vlm2VecEmbedder, default_dtype, match_scales
+from mmsearch.embedders.vlm2vec import Vlm2VecEmbedder
 from mmsearch.errors import EmbedderError, ModelNotFound
 from mmsearch.items import EmbedInput
 from mmsearch.prompts import final_prompt
