@@ -15,12 +15,16 @@ from mmsearch.errors import EmbedderError
 
 FAMILIES: dict[str, str] = {
     "vlm2vec": "mmsearch.embedders.vlm2vec:Vlm2VecEmbedder",
+    "colpali": "mmsearch.embedders.colpali:ColPaliEmbedder",
+    "colqwen2": "mmsearch.embedders.colqwen2:ColQwen2Embedder",
 }
 """Family: "module:class". The class has `load(name_or_folder, *, device, dtype, min_pixels, max_pixels)`, which
 gives an `Embedder`; arguments and errors as in `mmsearch.embedders.load_embedder`."""
 
 FAMILY_OF_TYPE: dict[str, str] = {
     "qwen2_vl": "vlm2vec",
+    "colpali": "colpali",
+    "colqwen2": "colqwen2",
 }
 """The `model_type` of a `config.json`: the family that runs it unless the checkpoint is known to want another."""
 

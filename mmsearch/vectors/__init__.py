@@ -62,7 +62,7 @@ def open_store(
     catalog_id: str = "",
     read_only: bool = False,
 ) -> VectorStore:
-    """The store `name` ("faiss" or "exact") whose files `<label>.*` lie in `folder`.
+    """The store `name` ("faiss" or "exact"; for items of many vectors "maxsim") whose files `<label>.*` lie in `folder`.
 
     A snapshot that is unreadable, of another model key, dim or catalog is set aside (`*.corrupt-<ns>`; with `read_only` left
     where it is), said in the log, and an empty store of generation 0 is returned: the caller fills it from the catalog.
@@ -77,4 +77,10 @@ def open_store(
         return FaissStore.open(
             folder, dim, model_key=model_key, label=label, catalog_id=catalog_id, read_only=read_only
         )
-    raise ValueError(f"unknown vector store {name!r}; known: faiss, exact")
+    if name == "maxsim":
+        from mmsearch.vectors.maxsim import MaxSimStore
+
+        return MaxSimStore.open(
+            folder, dim, model_key=model_key, label=label, catalog_id=catalog_id, read_only=read_only
+        )
+    raise ValueError(f"unknown vector store {name!r}; known: faiss, exact, maxsim")

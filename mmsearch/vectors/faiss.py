@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import faiss as faiss_typed
 import numpy as np
 
 from mmsearch.vectors.exact import ROUNDING, checked, checked_queries, ranked
+from mmsearch.vectors.snapshot import Outdated, replace, set_aside
 
 faiss: Any = faiss_typed  # the stubs know neither the Python side (callbacks, numpy arguments) nor the concrete indexes
 log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ class FaissStore:
                 return store
             except FileNotFoundError:
                 break  # never written, or its manifest was never reached
-            except _Outdated as reason:
+            except Outdated as reason:
                 log.info("%s: %s; it is built anew", store._file, reason)
                 break
             except Exception as reason:  # whatever FAISS makes of odd bytes
@@ -95,7 +95,7 @@ class FaissStore:
                         "" if read_only else "set aside, ",
                     )
                     if not read_only:
-                        store._set_aside()
+                        set_aside((store._file, store._manifest))
                 else:
                     time.sleep(0.05)  # another process may be replacing it at this moment
         return cls(dim, folder=folder, label=label, model_key=model_key, catalog_id=catalog_id)
@@ -238,7 +238,7 @@ class FaissStore:
 
             faiss.write_index(self._index, faiss.PyCallbackIOWriter(put, 1 << 20))
 
-        _replace(self._file, write)
+        replace(self._file, write)
         manifest = {
             "schema": MANIFEST_SCHEMA,
             **self._belongs,
@@ -251,13 +251,13 @@ class FaissStore:
             "faiss": faiss.__version__,
         }
         content = json.dumps(manifest, indent=1).encode()
-        _replace(self._manifest, lambda target: target.write(content))
+        replace(self._manifest, lambda target: target.write(content))
 
     def _load(self) -> None:
-        """Raises FileNotFoundError, `_Outdated`, or anything else for a snapshot that contradicts its manifest."""
+        """Raises FileNotFoundError, `Outdated`, or anything else for a snapshot that contradicts its manifest."""
         manifest = json.loads(self._manifest.read_bytes())
         if manifest["schema"] != MANIFEST_SCHEMA or manifest["faiss"] != faiss.__version__:
-            raise _Outdated(f"written by FAISS {manifest['faiss']}, schema {manifest['schema']}")
+            raise Outdated(f"written by FAISS {manifest['faiss']}, schema {manifest['schema']}")
         if odd := {name: manifest[name] for name, value in self._belongs.items() if manifest[name] != value}:
             raise ValueError(f"its manifest says {odd}, expected {self._belongs}")
         sums = _Sums()
@@ -273,18 +273,6 @@ class FaissStore:
         if self._index.d != self.dim or len(ids) != manifest["count"] or (len(ids) and ids[-1] != manifest["max_id"]):
             raise ValueError(f"{len(ids)} vectors of {self._index.d} dimensions contradict its manifest")
         self.generation = int(manifest["generation"])
-
-    def _set_aside(self) -> None:
-        stamp = time.time_ns()
-        for file in (self._file, self._manifest):
-            try:
-                file.replace(file.with_name(f"{file.name}.corrupt-{stamp}"))
-            except FileNotFoundError:
-                continue  # another process was quicker
-
-
-class _Outdated(Exception):
-    """A snapshot in a form that this version does not read."""
 
 
 class _Sums:
@@ -357,21 +345,3 @@ def _bitmap(ids: np.ndarray) -> Any:
     flags = np.zeros(int(ids[-1]) + 1, bool)
     flags[ids] = True
     return faiss.IDSelectorBitmap(np.packbits(flags, bitorder="little"))
-
-
-def _replace(file: Path, write: Callable[[Any], object]) -> None:
-    """Replace a file as a whole: temporary file, fsync, rename, fsync of the folder."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as target:
-            write(target)
-            target.flush()
-            os.fsync(target.fileno())
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

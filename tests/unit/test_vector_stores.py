@@ -15,6 +15,7 @@ from mmsearch.errors import DimensionMismatch
 from mmsearch.vectors import VectorStore, open_store
 from mmsearch.vectors.exact import ExactStore
 from mmsearch.vectors.faiss import FaissStore, _inverted
+from mmsearch.vectors.maxsim import MaxSimStore
 
 DIM = 48
 
@@ -34,7 +35,19 @@ class AllListsProbed(FaissStore):
         return self._lists()
 
 
-STORES: dict[str, MakeStore] = {"exact": ExactStore, "faiss-flat": FaissStore, "faiss-inverted": AllListsProbed}
+class OneTokenEach(MaxSimStore):
+    """Items and queries of one token: MaxSim is then the cosine, and the whole contract holds. See also test_maxsim_store."""
+
+    def vectors(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:  # type: ignore[override]
+        return np.concatenate([np.empty((0, self.dim), np.float32), *super().vectors(ids)])
+
+
+STORES: dict[str, MakeStore] = {
+    "exact": ExactStore,
+    "faiss-flat": FaissStore,
+    "faiss-inverted": AllListsProbed,
+    "maxsim-one-token": OneTokenEach,
+}
 
 
 @pytest.fixture(params=STORES.values(), ids=STORES.keys())
@@ -43,7 +56,10 @@ def store(request: pytest.FixtureRequest) -> VectorStore:
 
 
 def unit(n: int, dim: int = DIM, seed: int = 0) -> np.ndarray:
+    """Random directions, as they come back from float16, in which the catalog and one of the stores keep them."""
     vectors = np.random.default_rng(seed).standard_normal((n, dim)).astype(np.float32)
+    for _ in range(3):  # until rounding changes nothing more
+        vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16).astype(np.float32)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
@@ -394,5 +410,5 @@ def test_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_unknown_store_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="'chroma'; known: faiss, exact"):
+    with pytest.raises(ValueError, match="'chroma'; known: faiss, exact, maxsim"):
         open_store("chroma", tmp_path, DIM, model_key="m")

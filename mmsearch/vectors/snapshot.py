@@ -1,0 +1,41 @@
+"""Files of a store that another process may be reading: replaced as a whole, or set aside."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+
+class Outdated(Exception):
+    """A snapshot in a form that this version does not read."""
+
+
+def replace(file: Path, write: Callable[[Any], object]) -> None:
+    """Replace a file as a whole: temporary file, fsync, rename, fsync of the folder."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as target:
+            write(target)
+            target.flush()
+            os.fsync(target.fileno())
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def set_aside(files: Iterable[Path]) -> None:
+    """Rename files to `*.corrupt-<ns>`."""
+    stamp = time.time_ns()
+    for file in files:
+        try:
+            file.replace(file.with_name(f"{file.name}.corrupt-{stamp}"))
+        except FileNotFoundError:
+            continue  # another process was quicker
