@@ -177,9 +177,9 @@ def _taken(vectors: Vectors, places: Sequence[int]) -> Vectors:
 def _padded(vectors: Vectors, place: torch.device) -> tuple[Tensor, Tensor]:
     """float32 [n, longest, dim], zero beyond each one's own, and which rows are its own, bool [n, longest]."""
     longest = max(len(tokens) for tokens in vectors)
-    padded = torch.zeros(len(vectors), longest, vectors[0].shape[1])
-    is_own = torch.zeros(len(vectors), longest, dtype=torch.bool)
+    padded = np.zeros((len(vectors), longest, vectors[0].shape[1]), np.float32)
+    is_own = np.zeros((len(vectors), longest), bool)
     for row, tokens in enumerate(vectors):
-        padded[row, : len(tokens)] = torch.from_numpy(tokens)
+        padded[row, : len(tokens)] = tokens
         is_own[row, : len(tokens)] = True
-    return padded.to(place), is_own.to(place)
+    return torch.from_numpy(padded).to(place), torch.from_numpy(is_own).to(place)

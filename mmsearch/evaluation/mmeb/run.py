@@ -1,0 +1,291 @@
+"""A benchmark run: task by task encode, rank, write; whatever was finished with equal means is not done again.
+
+Files of a task, in `<out>/<modality>/`, each replaced as a whole: `<task>_score.json`, `<task>_pred.jsonl` (the best 100 candidates of
+each query), `<task>_info.jsonl`, in the reference's formats; and last `<task>_run.json`, which says from what they were made. A run
+over the first N queries goes to `<out>/first-N/`, so that nobody takes it for a whole one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmsearch import __version__
+from mmsearch.errors import DatasetError, MMSearchError
+from mmsearch.evaluation.mmeb.encode import Encoded, Input, SideEncoder
+from mmsearch.evaluation.ranking import Ranked, mean_values
+from mmsearch.evaluation.scoring import Best, best
+
+if TYPE_CHECKING:
+    from mmsearch.evaluation.mmeb.data import TaskData, TaskQuery
+    from mmsearch.evaluation.mmeb.tasks import Task
+
+PROTOCOL_VERSION = 1
+"""Raise it whenever the same vectors would give another score."""
+PREDICTIONS_KEPT = 100
+MODALITIES = ("image", "video", "visdoc")
+
+Load = Callable[["Task"], "TaskData"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a task.
+
+    Attributes:
+        scores: every metric, 0…1; None if it failed.
+        failure: why, in one sentence.
+        was_done: whether an earlier run had done it already.
+        record: what `<task>_run.json` says.
+    """
+
+    task: Task
+    scores: dict[str, float] | None
+    failure: str | None = None
+    was_done: bool = False
+    record: dict[str, Any] | None = None
+
+
+class Watcher:
+    """Told of the run's progress, in the first process; this one looks away."""
+
+    def task_begins(self, task: Task, number: int, of: int) -> None: ...
+
+    def encoding(self, done: int, of: int) -> None: ...
+
+    def task_ends(self, outcome: Outcome) -> None: ...
+
+
+def evaluate(
+    tasks: Sequence[Task],
+    load: Load,
+    encoder: SideEncoder,
+    out: Path,
+    *,
+    precision: str,
+    limit: int | None = None,
+    watcher: Watcher | None = None,
+) -> list[Outcome]:
+    """Run tasks one after the other; one that fails is named and the others go on. A collective of all processes.
+
+    Args:
+        load: reads a task's data; the same in every process.
+        precision: see `SideEncoder`.
+        limit: so many queries of each task.
+
+    Returns:
+        An outcome per task, in order; scores in the first process only.
+    """
+    watcher = watcher if watcher is not None and encoder.processes.is_first else Watcher()
+    place = out if limit is None else out / f"first-{limit}"
+    outcomes = []
+    for number, task in enumerate(tasks, 1):
+        watcher.task_begins(task, number, len(tasks))
+        try:
+            outcome = _one(task, load, encoder, place, precision, limit, watcher)
+        except (MMSearchError, OSError) as error:
+            outcome = Outcome(task, None, failure=str(error))
+        watcher.task_ends(outcome)
+        outcomes.append(outcome)
+    return outcomes
+
+
+def _one(
+    task: Task, load: Load, encoder: SideEncoder, out: Path, precision: str, limit: int | None, watcher: Watcher
+) -> Outcome:
+    started = time.perf_counter()
+    found: list[TaskData] = []
+    encoder.together(lambda: found.append(load(task)))
+    data = found[0] if limit is None else limited(found[0], limit)
+    queries = encoder.inputs([query.side for query in data.queries], "query")
+    candidates = encoder.inputs(list(data.candidates.values()), "document")
+    made_from = {
+        "protocol": PROTOCOL_VERSION,
+        "model_key": encoder.embedder.model_key,
+        "precision": precision,
+        "task": digest([json.dumps(asdict(task), sort_keys=True, default=str)]),
+        "data": data_digest(data, queries, candidates),
+        "limit": limit,
+    }
+    files = TaskFiles(out, task)
+    done = encoder.together(lambda: files.finished(made_from) if encoder.processes.is_first else None)[0]
+    if done is not None:
+        return Outcome(task, done["scores"], was_done=True, record=done)
+    loaded = time.perf_counter()
+    encoded = encoder.encode([*queries, *candidates], watcher.encoding)
+    encoded_at = time.perf_counter()
+    outcome = Outcome(task, None)
+    if encoder.processes.is_first:
+        answers = ranked(data, queries, candidates, encoded, device=encoder.processes.device)
+        record = {
+            "schema": 1,
+            "task": task.name,
+            "made_from": made_from,
+            "mmsearch": __version__,
+            "model": getattr(encoder.embedder, "name", encoder.embedder.model_key),
+            "dim": encoder.embedder.dim,
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "queries": len(queries),
+            "unread": list(data.unread),
+            "candidates": len(candidates),
+            "inputs": {"computed": encoded.computed, "reused": encoded.reused},
+            "seconds": {
+                "load": round(loaded - started, 3),
+                "encode": round(encoded_at - loaded, 3),
+                "rank": round(time.perf_counter() - encoded_at, 3),
+            },
+            "tied_at_the_top": sum(one.is_tied for one in answers.best),
+            "without_a_right_candidate": answers.unanswerable,
+            "scores": mean_values([*answers.ranked, *(Ranked((), ()) for _ in data.unread)]),
+        }
+        files.write(data, answers, record)
+        outcome = Outcome(task, record["scores"], record=record)
+    return outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """All queries answered.
+
+    Attributes:
+        ranked: the best candidates' names beside the labels, a row per query.
+        unanswerable: queries none of whose labels is among its candidates.
+    """
+
+    ranked: list[Ranked]
+    best: list[Best]
+    unanswerable: int
+
+
+def ranked(
+    data: TaskData, queries: Sequence[Input], candidates: Sequence[Input], encoded: Encoded, *, device: str
+) -> Answers:
+    """Every query's best candidates: of all (global scope) or of its own list (local).
+
+    Raises: DatasetError: a list names a candidate that is not there.
+    """
+    names = list(data.candidates)
+    lists = None
+    if data.task.scope == "local":
+        column = {name: place for place, name in enumerate(names)}
+        lists = [[column[name] for name in own_names(query, column)] for query in data.queries]
+    found = best(encoded.of(queries), encoded.of(candidates), PREDICTIONS_KEPT, lists=lists, device=device)
+    answers = [
+        Ranked([names[place] for place in one.columns], query.labels, query.gains)
+        for query, one in zip(data.queries, found, strict=True)
+    ]
+    everyone = set(names)
+    unanswerable = sum(
+        not set(query.labels) & (everyone if lists is None else set(query.candidates or ())) for query in data.queries
+    )
+    return Answers(answers, found, unanswerable)
+
+
+def own_names(query: TaskQuery, known: Iterable[str]) -> list[str]:
+    """The query's own candidates, each once, in order."""
+    if query.candidates is None:
+        raise DatasetError(f"query {query.key} has no candidates of its own, but its task's scope is local")
+    if unknown := [name for name in query.candidates if name not in known]:
+        raise DatasetError(f"query {query.key} names a candidate that the task does not have: {unknown[0]}")
+    return list(dict.fromkeys(query.candidates))
+
+
+def limited(data: TaskData, queries: int) -> TaskData:
+    """The first queries that could be read, with all candidates that they may find: those of their lists, or everyone."""
+    first = data.queries[:queries]
+    if data.task.scope != "local":
+        return replace(data, queries=first, unread=())
+    listed = {name for query in first for name in query.candidates or ()}
+    kept = {name: side for name, side in data.candidates.items() if name in listed}
+    return replace(data, queries=first, candidates=kept, unread=())
+
+
+def data_digest(data: TaskData, queries: Sequence[Input], candidates: Sequence[Input]) -> str:
+    """Of everything that is compared: inputs to the byte, names, labels, gains, lists."""
+
+    def lines() -> Iterable[str]:
+        for query, one in zip(data.queries, queries, strict=True):
+            yield json.dumps([one.key.hex(), query.key, query.labels, query.gains, query.candidates])
+        for name, one in zip(data.candidates, candidates, strict=True):
+            yield json.dumps([one.key.hex(), name])
+        yield json.dumps(data.unread)
+
+    return digest(lines())
+
+
+def digest(lines: Iterable[str]) -> str:
+    found = hashlib.sha256()
+    for line in lines:
+        found.update(line.encode("utf-8", "surrogatepass") + b"\n")
+    return found.hexdigest()
+
+
+class TaskFiles:
+    """The files of a task in a run's folder."""
+
+    def __init__(self, out: Path, task: Task) -> None:
+        self.folder = out / task.modality
+        self.name = task.name
+
+    def path(self, what: str) -> Path:
+        return self.folder / f"{self.name}_{what}"
+
+    def finished(self, made_from: dict[str, Any]) -> dict[str, Any] | None:
+        """The record of an earlier run, if it was made from the same and its score file is there still as it was."""
+        record, score = read_json(self.path("run.json")), read_json(self.path("score.json"))
+        if record is None or score is None or record.get("made_from") != made_from:
+            return None
+        return record if score == _score_file(record) else None
+
+    def write(self, data: TaskData, answers: Answers, record: dict[str, Any]) -> None:
+        """All files, the record last."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.path("run.json").unlink(missing_ok=True)
+        predictions = (
+            {"prediction": one.prediction, "label": list(one.labels), "rel_scores": list(one.gains) if one.gains else None}
+            for one in answers.ranked
+        )  # fmt: skip
+        infos = (
+            {
+                "key": query.key,
+                "label_name": list(query.labels),
+                "rel_scores": list(query.gains) if query.gains else None,
+                "cand_names": None if query.candidates is None else list(query.candidates),
+            }
+            for query in data.queries
+        )
+        replace_file(self.path("pred.jsonl"), (json.dumps(row) + "\n" for row in predictions))
+        replace_file(self.path("info.jsonl"), (json.dumps(row) + "\n" for row in infos))
+        replace_file(self.path("score.json"), [json.dumps(_score_file(record), indent=4)])
+        replace_file(self.path("run.json"), [json.dumps(record, indent=1)])
+
+
+def _score_file(record: dict[str, Any]) -> dict[str, float]:
+    asked = record["queries"]
+    return {**record["scores"], "num_pred": asked, "num_data": asked + len(record["unread"])}
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """None if it is not there or was cut short."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def replace_file(path: Path, lines: Iterable[str]) -> None:
+    """Write it whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    with part.open("w", encoding="utf-8", errors="surrogateescape") as file:
+        file.writelines(lines)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
