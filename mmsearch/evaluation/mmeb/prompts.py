@@ -1,0 +1,17 @@
+"""The prompts of the task table in parts: what to do, and the row's own words."""
+
+from __future__ import annotations
+
+from mmsearch.prompts import IMAGE_TOKEN, VIDEO_TOKEN
+
+PLACE = "{text}"
+
+
+def words_of(prompt: str) -> str:
+    """The instruction in a prompt of the table: without tokens of pictures and without the place of the row's words."""
+    return prompt.replace(IMAGE_TOKEN, "").replace(VIDEO_TOKEN, "").replace(PLACE, "").strip()
+
+
+def filled(prompt: str, text: str) -> str:
+    """A prompt of the table with the row's words, whatever braces they hold."""
+    return prompt.replace(PLACE, text)
