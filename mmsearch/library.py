@@ -74,8 +74,9 @@ class Library:
         catalog: the truth. settings: gathered when it was opened.
     """
 
-    def __init__(self, catalog: Catalog, settings: Settings) -> None:
+    def __init__(self, catalog: Catalog, settings: Settings, *, model_key: str | None = None) -> None:
         self.folder = catalog.folder
+        self._asked_key = model_key  # None: whichever generation answers queries
         self.previews = self.folder / PREVIEWS_NAME
         self.catalog = catalog
         self.settings = settings
@@ -115,7 +116,33 @@ class Library:
 
     def _state(self) -> tuple[int, str | None]:
         """The catalog's generation and active model key."""
-        return self._steady_state or self.catalog.state()
+        if self._steady_state is not None:
+            return self._steady_state
+        generation, active = self.catalog.state()
+        return generation, self._asked_key or active
+
+    def of_model(self, model: str) -> Library:
+        """The same library, answering by the vectors of another of its models; for searching only. The catalog is shared.
+
+        Args:
+            model: its name, or its model key.
+
+        Raises:
+            CatalogError: the library holds no vectors of it, or of several models of that name.
+        """
+        names = {key: self.catalog.model_name(key) for key in self.catalog.model_keys()}
+        keys = [key for key, name in names.items() if model in (key, name)]
+        if not keys:
+            raise CatalogError(
+                f"the library at {self.folder} holds no vectors of model {model!r}; it holds "
+                f"{', '.join(f'{name} ({key})' for key, name in names.items()) or 'none'}"
+            )
+        if len(keys) > 1:
+            raise CatalogError(
+                f"several models of the library are called {model!r}: name one by its key, {' or '.join(keys)}"
+            )
+        settings = self.settings.model_copy(update={"model": names[keys[0]] or model})
+        return Library(self.catalog, settings, model_key=keys[0])
 
     @contextmanager
     def steady(self) -> Iterator[None]:
