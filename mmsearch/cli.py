@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mmsearch import __version__
-from mmsearch.commands import models, train
+from mmsearch.commands import evaluate, models, train
 from mmsearch.commands.ingesting import ingested
 from mmsearch.commands.shared import (
     FAULT,
@@ -125,6 +125,7 @@ def _print_version(value: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
@@ -142,6 +143,8 @@ def options(
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
     form = "mmsearch: %(message)s" if level > logging.DEBUG else logging.BASIC_FORMAT
     logging.basicConfig(level=level, format=form, stream=sys.stderr)
+    if context.invoked_subcommand not in ("models", "train"):  # `models pull`, and data sets that a recipe may fetch
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 # ---------------------------------------------------------------- ingest
@@ -523,7 +526,7 @@ def remove_command(
 # ---------------------------------------------------------------- groups of commands
 
 
-for name, group in (("models", models), ("train", train)):
+for name, group in (("models", models), ("train", train), ("eval", evaluate)):
     app.add_typer(group.app, name=name)
 
 

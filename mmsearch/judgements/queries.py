@@ -55,7 +55,7 @@ def read_queries(path: Path, *, on_bad: Callable[[str], None] | None = None) -> 
         DatasetError: the file cannot be read, or, without `on_bad`, a line cannot be used; the message names it.
     """
     found = []
-    for number, line in numbered_lines(path):
+    for number, line in _numbered_lines(path):
         try:
             found.append(parse_query(line, path.parent))
         except ValueError as error:
@@ -65,7 +65,7 @@ def read_queries(path: Path, *, on_bad: Callable[[str], None] | None = None) -> 
     return found
 
 
-def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+def _numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     """The lines that are not blank, with their numbers from 1. Raises DatasetError."""
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")

@@ -1,0 +1,129 @@
+"""Growing a file of judged queries: one query at a time, merged with what is there, whole or not at all."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmsearch.errors import DatasetError
+from mmsearch.judgements.queries import JudgedQuery, parse_query, read_queries
+from mmsearch.terminal import to_json
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What an addition changed: whether the query is new, and how many right answers are."""
+
+    is_new: bool
+    answers: int
+
+
+def add_query(path: Path, judged: JudgedQuery) -> Added:
+    """Add a query to the file at `path`, which is made if need be.
+
+    A query that is there already (`JudgedQuery.key`) gets the right answers that it lacks; nothing is ever written twice, and what
+    else its line holds stays. Other lines are kept byte for byte.
+
+    Raises:
+        DatasetError: a line of the file cannot be read, or the query has right answers there and none now.
+    """
+    path = path.resolve()  # a link stays a link
+    with _one_at_a_time(path.parent):
+        if path.exists():
+            read_queries(path)  # a broken line is named before the file is touched
+            lines = path.read_bytes().decode("utf-8-sig").split("\n")
+        else:
+            lines = [""]
+        found = [n for n, line in enumerate(lines) if line.strip() and _asks(line, path.parent, judged)]
+        if found:
+            line, added = _merged(lines[found[0]], judged, path, found[0] + 1)
+            if added == Added(is_new=False, answers=0):
+                return added
+            lines[found[0]] = line
+        else:
+            added = Added(is_new=True, answers=len(judged.relevant))
+            lines[-1:] = [*filter(None, lines[-1:]), to_json(_row(judged, path.parent)), ""]
+        _replace(path, "\n".join(lines))
+    return added
+
+
+def _asks(line: str, folder: Path, judged: JudgedQuery) -> bool:
+    other = parse_query(line, folder)
+    same_picture = other.image == judged.image or (
+        other.image is not None and judged.image is not None and other.image.samefile(judged.image)
+    )
+    return same_picture and (other.query, other.kind, other.instruction) == (
+        judged.query,
+        judged.kind,
+        judged.instruction,
+    )
+
+
+def _merged(line: str, judged: JudgedQuery, path: Path, number: int) -> tuple[str, Added]:
+    row = json.loads(line)
+    known = parse_query(line, path.parent).relevant
+    if known and not judged.relevant:
+        raise DatasetError(
+            f"{path}, line {number}: {judged} has right answers there; take them out before saying that it has none"
+        )
+    new = [place for place in judged.relevant if place not in known]
+    is_styled = bool(judged.style) and not row.get("style")
+    if not new and not is_styled:
+        return line, Added(is_new=False, answers=0)
+    row["relevant"] += [place.record() for place in new]
+    if is_styled:
+        row["style"] = judged.style
+    return to_json(row), Added(is_new=False, answers=len(new))
+
+
+def _row(judged: JudgedQuery, folder: Path) -> dict[str, Any]:
+    image = None if judged.image is None else Path(os.path.relpath(judged.image, folder))
+    if judged.image is not None and image is not None and ".." in image.parts:
+        image = judged.image.absolute()
+    fields = {
+        "query": judged.query,
+        "kind": judged.kind,
+        "image": None if image is None else str(image),
+        "instruction": judged.instruction,
+        "relevant": [place.record() for place in judged.relevant],
+        "style": judged.style or None,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Processes and threads that add to files of one folder wait for each other."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _replace(path: Path, text: str) -> None:
+    descriptor, part = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():
+            shutil.copymode(path, part)
+        else:
+            Path(part).chmod(0o644)
+        Path(part).replace(path)
+    except BaseException:
+        Path(part).unlink(missing_ok=True)
+        raise
