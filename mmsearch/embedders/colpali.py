@@ -6,7 +6,7 @@ Takes text, pictures, or frames (each frame a picture). Drops the instruction. S
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,16 @@ import torch
 from PIL import Image
 from tokenizers import Tokenizer
 
-from mmsearch.embedders.checkpoint import SIDECAR
 from mmsearch.embedders.late_interaction import (
     LateInteractionEmbedder,
     Piece,
-    opened,
-    pool_factor_of,
+    opened_model,
+    processor_fields,
     special_token,
 )
+from mmsearch.embedders.opened import Opened
 from mmsearch.embedders.qwen2vl_inputs import token_ids
 from mmsearch.errors import EmbedderError
-from mmsearch.items import KINDS
 
 VISUAL_PROMPT = "Describe the image."
 QUERY_PREFIX = "Question: "
@@ -43,10 +42,17 @@ class ColPaliEmbedder(LateInteractionEmbedder):
     is_padded = False
 
     def __init__(
-        self, model: Any, tokenizer: Tokenizer, *, bos_token: str, picture: dict[str, Any], **common: Any
+        self,
+        opened: Opened,
+        model: Any,
+        tokenizer: Tokenizer,
+        *,
+        bos_token: str,
+        picture: Mapping[str, Any],
+        **common: Any,
     ) -> None:
         """Use `load`. `picture`: the fields of preprocessor_config.json."""
-        super().__init__(model, tokenizer, **common)
+        super().__init__(opened, model, tokenizer, **common)
         vlm = model.config.vlm_config
         self.query_prefix = bos_token + self.query_prefix
         side = vlm.vision_config.image_size
@@ -79,23 +85,20 @@ class ColPaliEmbedder(LateInteractionEmbedder):
         """
         from transformers.models.colpali.modeling_colpali import ColPaliForRetrieval
 
-        found, model, tokenizer = opened(ColPaliForRetrieval, name_or_folder, device=device, dtype=dtype)
-        told = found.json("processor_config.json")
-        picture = found.json("preprocessor_config.json") or told.get("image_processor") or {}
+        opened, model, tokenizer = opened_model(ColPaliForRetrieval, name_or_folder, device=device, dtype=dtype)
+        told, picture = processor_fields(opened)
         side = SHRUNK_FROM * model.config.vlm_config.vision_config.image_size
         return cls(
+            opened,
             model,
             tokenizer,
-            name=found.json(SIDECAR).get("name", found.name),
-            digest=found.sha256(),
             visual_prompt=told.get("visual_prompt_prefix") or VISUAL_PROMPT,
             query_prefix=told.get("query_prefix") or QUERY_PREFIX,
-            bos_token=special_token(found, "bos_token", "<bos>"),
-            pad_token=special_token(found, "pad_token", "<pad>"),
+            bos_token=special_token(opened, "bos_token", "<bos>"),
+            pad_token=special_token(opened, "pad_token", "<pad>"),
             picture=picture,
             min_pixels=0,
-            max_pixels=dict.fromkeys(KINDS, max_pixels or side * side),
-            pool_factor=pool_factor_of(found),
+            max_pixels=opened.max_pixels(max_pixels, side * side),
         )
 
     def _cost(self, piece: Piece) -> tuple[int, int]:

@@ -15,17 +15,16 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from mmsearch.embedders.checkpoint import SIDECAR
 from mmsearch.embedders.encoder import vision_features
 from mmsearch.embedders.late_interaction import (
     LateInteractionEmbedder,
     Piece,
-    opened,
-    pool_factor_of,
+    opened_model,
+    processor_fields,
     special_token,
 )
+from mmsearch.embedders.opened import Opened
 from mmsearch.embedders.qwen2vl_inputs import MERGE, PATCH, Batch, Grid, Preparation
-from mmsearch.items import KINDS
 
 VISUAL_PROMPT = (
     "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>Describe the image.<|im_end|><|endoftext|>"
@@ -39,9 +38,9 @@ class ColQwen2Embedder(LateInteractionEmbedder):
 
     is_padded = True
 
-    def __init__(self, model: Any, tokenizer: Tokenizer, *, min_pixels: int, **common: Any) -> None:
+    def __init__(self, opened: Opened, model: Any, tokenizer: Tokenizer, *, min_pixels: int, **common: Any) -> None:
         """Use `load`."""
-        super().__init__(model, tokenizer, min_pixels=min_pixels, **common)
+        super().__init__(opened, model, tokenizer, min_pixels=min_pixels, **common)
         vlm = model.config.vlm_config
         self.preparation = Preparation(tokenizer, vlm.image_token_id, vlm.video_token_id, min_pixels)
 
@@ -58,23 +57,20 @@ class ColQwen2Embedder(LateInteractionEmbedder):
         """Open a checkpoint; arguments and errors as in `mmsearch.embedders.load_embedder`."""
         from transformers.models.colqwen2.modeling_colqwen2 import ColQwen2ForRetrieval
 
-        found, model, tokenizer = opened(ColQwen2ForRetrieval, name_or_folder, device=device, dtype=dtype)
-        told = found.json("processor_config.json")
-        picture = found.json("preprocessor_config.json") or told.get("image_processor") or {}
+        opened, model, tokenizer = opened_model(ColQwen2ForRetrieval, name_or_folder, device=device, dtype=dtype)
+        told, picture = processor_fields(opened)
         size = picture.get("size") or {}
         lowest = min_pixels or picture.get("min_pixels") or size.get("shortest_edge") or MIN_PIXELS
-        highest = max_pixels or picture.get("max_pixels") or size.get("longest_edge") or MAX_PIXELS
+        highest = picture.get("max_pixels") or size.get("longest_edge") or MAX_PIXELS
         return cls(
+            opened,
             model,
             tokenizer,
-            name=found.json(SIDECAR).get("name", found.name),
-            digest=found.sha256(),
             visual_prompt=told.get("visual_prompt_prefix") or VISUAL_PROMPT,
             query_prefix=told.get("query_prefix") or QUERY_PREFIX,
-            pad_token=special_token(found, "pad_token", "<|endoftext|>"),
+            pad_token=special_token(opened, "pad_token", "<|endoftext|>"),
             min_pixels=int(lowest),
-            max_pixels=dict.fromkeys(KINDS, int(highest)),
-            pool_factor=pool_factor_of(found),
+            max_pixels=opened.max_pixels(max_pixels, int(highest)),
         )
 
     def _cost(self, piece: Piece) -> tuple[int, int]:

@@ -9,13 +9,8 @@ Source: illuin-tech/colpali `colpali_engine/models` and transformers' `ColPaliFo
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,11 +20,11 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from mmsearch.embedders.batching import batches_by_cost, made_ahead
-from mmsearch.embedders.checkpoint import SIDECAR, Checkpoint, find_checkpoint, load_tokenizer
+from mmsearch.embedders.checkpoint import SIDECAR, load_tokenizer
+from mmsearch.embedders.opened import Opened, match_scales, model_key, open_checkpoint
+from mmsearch.embedders.packed import POSITIONS_PER_BATCH
 from mmsearch.embedders.qwen2vl_inputs import first_tokens
 from mmsearch.embedders.token_pooling import pooled
-from mmsearch.embedders.opened import DTYPES, default_device, default_dtype
-from mmsearch.embedders.packed import POSITIONS_PER_BATCH
 from mmsearch.errors import EmbedderError
 from mmsearch.items import EmbedInput, Kind, MatchScale
 
@@ -47,12 +42,11 @@ class LateInteractionEmbedder:
 
     Attributes:
         is_multi_vector: `encode_queries` and `encode_documents` give a list of float32 [tokens, dim].
-        pool_factor: of a document every so many tokens are joined to one; 1: none are. See `token_pooling`.
+        pool_factor: from the sidecar: of a document every so many tokens are joined to one; 1: none are. See `token_pooling`.
     """
 
     is_multi_vector = True
     page_text = False
-    match_scale: Mapping[str, MatchScale] = MappingProxyType({})
     is_padded: ClassVar[bool]
     """Whether sequences of other lengths may share a batch: true where attention looks back only."""
     preprocessing_version: ClassVar[int] = 1
@@ -60,40 +54,37 @@ class LateInteractionEmbedder:
 
     def __init__(
         self,
+        opened: Opened,
         model: Any,
         tokenizer: Tokenizer,
         *,
-        name: str,
-        digest: str,
         visual_prompt: str,
         query_prefix: str,
         pad_token: str,
         min_pixels: int,
         max_pixels: Mapping[Kind, int],
-        pool_factor: int,
     ) -> None:
         """Use `load`."""
         self.model = model
         self.tokenizer = tokenizer
-        self.name = name
+        self.name = opened.name
         self.dim = int(model.config.embedding_dim)
         self.max_pixels: Mapping[Kind, int] = dict(max_pixels)
-        self.pool_factor = pool_factor
+        self.match_scale: Mapping[str, MatchScale] = match_scales(opened.sidecar)
+        self.pool_factor = _pool_factor(opened)
         self.device = str(model.device)
         self.visual_prompt = visual_prompt
         self.query_prefix = query_prefix
         self.query_suffix = pad_token * AUGMENTATION + "\n"
         decisive = {
-            "checkpoint": digest,
+            "checkpoint": opened.checkpoint.sha256(),
             "prompt": visual_prompt,
             "preprocessing": self.preprocessing_version,
             "min_pixels": min_pixels,
             "max_pixels": self.max_pixels,
-            "pool_factor": pool_factor,
+            "pool_factor": self.pool_factor,
         }
-        short = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:12]
-        readable = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:32]
-        self.model_key = f"{readable}-{short}" if readable else short
+        self.model_key = model_key(self.name, decisive)
 
     def encode_queries(self, inputs: Sequence[EmbedInput]) -> list[np.ndarray]:
         """float32 [tokens, dim] each, rows of unit length, finite, in the order given."""
@@ -178,9 +169,9 @@ class LateInteractionEmbedder:
         raise NotImplementedError
 
 
-def opened(
+def opened_model(
     architecture: Any, name_or_folder: str | Path, *, device: str | None, dtype: str | None
-) -> tuple[Checkpoint, Any, Tokenizer]:
+) -> tuple[Opened, Any, Tokenizer]:
     """The checkpoint, transformers' model of it in evaluation mode on the device, and its tokenizer.
 
     Raises:
@@ -188,11 +179,8 @@ def opened(
     """
     from transformers.utils import logging as noise
 
-    device = device or default_device()
-    torch_dtype = default_dtype(device) if dtype is None else DTYPES.get(dtype)
-    if torch_dtype is None:
-        raise EmbedderError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
-    found = find_checkpoint(name_or_folder)
+    opened = open_checkpoint(name_or_folder, device=device, dtype=dtype)
+    found = opened.checkpoint
     if found.adapter is not None:
         raise EmbedderError(
             f"{found.adapter} is an adapter; this family opens merged checkpoints, such as vidore/colpali-v1.3-hf"
@@ -203,9 +191,9 @@ def opened(
     noise.set_verbosity_error()  # what is missing or unexpected is raised below
     try:
         model, report = architecture.from_pretrained(
-            found.base, dtype=torch_dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
+            found.base, dtype=opened.dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
-        model = model.eval().to(device)
+        model = model.eval().to(opened.device)
     except Exception as error:
         raise EmbedderError(f"{found.base} cannot be opened as {architecture.__name__}: {error}") from error
     finally:
@@ -216,18 +204,23 @@ def opened(
         odd = sorted(str(key) for key in report[fault] if "lm_head" not in str(key))
         if odd:
             raise EmbedderError(f"{found.base}: {len(odd)} tensors, {fault.replace('_', ' ')}: {', '.join(odd[:3])}")
-    return found, model, load_tokenizer(found)
+    return opened, model, load_tokenizer(found)
 
 
-def special_token(found: Checkpoint, role: str, default: str) -> str:
+def processor_fields(opened: Opened) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """What the processor's files say of prompts and of pictures, wherever this release of transformers wrote it."""
+    told = opened.checkpoint.json("processor_config.json")
+    return told, opened.checkpoint.json("preprocessor_config.json") or told.get("image_processor") or {}
+
+
+def special_token(opened: Opened, role: str, default: str) -> str:
     """A special token as tokenizer_config.json has it: a string, or the content of a described token."""
-    told = found.json("tokenizer_config.json").get(role, default)
+    told = opened.checkpoint.json("tokenizer_config.json").get(role, default)
     return str(told["content"] if isinstance(told, dict) else told or default)
 
 
-def pool_factor_of(found: Checkpoint) -> int:
-    """From the sidecar; 1 where it says nothing. Raises: EmbedderError."""
-    factor = found.json(SIDECAR).get("pool_factor", 1)
+def _pool_factor(opened: Opened) -> int:
+    factor = opened.sidecar.get("pool_factor", 1)
     if not isinstance(factor, int) or factor < 1:
         raise EmbedderError(f"{SIDECAR}: pool_factor is {factor!r}, not a whole number from 1 on")
     return factor
