@@ -17,6 +17,10 @@ FAMILIES: dict[str, str] = {
     "vlm2vec": "mmsearch.embedders.vlm2vec:Vlm2VecEmbedder",
     "colpali": "mmsearch.embedders.colpali:ColPaliEmbedder",
     "colqwen2": "mmsearch.embedders.colqwen2:ColQwen2Embedder",
+    "clip": "mmsearch.embedders.clip:ClipEmbedder",
+    "siglip": "mmsearch.embedders.siglip:SiglipEmbedder",
+    "blip": "mmsearch.embedders.blip:BlipEmbedder",
+    "xclip": "mmsearch.embedders.xclip:XClipEmbedder",
 }
 """Family: "module:class". The class has `load(name_or_folder, *, device, dtype, min_pixels, max_pixels)`, which
 gives an `Embedder`; arguments and errors as in `mmsearch.embedders.load_embedder`."""
@@ -25,6 +29,11 @@ FAMILY_OF_TYPE: dict[str, str] = {
     "qwen2_vl": "vlm2vec",
     "colpali": "colpali",
     "colqwen2": "colqwen2",
+    "clip": "clip",
+    "siglip": "siglip",
+    "siglip2": "siglip",
+    "blip": "blip",
+    "xclip": "xclip",
 }
 """The `model_type` of a `config.json`: the family that runs it unless the checkpoint is known to want another."""
 
