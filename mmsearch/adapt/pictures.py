@@ -1,64 +1,17 @@
-"""Decoding the library's items once more, in ingestion's own worker processes, and keeping some of them as pictures of our own.
-
-A file that has changed since it was indexed, or that cannot be read now, is passed over.
-"""
+"""Pictures of the library's items, decoded once more and kept as files of our own while adapting."""
 
 from __future__ import annotations
 
-import logging
 import shutil
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from PIL import Image
 
-from ingest.workers import Event, Limits, Task, WorkerPool, default_jobs
+from ingest.again import decoded
 from mmsearch.embedders import Embedder
-from mmsearch.items import Item, ItemDraft, Source
+from mmsearch.items import Item
 from mmsearch.library import Library
-
-log = logging.getLogger(__name__)
-
-
-def decoded(library: Library, embedder: Embedder, items: Sequence[Item]) -> Iterator[tuple[Item, ItemDraft]]:
-    """The items with their pixels, as ingestion gave them to the model; in no particular order, some may be missing."""
-    wanted: dict[int, dict[int, Item]] = defaultdict(dict)
-    for item in items:
-        wanted[item.source_id][item.ordinal] = item
-    rows = {row.id: row for row in library.catalog.sources(states=("indexed",)) if row.id in wanted}
-    tasks = []
-    for source_id, row in sorted(rows.items()):
-        source = Source(row.path, row.sha256, row.size_bytes, row.modified_ns)
-        if is_unchanged(source):
-            tasks.append(Task(source_id, source, first_ordinal=min(wanted[source_id])))
-        else:
-            log.info("%s: changed since it was indexed; left out", row.path)
-    settings = library.settings
-    limits = Limits(
-        deadline_s=settings.decode_timeout_s,
-        memory_bytes=settings.decode_memory_bytes,
-        max_image_pixels=settings.max_image_pixels,
-        max_pages=settings.max_pages,
-    )
-    with WorkerPool(embedder.max_pixels, jobs=settings.jobs or default_jobs(), limits=limits) as pool:
-        for event in pool.read(tasks):
-            if not isinstance(event, Event):
-                continue
-            if event.draft is not None:
-                known = wanted[event.task.key].get(event.draft.ordinal)
-                if known is not None and known.kind == event.draft.kind:
-                    yield known, event.draft
-            elif event.error is not None:
-                log.info("%s: left out: %s", event.task.source.path, event.error.reason)
-
-
-def is_unchanged(source: Source) -> bool:
-    try:
-        stat = source.path.stat()
-    except OSError:
-        return False
-    return (stat.st_size, stat.st_mtime_ns) == (source.size_bytes, source.modified_ns)
 
 
 class Pictures:

@@ -20,12 +20,13 @@ from typing import Any
 
 import numpy as np
 
+from ingest.again import decoded
 from ingest.plan import measure_costs
 from mmsearch import prompts
 from mmsearch.adapt import judge, material
 from mmsearch.adapt.judge import PICTURE_ALONE, Asked, Verdict
 from mmsearch.adapt.mixing import SHARES, Mixer
-from mmsearch.adapt.pictures import Pictures, decoded
+from mmsearch.adapt.pictures import Pictures
 from mmsearch.adapt.plan import Plan, Question, make_plan
 from mmsearch.embedders import Embedder, load_embedder
 from mmsearch.embedders import checkpoint as files
