@@ -31,8 +31,6 @@ MVBENCH = (
     "action_localization", "scene_transition", "action_count", "moving_count", "moving_attribute", "state_change",
     "fine_grained_pose", "character_order", "egocentric_navigation", "counterfactual_inference",
 )  # fmt: skip
-IMAGE_TASKS = [task.name for task in TASKS.values() if task.modality == "image"]
-LABELS = {"K700": ("fly_tying", "luge"), "HMDB51": ("wave", "dive"), "UCF101": ("Kayaking", "PlayingDaf"), "Breakfast": ("tea", "juice")}  # fmt: skip
 
 
 def build(data: Path, tasks: Iterable[str] | None = None) -> Path:
@@ -144,8 +142,122 @@ def page_set(task: Task, data: Path) -> None:
         write_rows(folder, config, task.split, rows)
 
 
+def frame_folder(task: Task, data: Path) -> Path:
+    return data / MEDIA_HUB / task.media
+
+
+def class_set(task: Task, data: Path) -> None:
+    """Video i shows class i; the first class stands in two rows."""
+    folder = frame_folder(task, data)
+    classes = CLASSES[task.name]
+    rows: list[dict[str, Any]] = []
+    for i in range(QUERIES):
+        label = classes[i % len(classes)]
+        if task.family == "ssv2":
+            rows.append({"video_id": 1000 + i, "pos_text": label, "neg_text": list(classes)})
+        else:
+            rows.append({"video_id": f"v_{i}", "pos_text": label})
+        write_frames(folder / str(rows[-1]["video_id"]), i)
+    write_rows(data / task.hub, task.config, task.split, rows)
+
+
+CLASSES = {
+    "K700": ("fly_tying", "luge"),
+    "HMDB51": ("wave", "dive"),
+    "UCF101": ("Kayaking", "PlayingDaf"),
+    "Breakfast": ("tea", "juice"),
+    "SmthSmthV2": ("Closing something", "Opening something", "Folding something"),
+}
+
+
+def described_set(task: Task, data: Path) -> None:
+    """Description i belongs to video i."""
+    rows = []
+    for i in range(QUERIES):
+        name, text = f"clip {i}", f"A dog jumps {i} times"
+        if task.family == "msrvtt":
+            rows.append({"video_id": name, "video": f"{name}.mp4", "caption": text, "source": "MSR-VTT"})
+        elif task.family == "msvd":
+            rows.append({"video_id": name, "video": f"{name}.avi", "caption": [text, "something else"]})
+        elif task.family == "didemo":
+            rows.append({"video": f"videos/{name}.mp4", "caption": text})
+        elif task.family == "vatex":
+            rows.append({"videoID": name, "enCap": [text, "something else"], "chCap": []})
+        else:
+            rows.append({"id": name, "video_path": f"./val/101/{name}.mp4", "sentence": text})
+        write_frames(frame_folder(task, data) / name, i)
+    write_rows(data / task.hub, task.config, task.split, rows)
+
+
+def moment_set(task: Task, data: Path) -> None:
+    """Two videos with a right clip and two wrong ones each; the third query is about the first video again."""
+    for video in range(2):
+        folder = frame_folder(task, data) / f"film_{video}"
+        write_frames(folder / "query", video)
+        for number, clip in enumerate(("positive_7", "negative_10", "negative_9")):
+            write_frames(folder / clip, 4 * video + number + 2, count=3)
+        (folder / "notes.txt").write_text("not a clip")
+    rows = [{"query": question(i), "video_path": f"videos/film_{i % 2}.mp4"} for i in range(QUERIES)]
+    write_rows(data / task.hub, task.config, task.split, rows)
+
+
+def momentseeker_set(task: Task, data: Path) -> None:
+    """A text alone, with a picture and with a video; the first has two right clips."""
+    folder = frame_folder(task, data)
+    for clip in range(4):
+        write_frames(folder / f"video_frames/films_film_1_{clip}", clip, count=9 + clip)
+    write_frames(folder / "video_frames/asked_film", 7, count=3)
+    write_picture(folder / "query_seen.jpg", 9)
+    clips = [{"output_path": f"films/film_1_{k}.mp4"} for k in range(4)]
+    rows = [
+        {"query": question(0), "positive_frames": clips[:2], "negative_frames": clips[2:], "input_frames": ""},
+        {"query": question(1), "positive_frames": clips[1:2], "negative_frames": [clips[0], clips[3]], "input_frames": "seen.jpg"},
+        {"query": question(2), "positive_frames": clips[2:3], "negative_frames": clips[:2], "input_frames": "asked/film.mp4"},
+    ]  # fmt: skip
+    write_rows(data / task.hub, task.config, task.split, rows)
+
+
+def question_set(task: Task, data: Path) -> None:
+    """Option i is the answer of question i; questions 0 and 2 are about the same video."""
+    rows: list[dict[str, Any]] = []
+    options = ["red", "green", "blue", "white", "black"]
+    lettered = [f"{'ABCDE'[k]}. {option}." for k, option in enumerate(options)]
+    for i in range(QUERIES):
+        video = f"film{i % 2}"
+        asked = {"question": question(i)}
+        if task.family == "videomme":
+            more = {"domain": "d", "sub_category": "s", "question_id": f"{i}"}
+            rows.append(asked | more | {"videoID": video, "options": lettered[:4], "answer": "ABC"[i]})
+        elif task.family == "egoschema":
+            rows.append(asked | {"video_idx": video, "question_idx": f"{i}", "option": lettered, "answer": str(i)})
+        elif task.family == "nextqa":
+            own = {f"a{k}": option for k, option in enumerate(options)}
+            rows.append(asked | own | {"video": 4000 + i % 2, "answer": i, "qid": i, "type": "CW"})
+            video = str(4000 + i % 2)
+        else:
+            rows.append({"video_name": video, "question": question(i)[:-1], "question_id": f"{i}", "answer": ("yes", "no")[i % 2]})  # fmt: skip
+            video = f"v_{video}"
+        write_frames(frame_folder(task, data) / video, i % 2, name="{:04d}.jpeg", first=0)
+    write_rows(data / task.hub, task.config, task.split, rows)
+
+
+def mvbench_set(task: Task, data: Path) -> None:
+    """A row in each of the 20 configurations; all show the same few pictures."""
+    for number, part in enumerate(MVBENCH):
+        options = ["red", "green", "blue", "white", "black"][: 3 + number % 3]
+        row = {"video": f"{part}.mp4", "question": question(number % 3), "candidates": options, "answer": options[1]}
+        write_rows(data / task.hub, part, task.split, [row])
+        write_frames(frame_folder(task, data) / part / f"{part}.mp4", number % 3, count=2, name="{:04d}.jpeg", first=0)
+
+
 WRITERS = {
     **dict.fromkeys(("image_cls", "image_qa", "image_i2t", "image_t2i", "image_i2i_vg"), image_set),
+    **dict.fromkeys(("video_classification", "ssv2"), class_set),
+    **dict.fromkeys(("msrvtt", "msvd", "didemo", "vatex", "youcook2"), described_set),
+    "moment_retrieval": moment_set,
+    "momentseeker": momentseeker_set,
+    **dict.fromkeys(("videomme", "nextqa", "egoschema", "activitynetqa"), question_set),
+    "mvbench": mvbench_set,
     **dict.fromkeys(("vidore", "visrag"), page_set),
 }
 """By loader family."""

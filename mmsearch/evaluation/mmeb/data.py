@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmsearch.errors import DatasetError
+from mmsearch.errors import DatasetError, SourceError
 from mmsearch.evaluation.mmeb.tasks import Task
 from mmsearch.items import Kind
 from mmsearch.pictures import Picture
@@ -85,14 +85,16 @@ class Collector:
         return name
 
     def read(self, rows: Iterable[tuple[str, Mapping[str, Any]]], row_query: Callable[[str, Any], TaskQuery]) -> None:
-        """`row_query(key, row)` for every row; one that raises DatasetError or lacks a field becomes an unread one."""
+        """`row_query(key, row)` for every row; one that raises, lacks a field or holds odd values becomes an unread one."""
         for key, row in rows:
             try:
                 self.queries.append(row_query(key, row))
             except KeyError as error:
                 self.unread.append(f"{key}: no field {error}")
-            except DatasetError as error:
+            except (DatasetError, SourceError) as error:
                 self.unread.append(f"{key}: {error}")
+            except (AttributeError, TypeError, ValueError) as error:
+                self.unread.append(f"{key}: an odd record: {error}")
 
     def data(self) -> TaskData:
         """Raises: DatasetError: no query could be read."""
