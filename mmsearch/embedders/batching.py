@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import torch
 
+Given = TypeVar("Given")
 Made = TypeVar("Made")
 
 
@@ -27,13 +28,13 @@ def batches_by_cost(costs: Sequence[tuple[int, int]], budget: int) -> list[list[
     return batches
 
 
-def made_ahead(make: Callable[[list[int]], Made], batches: Sequence[list[int]], *, threads: int = 4) -> Iterator[Made]:
-    """make(rows) for all batches in order, at most `threads` of them ahead of the one in use."""
+def made_ahead(make: Callable[[Given], Made], batches: Sequence[Given], *, threads: int = 4) -> Iterator[Made]:
+    """make(batch) for all batches in order, at most `threads` of them ahead of the one in use."""
     waiting: deque[Future[Made]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="prepare") as pool:
         try:
-            for rows in batches:
-                waiting.append(pool.submit(make, rows))
+            for batch in batches:
+                waiting.append(pool.submit(make, batch))
                 if len(waiting) > threads:
                     yield waiting.popleft().result()
             while waiting:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -321,6 +321,29 @@ def rope_theta(config: Mapping[str, Any]) -> float:
     return 1_000_000.0
 
 
+class Span(Protocol):
+    """Consecutive tokens that attend to each other and to no others.
+
+    Attributes:
+        tokens: how many.
+        rows: how many of them are read after the last layer.
+    """
+
+    @property
+    def tokens(self) -> int: ...
+
+    @property
+    def rows(self) -> int: ...
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """[tokens, heads, head_dim] each (keys and values may have fewer heads) to [tokens, heads * head_dim]."""
+        ...
+
+    def attend_last(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """The same of the tokens that are read: query [rows, heads, head_dim] to [rows, heads * head_dim]."""
+        ...
+
+
 @dataclass(frozen=True)
 class _LengthBucket:
     """Consecutive sequences of like length.
@@ -335,6 +358,15 @@ class _LengthBucket:
     gather: Tensor | None
     real: Tensor | None
     mask: Tensor | None
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        q, k, v = self.padded(query), self.padded(key), self.padded(value)
+        return self.packed(F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1]))
+
+    def attend_last(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        q, k, v = query[:, :, None], self.padded(key), self.padded(value)
+        is_grouped = q.shape[1] != k.shape[1]
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask, enable_gqa=is_grouped).flatten(1)
 
     def padded(self, x: Tensor) -> Tensor:
         """[tokens, heads, head_dim] to [rows, heads, longest, head_dim]."""
@@ -412,19 +444,37 @@ def last_states(
     if angles is None:
         position = torch.arange(len(tokens), device=device) - (ends - length).repeat_interleave(length)
         angles = position[:, None] * language_model.rotary_emb.inv_freq.float()
-    cos, sin = angles.cos()[:, None], angles.sin()[:, None]
-
-    *layers, final = language_model.layers
-    for index, layer in enumerate(layers):
-        tokens = run(_layer, layer, tokens, cos, sin, buckets, None)
-        if index < len(deep):
-            assert visual_index is not None
-            tokens = tokens.index_add(0, visual_index, deep[index].to(tokens.dtype))
-    last = run(_layer, final, tokens, cos, sin, buckets, ends - 1)
-    last = language_model.norm(last)
+    last = states_at(language_model, tokens, angles, buckets, ends - 1, deep=deep, visual_index=visual_index)
     if is_sorted:
         return last
     return last[torch.tensor(sorted(range(len(order)), key=order.__getitem__), device=device)]
+
+
+def states_at(
+    language_model: Walked,
+    tokens: Tensor,
+    angles: Tensor,
+    spans: Sequence[Span],
+    ends: Tensor,
+    *,
+    deep: Sequence[Tensor] = (),
+    visual_index: Tensor | None = None,
+) -> Tensor:
+    """The final hidden states [len(ends), hidden] of some tokens.
+
+    Args:
+        tokens, angles, deep, visual_index: as for `last_states`.
+        spans: consecutive parts of `tokens`, together all of them: within each, attention is its own affair.
+        ends: int64, indices into `tokens`: of each span those whose states it gives, in order.
+    """
+    cos, sin = angles.cos()[:, None], angles.sin()[:, None]
+    *layers, final = language_model.layers
+    for index, layer in enumerate(layers):
+        tokens = run(_layer, layer, tokens, cos, sin, spans, None)
+        if index < len(deep):
+            assert visual_index is not None
+            tokens = tokens.index_add(0, visual_index, deep[index].to(tokens.dtype))
+    return language_model.norm(run(_layer, final, tokens, cos, sin, spans, ends))
 
 
 def _reordered(x: Tensor, lengths: Sequence[int], order: Sequence[int]) -> Tensor:
@@ -434,7 +484,7 @@ def _reordered(x: Tensor, lengths: Sequence[int], order: Sequence[int]) -> Tenso
 
 
 def _layer(
-    layer: Walked, tokens: Tensor, cos: Tensor, sin: Tensor, buckets: Sequence[_LengthBucket], last: Tensor | None
+    layer: Walked, tokens: Tensor, cos: Tensor, sin: Tensor, spans: Sequence[Span], last: Tensor | None
 ) -> Tensor:
     """A decoder layer; with `last` (indices of the last tokens) only those rows are computed and returned."""
     attention = layer.self_attn
@@ -445,19 +495,15 @@ def _layer(
     if last is not None:
         tokens, x, cos, sin = tokens[last], x[last], cos[last], sin[last]
     query = rotate(_heads(attention, "q", x, head_dim), cos, sin)
-    is_grouped = query.shape[1] != key.shape[1]
-    outputs = []
-    spans = [bucket.tokens for bucket in buckets]
-    query_spans = spans if last is None else [bucket.rows for bucket in buckets]
-    for bucket, q, k, v in zip(buckets, query.split(query_spans), key.split(spans), value.split(spans), strict=True):
-        k, v = bucket.padded(k), bucket.padded(v)
-        if last is None:
-            q = bucket.padded(q)
-            output = bucket.packed(F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=is_grouped))
-        else:
-            q = q[:, :, None]
-            output = F.scaled_dot_product_attention(q, k, v, attn_mask=bucket.mask, enable_gqa=is_grouped).flatten(1)
-        outputs.append(output)
+    sizes = [span.tokens for span in spans]
+    if last is None:
+        parts = zip(spans, query.split(sizes), key.split(sizes), value.split(sizes), strict=True)
+        outputs = [span.attend(q, k, v) for span, q, k, v in parts]
+    else:
+        parts = zip(
+            spans, query.split([span.rows for span in spans]), key.split(sizes), value.split(sizes), strict=True
+        )
+        outputs = [span.attend_last(q, k, v) for span, q, k, v in parts]
     tokens = tokens + attention.o_proj(torch.cat(outputs) if len(outputs) > 1 else outputs[0])
     return tokens + layer.mlp(layer.post_attention_layernorm(tokens))
 

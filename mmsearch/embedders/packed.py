@@ -25,6 +25,7 @@ from mmsearch.embedders.backbones import BACKBONES, check_config, check_names, f
 from mmsearch.embedders.batching import batches_by_cost, made_ahead, single_core_threads
 from mmsearch.embedders.encoder import last_states, vision_features
 from mmsearch.embedders.opened import Opened, match_scales, model_key, open_checkpoint
+from mmsearch.embedders.prefix import BranchedBatch, branch_states, branched_batch, rows_on_same_visuals
 from mmsearch.embedders.qwen2vl_inputs import MAX_PIXELS, MERGE, MIN_PIXELS, PREPROCESSING_VERSION, Batch, Preparation
 from mmsearch.errors import EmbedderError
 from mmsearch.items import EmbedInput, Kind, MatchScale
@@ -37,6 +38,8 @@ POSITIONS_PER_BATCH = {"small": 1024, "cpu": 4096, "cuda": 65536}
 """Patches and tokens together. Small batches stay in a CPU's cache."""
 
 Side = Literal["query", "document"]
+Units = Sequence[Sequence[int]]
+"""Rows that are embedded together; those of one unit share their pictures."""
 
 
 class PackedEmbedder(ABC):
@@ -47,6 +50,8 @@ class PackedEmbedder(ABC):
     Attributes:
         model_types: that a checkpoint of the family may have.
         version: of the family's way with documents; raised whenever the same document would give other tokens or pixels.
+        shares_visuals: whether several prompts given the same `images` object are embedded as branches of one trunk (see `prefix`), which
+            calls for one-dimensional positions.
         default_min_pixels, default_max_pixels: of one image or frame, where neither the caller nor the sidecar says.
         tokenizer: from tokenizer.json.
         preparation: how prompts and pictures become a `Batch`; needs no model.
@@ -57,6 +62,7 @@ class PackedEmbedder(ABC):
     version: ClassVar[int] = 1
     default_min_pixels: ClassVar[int] = MIN_PIXELS
     default_max_pixels: ClassVar[int] = MAX_PIXELS
+    shares_visuals: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -206,27 +212,37 @@ class PackedEmbedder(ABC):
             EmbedderError: more images than visual tokens; an output that is not finite.
         """
         vectors = np.empty((len(prompts), self.dim), np.float32)
-        costs = [
-            self._cost(prompt, visuals or (), video, budget)
-            for prompt, visuals, video, budget in zip(prompts, images, is_video, budgets, strict=True)
-        ]
+        can_share = self.shares_visuals and self.preparation.max_tokens is None
+        shared = rows_on_same_visuals(prompts, images, is_video, budgets) if can_share else []
+        branched = {row for rows in shared for row in rows}
+        alone = [[row] for row in range(len(prompts)) if row not in branched]
 
-        def prepare(rows: Sequence[int]) -> Batch:
-            return self.prepare(
-                [prompts[row] for row in rows],
-                [images[row] for row in rows],
-                [is_video[row] for row in rows],
-                [budgets[row] for row in rows],
-            )
+        def cost(rows: Sequence[int]) -> tuple[int, int]:
+            first = rows[0]
+            patches, tokens = self._cost(prompts[first], images[first] or (), is_video[first], budgets[first])
+            return patches, tokens + sum(len(prompts[row]) // 4 + 1 for row in rows[1:])
+
+        def prepare(units: Sequence[Sequence[int]]) -> Batch:
+            firsts = [rows[0] for rows in units]
+            visuals = [images[row] for row in firsts]
+            videos, bounds = [is_video[row] for row in firsts], [budgets[row] for row in firsts]
+            if firsts[0] in branched:
+                own = [[prompts[row] for row in rows] for rows in units]
+                return branched_batch(self.preparation, own, visuals, videos, bounds)
+            return self.prepare([prompts[row] for row in firsts], visuals, videos, bounds)
 
         place = "cuda" if self._device.type == "cuda" else "small" if self._is_small else "cpu"
-        batches = batches_by_cost(costs, POSITIONS_PER_BATCH[place])
+        batches = [
+            [units[index] for index in batch]
+            for units in (shared, alone)
+            for batch in batches_by_cost([cost(rows) for rows in units], POSITIONS_PER_BATCH[place])
+        ]
         if place == "small":
-            results = self._pool().map(lambda rows: self._embed(prepare, rows, prepare(rows)), batches)
+            results = self._pool().map(lambda units: self._embed(prepare, units, prepare(units)), batches)
         else:
             results = map(partial(self._embed, prepare), batches, made_ahead(prepare, batches))
-        for rows, embeddings in zip(batches, results, strict=True):
-            vectors[rows] = embeddings
+        for units, embeddings in zip(batches, results, strict=True):
+            vectors[[row for rows in units for row in rows]] = embeddings
         finite = np.isfinite(vectors).all(1)
         if not finite.all():
             index = int(np.flatnonzero(~finite)[0])
@@ -234,17 +250,16 @@ class PackedEmbedder(ABC):
         return vectors
 
     @torch.no_grad()
-    def _embed(self, prepare: Callable[[Sequence[int]], Batch], rows: Sequence[int], batch: Batch) -> np.ndarray:
-        """float32 [len(rows), dim]. What does not fit into the accelerator's memory is tried in halves."""
+    def _embed(self, prepare: Callable[[Units], Batch], units: Units, batch: Batch) -> np.ndarray:
+        """float32 [rows of all units, dim]. What does not fit into the accelerator's memory is tried in halves."""
         try:
             return self.forward(batch).cpu().numpy()
         except torch.OutOfMemoryError as error:
-            if len(rows) == 1:
-                raise EmbedderError(f"input {rows[0]} does not fit into the memory of {self.device}") from error
+            if len(batch) == 1:
+                raise EmbedderError(f"input {units[0][0]} does not fit into the memory of {self.device}") from error
         torch.cuda.empty_cache()
-        logger.info("%d inputs do not fit into the memory of %s together; trying halves", len(rows), self.device)
-        middle = len(rows) // 2
-        return np.concatenate([self._embed(prepare, half, prepare(half)) for half in (rows[:middle], rows[middle:])])
+        logger.info("%d inputs do not fit into the memory of %s together; trying halves", len(batch), self.device)
+        return np.concatenate([self._embed(prepare, half, prepare(half)) for half in halved(units)])
 
     def _pool(self) -> ThreadPoolExecutor:
         """One thread per core, each computing alone.
@@ -299,6 +314,8 @@ class PackedEmbedder(ABC):
         if features is not None:
             merged, *deep_features = features.split(self.dim, -1)
             tokens, deep = tokens.index_copy(0, batch.visual_index, merged.to(tokens.dtype)), tuple(deep_features)
+        if isinstance(batch, BranchedBatch):
+            return F.normalize(branch_states(language_model, tokens, batch, deep=deep).float(), dim=-1)
         angles = self.angles(batch, language_model)
         last = last_states(
             language_model, tokens, batch.lengths, angles=angles, deep=deep, visual_index=batch.visual_index
@@ -312,3 +329,13 @@ class PackedEmbedder(ABC):
     def angles(self, batch: Batch, language_model: Any) -> torch.Tensor | None:
         """Rotary angles float32 [tokens, head_dim / 2]; None for one-dimensional positions."""
         return None
+
+
+def halved(units: Units) -> tuple[Units, Units]:
+    """Two halves of them, or of the only one's rows."""
+    if len(units) > 1:
+        middle = len(units) // 2
+        return units[:middle], units[middle:]
+    (rows,) = units
+    middle = len(rows) // 2
+    return [rows[:middle]], [rows[middle:]]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -43,6 +43,8 @@ class Vlm2VecEmbedder(PackedEmbedder):
         page_text_tokens: tokens of a document's text that the model is given at most; 0: pixels only.
         query_text_tokens: the same for queries.
     """
+
+    shares_visuals: ClassVar[bool] = True
 
     def __init__(
         self,
