@@ -35,7 +35,8 @@ from ingest.scan import ScanResult, find_sources, has_changed, resolve_roots
 from ingest.workers import Event, Limits, Task, WorkerPool, default_jobs
 from mmsearch import prompts
 from mmsearch.errors import CorruptFile, SourceError
-from mmsearch.items import ItemDraft, Kind, Source
+from mmsearch.items import ItemDraft, Kind, Source, Vectors
+from mmsearch.library import is_multi_vector
 from mmsearch.plan import Plan
 
 if TYPE_CHECKING:
@@ -433,7 +434,9 @@ class _Run:
     def read(self, plan: Plan) -> None:
         """Decode, embed and save everything new, changed or not yet embedded by this model."""
         embedder = self.library.embedder
-        self.catalog.register_model(embedder.model_key, embedder.dim, self.library.model_name)
+        self.catalog.register_model(
+            embedder.model_key, embedder.dim, self.library.model_name, is_multi_vector=is_multi_vector(embedder)
+        )
         jobs = [
             *(self.job(source) for source in plan.new),
             *(self.job(source, replaces=former) for former, source in plan.changed),
@@ -723,8 +726,12 @@ class _Run:
 _END: Any = object()
 
 
-def checked(vectors: np.ndarray, count: int) -> np.ndarray:
+def checked(vectors: Vectors, count: int) -> Vectors:
     """The model's vectors, if they can be stored. Raises ValueError where one is not finite or not of unit length."""
+    if isinstance(vectors, list):  # many vectors per item
+        if len(vectors) != count:
+            raise ValueError(f"{count} inputs gave {len(vectors)} times vectors")
+        return [checked(tokens, len(tokens)) for tokens in vectors]
     vectors = np.asarray(vectors, np.float32)
     if vectors.ndim != 2 or len(vectors) != count:
         raise ValueError(f"{count} inputs gave vectors of shape {vectors.shape}")

@@ -24,7 +24,7 @@ from mmsearch.filters import absolute
 from mmsearch.items import ItemDraft, Source
 from mmsearch.plan import Plan
 from mmsearch.schema import embedded, items, meta, models, roots, sources
-from mmsearch.stored_vectors import checked_vectors, to_blob
+from mmsearch.stored_vectors import checked_items, to_blob
 
 HOLDERS = ("indexed", "offline")
 ATTEMPTS = ("pending", "failed")
@@ -39,14 +39,23 @@ def next_generation(c: Connection) -> int:
     return int(c.execute(counted).scalar_one())
 
 
-def model_id(c: Connection, model_key: str, dim: int) -> int:
-    """The id of a model, made known if it is new; the first one becomes the active one. Raises DimensionMismatch."""
-    row = c.execute(select(models.c.id, models.c.dim).where(models.c.key == model_key)).first()
+def model_id(c: Connection, model_key: str, dim: int, *, is_multi_vector: bool = False) -> int:
+    """The id of a model, made known if it is new; the first one becomes the active one.
+
+    Raises:
+        DimensionMismatch: known with another dim. CatalogError: known with one vector per item instead of many, or the reverse.
+    """
+    columns = (models.c.id, models.c.dim, models.c.is_multi_vector)
+    row = c.execute(select(*columns).where(models.c.key == model_key)).first()
     if row is not None:
         if row.dim != dim:
             raise DimensionMismatch(row.dim, dim)
+        if row.is_multi_vector != is_multi_vector:
+            stored = "many vectors" if row.is_multi_vector else "one vector"
+            raise CatalogError(f"the items of model {model_key} have {stored} each here; give it another name")
         return row.id
-    new = c.execute(insert(models).values(key=model_key, dim=dim).returning(models.c.id)).scalar_one()
+    values = {"key": model_key, "dim": dim, "is_multi_vector": int(is_multi_vector)}
+    new = c.execute(insert(models).values(**values).returning(models.c.id)).scalar_one()
     if c.execute(select(meta.c.value).where(meta.c.key == "active_model")).scalar() is None:
         set_active(c, new)
     return new
@@ -106,8 +115,8 @@ def begin_source(c: Connection, source: Source, *, model_key: str, replaces: int
 def save_batch(
     c: Connection, rows: Sequence[tuple[int, ItemDraft, np.ndarray, str | None]], model_key: str
 ) -> list[int]:
-    checked = checked_vectors(np.stack([row[2] for row in rows]))
-    model = model_id(c, model_key, checked.shape[1])
+    checked = checked_items([row[2] for row in rows])
+    model = model_id(c, model_key, checked[0].shape[-1], is_multi_vector=checked[0].ndim == 2)
     generation = next_generation(c)
     begun = _begun(c, {row[0] for row in rows})
     ids = [_save_item(c, begun[source_id], draft, preview, generation) for source_id, draft, _, preview in rows]

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 Kind = Literal["page", "image", "clip"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
+Vectors = Any
+"""Of n inputs or items float32 [n, dim]; of a multi-vector model a list of n float32 [tokens, dim]. All rows have unit length."""
+
 KIND_ALIASES: Mapping[str, Kind] = {
     "page": "page", "pages": "page", "pdf": "page", "document": "page", "slide": "page",
     "image": "image", "images": "image", "photo": "image", "photos": "image", "picture": "image",

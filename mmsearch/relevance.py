@@ -95,9 +95,12 @@ def background(queries: np.ndarray, sample: np.ndarray, *, is_same_set: bool = F
     """
     scores = queries @ sample.T
     scores = scores[scores < 0.9999] if is_same_set else scores.ravel()
-    if not scores.size:
-        return Background(0.0, 1.0)
-    return Background(*_centre_and_spread(scores))
+    return background_of(scores)
+
+
+def background_of(scores: np.ndarray) -> Background:
+    """The background of scores float32 [n] of irrelevant pairs, however they were compared."""
+    return Background(*_centre_and_spread(scores)) if scores.size else Background(0.0, 1.0)
 
 
 def own_background(own: np.ndarray, prior: Background) -> Background:

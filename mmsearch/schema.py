@@ -36,7 +36,7 @@ from mmsearch.errors import CatalogError, CorruptIndex, LibraryLocked, LibraryMi
 log = logging.getLogger(__name__)
 
 CATALOG_NAME = "catalog.sqlite3"
-SCHEMA_REVISION = "0001"
+SCHEMA_REVISION = "0002"
 """The newest revision in `migrations/versions`; revisions are numbered so that older and newer can be told apart."""
 
 BUSY_TIMEOUT_S = 30.0
@@ -59,6 +59,7 @@ models = Table(
     Column("key", Text, nullable=False, unique=True),
     Column("dim", Integer, nullable=False),
     Column("name", Text),  # what the user called it ("mini", a folder): lets a query load the right model by itself
+    Column("is_multi_vector", Integer, nullable=False, server_default=text("0")),  # 1: an item has a vector per token
 )
 
 roots = Table(
@@ -133,7 +134,7 @@ vectors = Table(
     Column("model_id", ForeignKey("models.id", ondelete="CASCADE"), nullable=False),
     Column("item_id", ForeignKey("items.id", ondelete="CASCADE"), nullable=False),
     Column("generation", Integer, nullable=False),
-    Column("data", LargeBinary, nullable=False),  # little-endian float16 [dim]
+    Column("data", LargeBinary, nullable=False),  # little-endian float16 [dim], or [tokens, dim]
     Index("vectors_item", "model_id", "item_id", unique=True),
     Index("vectors_by_item", "item_id"),
     Index("vectors_generation", "model_id", "generation"),
@@ -145,7 +146,7 @@ calibrations = Table(
     Column("model_id", ForeignKey("models.id", ondelete="CASCADE"), primary_key=True),
     Column("kind", Text, primary_key=True),
     Column("version", Text, nullable=False),  # of the list of generic queries
-    Column("data", LargeBinary, nullable=False),  # float16 [queries, dim]: the generic queries, encoded
+    Column("data", LargeBinary, nullable=False),  # the generic queries, encoded: `to_blob`, `many_to_blob`
 )
 
 

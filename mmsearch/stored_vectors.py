@@ -12,7 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
 from mmsearch.filters import read_ids
-from mmsearch.items import Kind
+from mmsearch.items import Kind, Vectors
 
 UNIT_TOLERANCE = 1e-3
 """How far from 1 the length of a vector may be when it is saved."""
@@ -30,25 +30,33 @@ class Tail:
 
     Attributes:
         generation: the one that a store has reached with this.
-        added: int64 [n], new or changed; `vectors`: float16 [n, dim].
+        added: int64 [n], new or changed; `vectors`: float16 [n, dim], or None for a multi-vector model, whose are too large to be read
+            at once: `vectors_of` gives them in blocks.
         removed: int64, no longer visible.
         is_whole: `added` is everything there is; whatever else a store holds must go.
     """
 
     generation: int
     added: np.ndarray
-    vectors: np.ndarray
+    vectors: np.ndarray | None
     removed: np.ndarray
     is_whole: bool = False
 
 
-def block_after(c: Connection, model_key: str, kind: Kind, after_id: int, limit: int) -> tuple[np.ndarray, np.ndarray]:
-    """The next `limit` visible items of a kind: ids int64 [n] ascending, float32 [n, dim] of unit length."""
+def shape_of(c: Connection, model_key: str) -> tuple[int, bool]:
+    """The dim of a model, and whether its items have many vectors each; (0, False) if it is unknown."""
+    query = text("SELECT dim, is_multi_vector FROM models WHERE key = :key")
+    row = c.execute(query, {"key": model_key}).first()
+    return (0, False) if row is None else (row.dim, bool(row.is_multi_vector))
+
+
+def block_after(c: Connection, model_key: str, kind: Kind, after_id: int, limit: int) -> tuple[np.ndarray, Vectors]:
+    """The next `limit` visible items of a kind: ids int64 [n] ascending, and their `Vectors`."""
     rows = c.execute(
         text(f"SELECT i.id, v.data{_OF_KIND} AND i.id > :after ORDER BY i.id LIMIT :limit"),
         {"key": model_key, "kind": kind, "after": after_id, "limit": limit},
     ).all()
-    return _ids(rows), unit(_halves(rows))
+    return _ids(rows), _vectors(c, rows, model_key)
 
 
 def tail(c: Connection, model_key: str, kind: Kind, since: int) -> Tail:
@@ -71,8 +79,10 @@ def tail(c: Connection, model_key: str, kind: Kind, since: int) -> Tail:
         )
         gone = "SELECT id FROM items WHERE generation > :since AND kind = :kind AND visible = 0"
         removed = read_ids(c, gone, parameters)
-    rows = c.execute(text(f"SELECT i.id, v.data{_OF_KIND}{changed} ORDER BY i.id"), parameters).all()
-    return Tail(generation, _ids(rows), _halves(rows), removed, is_whole)
+    is_multi = shape_of(c, model_key)[1]
+    columns = "i.id" if is_multi else "i.id, v.data"
+    rows = c.execute(text(f"SELECT {columns}{_OF_KIND}{changed} ORDER BY i.id"), parameters).all()
+    return Tail(generation, _ids(rows), None if is_multi else _halves(rows), removed, is_whole)
 
 
 def sums(c: Connection, model_key: str, kind: Kind) -> tuple[int, int]:
@@ -81,8 +91,8 @@ def sums(c: Connection, model_key: str, kind: Kind) -> tuple[int, int]:
     return row[0], int(row[1])
 
 
-def vectors_of(c: Connection, ids: Sequence[int] | np.ndarray, model_key: str) -> tuple[np.ndarray, np.ndarray]:
-    """The ids (int64, ascending) among `ids` that are visible and have a vector of this model, and float32 [n, dim]."""
+def vectors_of(c: Connection, ids: Sequence[int] | np.ndarray, model_key: str) -> tuple[np.ndarray, Vectors]:
+    """The ids (int64, ascending) among `ids` that are visible and have vectors of this model, and those `Vectors`."""
     rows = c.execute(
         text(
             "SELECT v.item_id, v.data FROM vectors v JOIN items i ON i.id = v.item_id"
@@ -91,7 +101,7 @@ def vectors_of(c: Connection, ids: Sequence[int] | np.ndarray, model_key: str) -
         ),
         {"key": model_key, "ids": json.dumps([int(i) for i in ids])},
     ).all()
-    return _ids(rows), unit(_halves(rows))
+    return _ids(rows), _vectors(c, rows, model_key)
 
 
 def to_blob(vector: np.ndarray) -> bytes:
@@ -102,6 +112,19 @@ def to_blob(vector: np.ndarray) -> bytes:
 def from_blob(data: bytes, dim: int) -> np.ndarray:
     """float32 [n, dim] of unit length."""
     return unit(np.frombuffer(data, "<f2").reshape(-1, dim))
+
+
+def many_to_blob(items: Sequence[np.ndarray]) -> bytes:
+    """Several items of many vectors: their number, the number of vectors of each (int32), then all vectors."""
+    counts = np.array([len(items), *map(len, items)], "<i4")
+    return counts.tobytes() + b"".join(map(to_blob, items))
+
+
+def many_from_blob(data: bytes, dim: int) -> list[np.ndarray]:
+    """The inverse of `many_to_blob`: float32 [tokens, dim] each, of unit length."""
+    (number,) = np.frombuffer(data, "<i4", 1)
+    counts = np.frombuffer(data, "<i4", int(number), offset=4)
+    return np.split(from_blob(data[4 * (1 + int(number)) :], dim), np.cumsum(counts)[:-1])
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -120,6 +143,22 @@ def checked_vectors(vectors: np.ndarray) -> np.ndarray:
     if len(bad):
         raise ValueError(f"vector {bad[0]} of {len(vectors)} has length {lengths[bad[0]]:.4g}, not 1")
     return vectors
+
+
+def checked_items(items: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """One vector [dim] or several [tokens, dim] per item, as float32; raises ValueError as `checked_vectors` does."""
+    if all(one.ndim == 1 for one in items):
+        return list(checked_vectors(np.stack(items)))
+    if any(one.ndim != 2 or not len(one) or one.shape[1] != items[0].shape[-1] for one in items):
+        shapes = ", ".join(str(one.shape) for one in items[:5])
+        raise ValueError(f"items of one model have vectors [dim] or [tokens, dim] of one dim, not of shapes {shapes}")
+    return [checked_vectors(one) for one in items]
+
+
+def _vectors(c: Connection, rows: Sequence[Any], model_key: str) -> Vectors:
+    """Of (id, blob) rows: float32 [n, dim], or a list of [tokens, dim], as the model has it."""
+    dim, is_multi = shape_of(c, model_key)
+    return [from_blob(row[1], dim) for row in rows] if is_multi else unit(_halves(rows))
 
 
 def _ids(rows: Sequence[Any]) -> np.ndarray:

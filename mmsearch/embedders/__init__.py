@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-import numpy as np
-
-from mmsearch.items import EmbedInput, Kind, MatchScale
+from mmsearch.items import EmbedInput, Kind, MatchScale, Vectors
 
 DEFAULT_MODEL = "mini"
 """The checkpoint that ships with the package (`mmsearch/checkpoints/mini`)."""
@@ -17,6 +15,9 @@ DEFAULT_MODEL = "mini"
 @runtime_checkable
 class Embedder(Protocol):
     """What mmsearch asks of a model.
+
+    A model may give each input a vector per token (`is_multi_vector = True`; absent: it does not): then both methods return a list
+    of float32 [tokens, dim], to be compared by MaxSim (`mmsearch.vectors.maxsim`).
 
     Attributes:
         model_key: names everything that decides a stored vector: checkpoint hash, target instructions,
@@ -36,11 +37,11 @@ class Embedder(Protocol):
     match_scale: Mapping[str, MatchScale]
     device: str
 
-    def encode_queries(self, inputs: Sequence[EmbedInput]) -> np.ndarray:
+    def encode_queries(self, inputs: Sequence[EmbedInput]) -> Vectors:
         """float32 [len(inputs), dim], unit length, finite, in the order given."""
         ...
 
-    def encode_documents(self, inputs: Sequence[EmbedInput]) -> np.ndarray:
+    def encode_documents(self, inputs: Sequence[EmbedInput]) -> Vectors:
         """float32 [len(inputs), dim], unit length, finite, in the order given."""
         ...
 

@@ -8,6 +8,8 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from mmsearch.items import Vectors
+
 
 @runtime_checkable
 class VectorStore(Protocol):
@@ -31,18 +33,18 @@ class VectorStore(Protocol):
         """int64 [n], ascending."""
         ...
 
-    def vectors(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
+    def vectors(self, ids: Sequence[int] | np.ndarray) -> Vectors:
         """float32 [n, dim] in the order of `ids`; raises KeyError for an unknown id."""
         ...
 
-    def upsert(self, ids: Sequence[int] | np.ndarray, vectors: np.ndarray) -> None:
+    def upsert(self, ids: Sequence[int] | np.ndarray, vectors: Vectors) -> None:
         """Store float32 [n, dim] under int64 ids [n]."""
         ...
 
     def remove(self, ids: Sequence[int] | np.ndarray) -> None: ...
 
     def search(
-        self, queries: np.ndarray, k: int, allowed: Sequence[int] | np.ndarray | None = None
+        self, queries: Vectors, k: int, allowed: Sequence[int] | np.ndarray | None = None
     ) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """For float32 [q, dim] the ids (int64) and scores (float32) per query, at most k each."""
         ...

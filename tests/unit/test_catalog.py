@@ -122,9 +122,37 @@ def test_a_newer_schema_is_refused_and_left_alone(catalog: Catalog) -> None:
         raw.execute("UPDATE alembic_version SET version_num = '0099'")
     raw.close()
     for create in (False, True):
-        with pytest.raises(NewerSchema, match=r"0099.*0001"):
+        with pytest.raises(NewerSchema, match=rf"0099.*{schema.SCHEMA_REVISION}"):
             Catalog.open(catalog.folder, create=create)
     assert sqlite3.connect(file).execute("SELECT version_num FROM alembic_version").fetchone() == ("0099",)
+
+
+def test_a_library_of_the_first_schema_opens_with_its_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as then:
+        then.setattr(schema, "SCHEMA_REVISION", "0001")
+        Catalog.open(tmp_path, create=True).close()
+    with sqlite3.connect(tmp_path / schema.CATALOG_NAME) as raw:
+        columns = [row[1] for row in raw.execute("PRAGMA table_info(models)")]
+        assert columns == ["id", "key", "dim", "name"]
+        raw.execute("INSERT INTO models VALUES (1, 'model-a', 2, 'mini')")
+        raw.execute("INSERT INTO meta VALUES ('active_model', '1')")
+        raw.execute(
+            "INSERT INTO sources VALUES (1, x'2f61', '/a', 'ff', 1, 1, 'indexed', NULL, NULL, NULL, 1, 'model-a', 0)"
+        )
+        raw.execute(
+            "INSERT INTO items VALUES (1, 1, 'page', 1, NULL, 0, 0, 1, NULL, NULL, 0, NULL, '{}', 'a', 'plums')"
+        )
+        raw.execute("INSERT INTO vectors VALUES (1, 1, 1, 0, ?)", (np.float16([0.6, 0.8]).tobytes(),))
+    raw.close()
+    with Catalog.open(tmp_path) as catalog:
+        assert (catalog.model_keys(), catalog.is_multi_vector("model-a")) == ({"model-a": 2}, False)
+        ids, vectors = catalog.vectors_of([1], "model-a")
+        assert ids.tolist() == [1]
+        np.testing.assert_allclose(vectors, [[0.6, 0.8]], atol=1e-3)
+        assert catalog.match_text("plums", 5, KINDS).ids.tolist() == [1]
+        catalog.register_model("model-b", 2, is_multi_vector=True)
+    with Catalog.open(tmp_path) as catalog:
+        assert catalog.is_multi_vector("model-b")
 
 
 def test_an_existing_catalog_opens_without_alembic(catalog: Catalog) -> None:
