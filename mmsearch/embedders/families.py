@@ -15,6 +15,13 @@ from mmsearch.errors import EmbedderError
 
 FAMILIES: dict[str, str] = {
     "vlm2vec": "mmsearch.embedders.vlm2vec:Vlm2VecEmbedder",
+    "vlm2vec_v1": "mmsearch.embedders.vlm2vec_v1:Vlm2VecV1Embedder",
+    "vlm2vec_llava_next": "mmsearch.embedders.vlm2vec_llava_next:LlavaNextEmbedder",
+    "vlm2vec_phi3v": "mmsearch.embedders.vlm2vec_phi3v:Phi3VEmbedder",
+    "vlm2vec_idefics3": "mmsearch.embedders.vlm2vec_idefics3:Idefics3Embedder",
+    "gme": "mmsearch.embedders.gme:GmeEmbedder",
+    "lamra": "mmsearch.embedders.lamra:LamraEmbedder",
+    "qwen3vl_embedding": "mmsearch.embedders.qwen3vl_embedding:Qwen3VLEmbedder",
     "colpali": "mmsearch.embedders.colpali:ColPaliEmbedder",
     "colqwen2": "mmsearch.embedders.colqwen2:ColQwen2Embedder",
     "clip": "mmsearch.embedders.clip:ClipEmbedder",
@@ -27,8 +34,14 @@ gives an `Embedder`; arguments and errors as in `mmsearch.embedders.load_embedde
 
 FAMILY_OF_TYPE: dict[str, str] = {
     "qwen2_vl": "vlm2vec",
+    "qwen2_5_vl": "vlm2vec",
+    "qwen3_vl": "qwen3vl_embedding",
     "colpali": "colpali",
     "colqwen2": "colqwen2",
+    "llava_next": "vlm2vec_llava_next",
+    "phi3_v": "vlm2vec_phi3v",
+    "idefics3": "vlm2vec_idefics3",
+    "smolvlm": "vlm2vec_idefics3",
     "clip": "clip",
     "siglip": "siglip",
     "siglip2": "siglip",

@@ -159,6 +159,28 @@ class Preparation:
         return ids[:kept] + ids[len(ids) - len(tail) :]
 
 
+CHAT_LARGEST = 16384 * 28 * 28
+
+
+@dataclass(frozen=True)
+class ChatPreparation(Preparation):
+    """Pictures as Qwen's own tools hand them over: sized to multiples of 28 pixels first, then within the budget.
+
+    So a picture is resized twice where the budget is not its own size's. Source: see `chat_size`.
+    """
+
+    def visuals(
+        self, images: Sequence[Image.Image], *, is_video: bool, max_pixels: int
+    ) -> Iterator[tuple[np.ndarray, Grid]]:
+        handed_over = []
+        for image in map(as_rgb, images):
+            size = chat_size(*image.size, min_pixels=MIN_PIXELS, max_pixels=CHAT_LARGEST)
+            handed_over.append(resized(image, *size))
+        floor = min(self.min_pixels, max_pixels)
+        for frames in [handed_over] if is_video else [[image] for image in handed_over]:
+            yield patches_of(frames, min_pixels=floor, max_pixels=max_pixels)
+
+
 def joined(batches: Sequence[Batch]) -> Batch:
     """Several batches as one, in their order."""
     starts = np.cumsum([0, *(len(batch.input_ids) for batch in batches)])[:-1].tolist()
