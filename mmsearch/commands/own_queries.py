@@ -313,7 +313,7 @@ def _search(library: Library, judged: JudgedQuery, k: int) -> Hits:
 def _show(hits: Hits) -> None:
     from mmsearch.terminal import hit_lines
 
-    for number, line in enumerate(hit_lines(hits), 1):
+    for number, line in enumerate(hit_lines(hits, stream=sys.stdout), 1):
         print(f"{number:>3}  {line}")
     sys.stdout.flush()
 
