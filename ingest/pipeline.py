@@ -13,7 +13,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -219,6 +219,7 @@ def ingest_paths(
     dry_run: bool = False,
     retry_failed: bool = False,
     prune: bool = False,
+    add_new: bool = True,
     progress: ProgressCallback | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -229,6 +230,7 @@ def ingest_paths(
         jobs: worker processes; default: the setting, else half of the cores.
         dry_run: only plan. retry_failed: try files again that failed with their present content.
         prune: files that are gone are retired even where a whole disk seems to be away.
+        add_new: take in files that the library does not hold yet; false when only its own are embedded anew.
         progress: called with the plan once it is made (stage "read", nothing done), then a few times a second.
         include, exclude: globs, see `ingest.scan.find_sources`.
 
@@ -236,14 +238,17 @@ def ingest_paths(
         LibraryLocked, CatalogError, EmbedderError: the library or the model cannot be used.
         Files that cannot be read stand in the report; KeyboardInterrupt ends in a report with `interrupted`.
     """
+    options: dict[str, Any] = {
+        "retry_failed": retry_failed,
+        "prune": prune,
+        "add_new": add_new,
+        "include": include,
+        "exclude": exclude,
+    }
     if dry_run:
-        return _Run(library, jobs, progress).plan_only(
-            paths, retry_failed=retry_failed, prune=prune, include=include, exclude=exclude
-        )
+        return _Run(library, jobs, progress).plan_only(paths, **options)
     with library.lock():
-        return _Run(library, jobs, progress).run(
-            paths, retry_failed=retry_failed, prune=prune, include=include, exclude=exclude
-        )
+        return _Run(library, jobs, progress).run(paths, **options)
 
 
 def plan_paths(
@@ -355,6 +360,7 @@ class _Run:
         *,
         retry_failed: bool,
         prune: bool,
+        add_new: bool,
         include: Sequence[str],
         exclude: Sequence[str],
     ) -> tuple[ScanResult, Plan]:
@@ -371,7 +377,7 @@ class _Run:
                 blind += scan.roots  # a partial look proves nothing about what it left out
 
             def compare(model_key: str) -> Plan:
-                return self.catalog.plan(
+                plan = self.catalog.plan(
                     scan.sources,
                     scan.roots,
                     model_key,
@@ -379,6 +385,10 @@ class _Run:
                     retry_failed=retry_failed,
                     prune=prune,
                 )
+                if add_new:
+                    return plan
+                begun = {row.path for row in self.catalog.sources(states=("pending",))}
+                return replace(plan, new=[source for source in plan.new if source.path in begun], copied=[])
 
             key = self.planning_key()
             plan = compare(key)

@@ -114,6 +114,7 @@ def search(
     scope = _scope(library, kinds, filters)
     depth, text_depth = max(DEPTH_FLOOR, 2 * (k + offset)), max(TEXT_DEPTH_FLOOR, 2 * (k + offset))
     matches, queries, model_ms = NO_MATCHES, {}, 0.0
+    answering = library.model_key
     if scope.searched and mode != "text":
         encoding = time.perf_counter()
         queries = library.encode(query, scope.kinds)
@@ -122,6 +123,10 @@ def search(
         total = sum(library.item_counts().values())
         matches = library.catalog.match_text(query.text, text_depth, scope.kinds, scope.allowed, total=total)
     with library.steady():
+        if library.model_key != answering:  # switched to another model since the query was encoded
+            return search(
+                library, query, k=k, kinds=kinds, filters=filters, min_relevance=min_relevance, offset=offset, mode=mode
+            )
         named = frozenset() if has_pictures else kinds_named(query.text)
         found = _candidates(library, scope, queries, matches, depth, named, is_text=not has_pictures)
     hits = _hits(library, found, k, offset, min_relevance, query.text if len(matches) else "")
@@ -151,8 +156,9 @@ def more_like(
     item = library.catalog.item(item_id)
     scope = _scope(library, kinds or (filters.kinds if filters else ()) or (item.kind,), filters)
     own: dict[Kind, np.ndarray] = {}
+    answering = library.model_key
     if item.kind in scope.kinds:
-        _, vectors = library.catalog.vectors_of([item_id], library.model_key or "")
+        _, vectors = library.catalog.vectors_of([item_id], answering or "")
         if len(vectors):
             own[item.kind] = vectors[0]
     encoding = time.perf_counter()
@@ -164,6 +170,10 @@ def more_like(
     scope = replace(scope, kinds=tuple(kind for kind in scope.kinds if kind in own))
     depth = max(DEPTH_FLOOR, 2 * (k + offset)) + 1
     with library.steady():
+        if library.model_key != answering:  # as in `search`
+            return more_like(
+                library, item_id, k=k, kinds=kinds, filters=filters, min_relevance=min_relevance, offset=offset
+            )
         found = _candidates(library, scope, own, NO_MATCHES, depth, frozenset(), is_text=False)
     keep = found.ids != item_id
     found = _Candidates(*(getattr(found, column.name)[keep] for column in fields(found)))

@@ -1,0 +1,213 @@
+"""The table of published models, and how names and folders find their family."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from mmsearch.embedders import checkpoint, inventory
+from mmsearch.embedders.checkpoint import SHIPPED, find_checkpoint, find_in_hub_cache, missing_weights, published_name
+from mmsearch.embedders.families import FAMILIES, family_of
+from mmsearch.embedders.inventory import download_bytes, standing, weights_of
+from mmsearch.embedders.known import KNOWN, KnownModel, known_model
+from mmsearch.errors import EmbedderError, ModelNotFound
+
+NAMED_IN_THE_ISSUE = (
+    "mini", "VLM2Vec-V2.0", "VLM2Vec-Qwen2VL-2B", "VLM2Vec-Qwen2VL-7B", "VLM2Vec-Full", "VLM2Vec-LLaVa-Next",
+    "Qwen2.5-VL-3B-Instruct", "SmolVLM-500M-Instruct", "gme-Qwen2-VL-2B-Instruct", "gme-Qwen2-VL-7B-Instruct", "LamRA-Ret",
+    "LamRA-Ret-Qwen2.5VL-7b", "Qwen3-VL-Embedding-2B", "Qwen3-VL-Embedding-8B", "Uni-Retrieval", "colpali-v1.3-hf",
+    "colqwen2-v1.0-hf", "VisRAG-Ret", "clip-vit-base-patch32", "clip-vit-large-patch14", "siglip2-base-patch16-224",
+    "blip-itm-base-coco", "xclip-base-patch32",
+)  # fmt: skip
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty local cache of the hub."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def cached(
+    cache: Path, name: str, files: dict[str, object], *, commit: str = "a" * 40, ref: str | None = "main"
+) -> Path:
+    """A snapshot as a download leaves it."""
+    storage = cache / f"models--{name.replace('/', '--')}"
+    folder = storage / "snapshots" / commit
+    folder.mkdir(parents=True)
+    if ref is not None:
+        (storage / "refs").mkdir(exist_ok=True)
+        (storage / "refs" / ref).write_text(commit)
+    for file, content in files.items():
+        (folder / file).write_text(content if isinstance(content, str) else json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize("known", KNOWN, ids=lambda known: known.name)
+def test_rows_are_sound(known: KnownModel) -> None:
+    assert re.fullmatch(checkpoint.HUB_NAME, known.name) or known.name in ("mini", "Uni-Retrieval")
+    assert known.summary and known.source and known.modalities
+    assert known.why_not or re.fullmatch(r"[a-z][a-z0-9_]*", known.family)
+    assert known.revision is None or re.fullmatch(r"[0-9a-f]{40}", known.revision)
+    assert known.paper is None or re.fullmatch(r"\d{4}\.\d{5}", known.paper)
+    assert not known.is_adapter or known.base
+    assert known.parameters is None or known.parameters > 1e6
+    assert known_model(known.name) is known and known_model(known.short_name.upper()) is known
+
+
+@pytest.mark.parametrize("name", NAMED_IN_THE_ISSUE)
+def test_every_named_system_has_a_row(name: str) -> None:
+    assert known_model(name) is not None
+
+
+def test_names_are_told_apart() -> None:
+    assert len({known.name for known in KNOWN}) == len({known.short_name.lower() for known in KNOWN}) == len(KNOWN)
+
+
+def test_the_row_of_the_shipped_checkpoint_is_true() -> None:
+    known, found = known_model("mini"), find_checkpoint("mini")
+    assert known is not None
+    assert (known.dim, known.parameters) == (found.json("config.json")["hidden_size"], weights_of(found).parameters)
+    assert (standing("mini").state, standing("mini").family) == ("shipped", family_of(found))
+    assert weights_of(found).size_bytes == (SHIPPED / "mini" / "model.safetensors").stat().st_size
+
+
+def test_download_is_reckoned_where_it_is_not_stated() -> None:
+    assert download_bytes(known_model("VLM2Vec-V2.0")) == 2 * 2_208_985_600
+    assert download_bytes(known_model("VisRAG-Ret")) == 6_880_000_000
+    assert download_bytes(known_model("Uni-Retrieval")) is None
+
+
+# ---- families
+
+
+def folder(place: Path, model_type: str, sidecar: dict[str, str] | None = None) -> Path:
+    place.mkdir(parents=True)
+    (place / "config.json").write_text(json.dumps({"model_type": model_type}))
+    if sidecar is not None:
+        (place / "mmsearch.json").write_text(json.dumps(sidecar))
+    return place
+
+
+@pytest.fixture
+def gme(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A family that is told by name alone, whichever of the real ones are there."""
+    monkeypatch.setitem(FAMILIES, "gme", "mmsearch.embedders.vlm2vec:Vlm2VecEmbedder")
+
+
+@pytest.mark.parametrize(
+    ("name", "sidecar", "family"),
+    [
+        ("something", None, "vlm2vec"),
+        ("gme-Qwen2-VL-2B-Instruct", None, "gme"),
+        ("GME-qwen2-vl-2b-instruct", None, "gme"),
+        ("gme-Qwen2-VL-2B-Instruct", {"family": "vlm2vec"}, "vlm2vec"),
+        ("something", {"family": "gme"}, "gme"),
+    ],
+)
+@pytest.mark.usefixtures("gme")
+def test_sidecar_over_name_over_model_type(
+    tmp_path: Path, name: str, sidecar: dict[str, str] | None, family: str
+) -> None:
+    assert family_of(find_checkpoint(folder(tmp_path / name, "qwen2_vl", sidecar))) == family
+
+
+@pytest.mark.usefixtures("gme")
+def test_a_cached_model_is_known_by_its_hub_name(cache: Path) -> None:
+    known = known_model("gme-Qwen2-VL-2B-Instruct")
+    assert known is not None and known.revision is not None
+    snapshot = cached(cache, known.name, {"config.json": {"model_type": "qwen2_vl"}}, commit=known.revision, ref=None)
+    found = find_checkpoint(known.name)
+    assert (found.name, found.base) == (known.short_name, snapshot)
+    assert published_name(snapshot) == known.name
+    assert family_of(found) == family_of(find_checkpoint(snapshot)) == "gme"
+
+
+@pytest.mark.usefixtures("gme")
+def test_an_unknown_adapter_follows_its_base(cache: Path, tmp_path: Path) -> None:
+    cached(cache, "Alibaba-NLP/gme-Qwen2-VL-7B-Instruct", {"config.json": {"model_type": "qwen2_vl"}})
+    (tmp_path / "mine").mkdir()
+    told = {"base_model_name_or_path": "Alibaba-NLP/gme-Qwen2-VL-7B-Instruct"}
+    (tmp_path / "mine" / "adapter_config.json").write_text(json.dumps(told))
+    assert family_of(find_checkpoint(tmp_path / "mine")) == "gme"
+
+
+def test_a_known_adapter_finds_its_base_though_it_names_its_makers_folder(cache: Path) -> None:
+    base = cached(cache, "Qwen/Qwen2-VL-7B-Instruct", {"config.json": {"model_type": "qwen2_vl"}})
+    told = {"base_model_name_or_path": "/home/maker/checkpoints/Qwen2-VL-7B-Instruct"}
+    adapter = cached(cache, "TIGER-Lab/VLM2Vec-Qwen2VL-7B", {"adapter_config.json": told})
+    found = find_checkpoint("TIGER-Lab/VLM2Vec-Qwen2VL-7B")
+    assert (found.base, found.adapter) == (base, adapter)
+
+
+def test_remote_code_is_named_and_not_run(tmp_path: Path) -> None:
+    place = folder(tmp_path / "new-thing", "brand_new")
+    (place / "config.json").write_text('{"model_type": "brand_new", "auto_map": {"AutoModel": "modeling.New"}}')
+    with pytest.raises(EmbedderError, match="the code that comes with it is never run"):
+        family_of(find_checkpoint(place))
+
+
+# ---- states
+
+
+def test_revisions_and_odd_names_of_the_cache(cache: Path) -> None:
+    main = cached(cache, "someone/thing", {"config.json": {}})
+    other = cached(cache, "someone/thing", {"config.json": {}}, commit="b" * 40, ref="v2")
+    assert find_in_hub_cache("someone/thing") == main
+    assert find_in_hub_cache("someone/thing@v2") == find_in_hub_cache(f"someone/thing@{'b' * 40}") == other
+    assert (
+        find_in_hub_cache("someone/thing@v3") is find_in_hub_cache("someone/none") is find_in_hub_cache("a/--b") is None
+    )
+
+
+def test_states(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert standing("VLM2Vec/VLM2Vec-V2.0").state == "not here"
+    assert "mmsearch models pull VLM2Vec/VLM2Vec-V2.0" in standing("VLM2Vec/VLM2Vec-V2.0").why
+    assert standing("Uni-Retrieval").state == "cannot run" and "not public" in standing("Uni-Retrieval").why
+    assert standing(folder(tmp_path / "odd", "gpt2")).state == "cannot run"
+
+    place = folder(tmp_path / "mine", "qwen2_vl")
+    assert (standing(place).state, standing(place).family) == ("incomplete", "vlm2vec")
+    (place / "model.safetensors").write_bytes(b"")
+    assert standing(place).state == "here"
+    monkeypatch.setitem(FAMILIES, "vlm2vec", "mmsearch.embedders.not_written_yet:Nothing")
+    assert (standing(place).state, standing("mini").state) == ("cannot run", "cannot run")
+    assert "no code for its family, vlm2vec" in standing("mini").why
+
+
+def test_pickles_alone_cannot_run(tmp_path: Path) -> None:
+    place = folder(tmp_path / "old", "qwen2_vl")
+    (place / "pytorch_model.bin").write_bytes(b"pickle")
+    assert standing(place).state == "cannot run" and "could run code" in standing(place).why
+
+
+def test_missing_shards_are_noticed_with_and_without_an_index(tmp_path: Path) -> None:
+    place = folder(tmp_path / "big", "qwen2_vl")
+    (place / "model-00002-of-00003.safetensors").write_bytes(b"")
+    assert missing_weights(find_checkpoint(place)) == [
+        "model-00001-of-00003.safetensors",
+        "model-00003-of-00003.safetensors",
+    ]
+    (place / "model-00001-of-00003.safetensors").write_bytes(b"")
+    (place / "model-00003-of-00003.safetensors").write_bytes(b"")
+    assert missing_weights(find_checkpoint(place)) == []
+    index = {"weight_map": {"a": "model-00001-of-00003.safetensors", "b": "other.safetensors"}}
+    (place / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert missing_weights(find_checkpoint(place)) == ["other.safetensors"]
+    assert standing(place).state == "incomplete"
+
+
+def test_a_broken_file_of_weights_is_named(tmp_path: Path) -> None:
+    place = folder(tmp_path / "broken", "qwen2_vl")
+    (place / "model.safetensors").write_bytes((SHIPPED / "mini" / "model.safetensors").read_bytes()[:100_000])
+    with pytest.raises(EmbedderError, match=r"broken/model\.safetensors cannot be read"):
+        weights_of(find_checkpoint(place))
+
+
+def test_a_folder_that_is_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFound, match="without config"):
+        find_checkpoint(tmp_path)
+    assert inventory.standing(tmp_path).state == "not here"
