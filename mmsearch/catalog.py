@@ -22,7 +22,7 @@ from sqlalchemy.engine import Connection, Engine
 from mmsearch import indexing, lexical, schema, stored_vectors
 from mmsearch.errors import CatalogError, SourceError
 from mmsearch.filters import Filters, absolute, allowed_ids, read_ids, under_any
-from mmsearch.items import Item, ItemDraft, Kind, Source
+from mmsearch.items import Item, ItemDraft, Kind, Source, Vectors
 from mmsearch.lexical import TextMatches
 from mmsearch.plan import KnownFile, Plan, Row, make_plan
 from mmsearch.stored_vectors import Tail
@@ -169,14 +169,21 @@ class Catalog:
         with self._reading() as c:
             return dict(c.execute(select(schema.models.c.key, schema.models.c.dim)).all())
 
-    def register_model(self, model_key: str, dim: int, name: str | None = None) -> None:
+    def is_multi_vector(self, model_key: str) -> bool:
+        """Whether each item has many vectors of this model, one per token."""
+        with self._reading() as c:
+            return stored_vectors.shape_of(c, model_key)[1]
+
+    def register_model(
+        self, model_key: str, dim: int, name: str | None = None, *, is_multi_vector: bool = False
+    ) -> None:
         """Make a model known before its first vector; `name` is what `load_embedder` takes.
 
         Raises:
-            DimensionMismatch: known with another dim.
+            DimensionMismatch: known with another dim. CatalogError: known with another number of vectors per item.
         """
         with self._writing() as c:
-            model_id = indexing.model_id(c, model_key, dim)
+            model_id = indexing.model_id(c, model_key, dim, is_multi_vector=is_multi_vector)
             if name is not None:
                 c.execute(update(schema.models).where(schema.models.c.id == model_id).values(name=name))
 
@@ -288,12 +295,13 @@ class Catalog:
         self,
         source_id: int,
         drafts: Sequence[ItemDraft],
-        vectors: np.ndarray,
+        vectors: np.ndarray | Sequence[np.ndarray],
         model_key: str,
         *,
         previews: Sequence[str | None] = (),
     ) -> list[int]:
-        """`save_batch` for items of one source; `previews` may be empty. `vectors` is float32 [len(drafts), dim]."""
+        """`save_batch` for items of one source; `previews` may be empty. `vectors` is float32 [len(drafts), dim], or
+        for a multi-vector model float32 [tokens, dim] of each."""
         rows = zip([source_id] * len(drafts), drafts, vectors, previews or [None] * len(drafts), strict=True)
         return self.save_batch(list(rows), model_key)
 
@@ -501,8 +509,8 @@ class Catalog:
 
     def iter_vectors(
         self, model_key: str, kind: Kind, *, after_id: int = 0, block: int = 4096
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Blocks of (ids int64 [n] ascending, float32 [n, dim] of unit length) of the visible items of a kind."""
+    ) -> Iterator[tuple[np.ndarray, Vectors]]:
+        """Blocks of (ids int64 [n] ascending, their `Vectors`) of the visible items of a kind."""
         while True:
             with self._reading() as c:
                 ids, vectors = stored_vectors.block_after(c, model_key, kind, after_id, block)
@@ -523,29 +531,34 @@ class Catalog:
                 return None
             return stored_vectors.sums(c, model_key, kind)
 
-    def vectors_of(self, ids: Sequence[int] | np.ndarray, model_key: str) -> tuple[np.ndarray, np.ndarray]:
-        """The ids (int64, ascending) among `ids` that are visible and have a vector of this model, and float32 [n, dim]."""
+    def vectors_of(self, ids: Sequence[int] | np.ndarray, model_key: str) -> tuple[np.ndarray, Vectors]:
+        """The ids (int64, ascending) among `ids` that are visible and have vectors of this model, and those `Vectors`."""
         with self._reading() as c:
             return stored_vectors.vectors_of(c, ids, model_key)
 
-    def generic_queries(self, model_key: str, kind: Kind, version: str) -> np.ndarray | None:
-        """The encoded generic queries that `save_generic_queries` stored, float32 [n, dim]; None if absent or outdated."""
+    def generic_queries(self, model_key: str, kind: Kind, version: str) -> Vectors | None:
+        """The encoded generic queries that `save_generic_queries` stored; None if absent or outdated."""
         with self._reading() as c:
             row = c.execute(
                 text(
-                    "SELECT data, dim FROM calibrations JOIN models ON models.id = model_id"
+                    "SELECT data, dim, is_multi_vector FROM calibrations JOIN models ON models.id = model_id"
                     " WHERE key = :key AND kind = :kind AND version = :version"
                 ),
                 {"key": model_key, "kind": kind, "version": version},
             ).first()
-        return None if row is None else stored_vectors.from_blob(row.data, row.dim)
+        if row is None:
+            return None
+        from_blob = stored_vectors.many_from_blob if row.is_multi_vector else stored_vectors.from_blob
+        return from_blob(row.data, row.dim)
 
-    def save_generic_queries(self, model_key: str, kind: Kind, version: str, encoded: np.ndarray) -> None:
-        """Keep what calibration needs of the model, float32 [n, dim], so that no later search encodes it again."""
-        encoded = stored_vectors.checked_vectors(encoded)
-        values = {"version": version, "data": stored_vectors.to_blob(encoded)}
+    def save_generic_queries(self, model_key: str, kind: Kind, version: str, encoded: Vectors) -> None:
+        """Keep what calibration needs of the model, the queries' `Vectors`, so that no later search encodes it again."""
+        checked = stored_vectors.checked_items(list(encoded))
+        is_multi = checked[0].ndim == 2
+        data = stored_vectors.many_to_blob(checked) if is_multi else stored_vectors.to_blob(np.stack(checked))
+        values = {"version": version, "data": data}
         with self._writing() as c:
-            model = indexing.model_id(c, model_key, encoded.shape[1])
+            model = indexing.model_id(c, model_key, checked[0].shape[-1], is_multi_vector=is_multi)
             new = upsert(schema.calibrations).values(model_id=model, kind=kind, **values)
             c.execute(new.on_conflict_do_update(index_elements=["model_id", "kind"], set_=values))
 

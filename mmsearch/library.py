@@ -21,10 +21,10 @@ from mmsearch import prompts, relevance
 from mmsearch.catalog import Catalog, Filters
 from mmsearch.config import Settings, find_library_folder, load_settings
 from mmsearch.errors import CatalogError, ModelMismatch
-from mmsearch.items import KIND_ALIASES, KINDS, EmbedInput, Kind, MatchScale, Query
+from mmsearch.items import KIND_ALIASES, KINDS, EmbedInput, Kind, MatchScale, Query, Vectors
 from mmsearch.lock import lock_holder, locked, snapshot_lock
 from mmsearch.stored_vectors import unit
-from mmsearch.vectors import VectorStore, open_store
+from mmsearch.vectors import VectorStore, maxsim, open_store
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -41,6 +41,8 @@ SAVE_WHEN_BEHIND_SHARE = 0.1
 SAMPLE_DRIFT_SHARE = 0.05
 """Backgrounds are taken anew once a store has grown or shrunk by more than this."""
 BACKGROUND_QUERIES = 200
+FILL_BLOCK_MANY, MANY_SAMPLE_SIZE, BACKGROUND_QUERIES_MANY, GENERIC_STEP_MANY = 64, 100, 8, 3
+"""The same for items of many vectors (a page of ColPali has 1,030), of which less must do; of the generic queries every third."""
 QUERY_CACHE_SIZE = 256
 
 
@@ -82,9 +84,9 @@ class Library:
         self.settings = settings
         self._embedder: Embedder | None = None
         self._stores: dict[tuple[str, Kind], _OpenedStore] = {}
-        self._samples: dict[tuple[str, Kind], tuple[int, np.ndarray]] = {}
+        self._samples: dict[tuple[str, Kind], tuple[int, Vectors]] = {}
         self._backgrounds: dict[tuple[str, Kind, bool], relevance.Background] = {}
-        self._generic: dict[tuple[str, Kind], np.ndarray] = {}
+        self._generic: dict[tuple[str, Kind], Vectors] = {}
         self._queries: OrderedDict[tuple[str, str, str | None, Kind], np.ndarray] = OrderedDict()
         self._guard = threading.RLock()  # stores, and what is derived from them, are not safe to change while read
         self._steady_state: tuple[int, str | None] | None = None
@@ -184,10 +186,16 @@ class Library:
 
     def _remember_model(self) -> None:
         if self._embedder is not None and not self.catalog.read_only:
-            self.catalog.register_model(self._embedder.model_key, self._embedder.dim, self.model_name)
+            self.catalog.register_model(
+                self._embedder.model_key,
+                self._embedder.dim,
+                self.model_name,
+                is_multi_vector=is_multi_vector(self._embedder),
+            )
 
     def encode(self, query: Query, kinds: Sequence[Kind]) -> dict[Kind, np.ndarray]:
-        """The query as float32 [dim] for each kind, in one call of the model; texts are remembered.
+        """The query as float32 [dim] (of a multi-vector model [tokens, dim]) for each kind, in one call of the model; texts are
+        remembered.
 
         If the library was switched to another model since the last query, by whomever, that one is loaded.
 
@@ -246,13 +254,13 @@ class Library:
     def nearest(
         self, kind: Kind, vector: np.ndarray, k: int, allowed: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The `k` nearest items of a kind to float32 [dim]: ids int64, cosines float32."""
+        """The `k` nearest items of a kind to a query as `encode` gives it: ids int64, cosines (or MaxSim scores) float32."""
         with self._guard:
             ids, scores = self.store(kind).search(vector[None], k, allowed)
             return ids[0], scores[0]
 
     def cosines(self, kind: Kind, vector: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Those of `ids` that are of this kind, and their cosines (float32) with float32 [dim]."""
+        """Those of `ids` that are of this kind, and their cosines or MaxSim scores (float32) with a query as `encode` gives it."""
         with self._guard:
             store = self.store(kind)
             ids = ids[np.isin(ids, store.ids())]
@@ -284,7 +292,7 @@ class Library:
 
     def _load_store(self, key: str, kind: Kind, *, read_only: bool) -> _OpenedStore:
         store = open_store(
-            self.settings.store,
+            "maxsim" if self.catalog.is_multi_vector(key) else self.settings.store,
             self.folder / key,
             self.catalog.model_keys()[key],
             model_key=key,
@@ -309,6 +317,11 @@ class Library:
             return 0
         tail = self.catalog.tail(key, kind, store.generation)
         store.remove(np.setdiff1d(store.ids(), tail.added) if tail.is_whole else tail.removed)
+        if tail.vectors is None:
+            for start in range(0, len(tail.added), FILL_BLOCK_MANY):
+                store.upsert(*self.catalog.vectors_of(tail.added[start : start + FILL_BLOCK_MANY], key))
+            store.generation = tail.generation
+            return len(tail.added)
         for start in range(0, len(tail.added), FILL_BLOCK):
             block = slice(start, start + FILL_BLOCK)
             store.upsert(tail.added[block], unit(tail.vectors[block]))
@@ -320,8 +333,8 @@ class Library:
 
     # ---- what calibration needs
 
-    def background(self, kind: Kind, *, is_text: bool) -> tuple[np.ndarray, relevance.Background]:
-        """A random sample of the stored vectors of a kind, float32 [n, dim], and how irrelevant queries score on it.
+    def background(self, kind: Kind, *, is_text: bool) -> tuple[Vectors, relevance.Background]:
+        """A random sample of the stored vectors of a kind, and how irrelevant queries score on it.
 
         With `is_text` the irrelevant queries are generic texts (the model encodes them, unless the catalog has them); else they
         are stored vectors.
@@ -331,15 +344,20 @@ class Library:
             assert key is not None
             size, sample = self._samples.get((key, kind), (0, None))
             if sample is None or abs(len(store) - size) > SAMPLE_DRIFT_SHARE * size:
-                chosen = np.random.default_rng(0).permutation(len(store))[: relevance.SAMPLE_SIZE]
+                is_many = self.catalog.is_multi_vector(key)
+                size = MANY_SAMPLE_SIZE if is_many else relevance.SAMPLE_SIZE
+                chosen = np.random.default_rng(0).permutation(len(store))[:size]
                 sample = store.vectors(store.ids()[np.sort(chosen)])
                 self._samples[key, kind] = len(store), sample
                 self._backgrounds.pop((key, kind, True), None)
                 self._backgrounds.pop((key, kind, False), None)
             prior = self._backgrounds.get((key, kind, is_text))
             if prior is None:
-                if is_text:
-                    prior = relevance.background(self._generic_queries(key, [kind])[kind], sample)
+                generic = self._generic_queries(key, [kind])[kind] if is_text else None
+                if isinstance(sample, list):
+                    prior = _background_of_many(generic, sample)
+                elif generic is not None:
+                    prior = relevance.background(generic, sample)
                 else:
                     some = sample[np.random.default_rng(1).permutation(len(sample))[:BACKGROUND_QUERIES]]
                     prior = relevance.background(some, sample, is_same_set=True)
@@ -358,8 +376,8 @@ class Library:
                 self._textless = generation, self.catalog.pages_without_text()
             return self._textless[1]
 
-    def _generic_queries(self, key: str, kinds: Sequence[Kind]) -> dict[Kind, np.ndarray]:
-        """The generic queries encoded for each kind, float32 [n, dim]: from memory, the catalog, or the model."""
+    def _generic_queries(self, key: str, kinds: Sequence[Kind]) -> dict[Kind, Vectors]:
+        """The generic queries encoded for each kind: from memory, the catalog, or the model."""
         inputs = {
             kind: [prompts.query_input(Query(text=words), kind) for words in relevance.GENERIC_QUERIES]
             for kind in kinds
@@ -372,7 +390,9 @@ class Library:
         missing = [kind for kind in kinds if (key, kind) not in self._generic]
         if missing:
             encoded = self.embedder.encode_queries([one for kind in missing for one in inputs[kind]])
-            for kind, vectors in zip(missing, np.split(encoded, len(missing)), strict=True):
+            count = len(relevance.GENERIC_QUERIES)
+            for place, kind in enumerate(missing):
+                vectors = encoded[place * count : (place + 1) * count]
                 self._generic[key, kind] = vectors
                 if not self.catalog.read_only:
                     self.catalog.save_generic_queries(key, kind, _version(inputs[kind]), vectors)
@@ -522,9 +542,27 @@ class _OpenedStore:
             self.saved_generation = self.store.generation
 
 
-def dot(vectors: np.ndarray, vector: np.ndarray) -> np.ndarray:
-    """float32 [n] of [n, dim] and [dim]. For a few thousand rows quicker than waking BLAS's threads, the more on busy cores."""
-    return np.einsum("nd,d->n", vectors, vector)
+def dot(vectors: Vectors, vector: np.ndarray) -> np.ndarray:
+    """float32 [n]: cosines of [n, dim] and [dim], or the MaxSim scores of n items of many vectors and [tokens, dim].
+
+    For a few thousand rows quicker than waking BLAS's threads, the more on busy cores.
+    """
+    return maxsim.scores(vectors, vector) if isinstance(vectors, list) else np.einsum("nd,d->n", vectors, vector)
+
+
+def is_multi_vector(embedder: Embedder) -> bool:
+    """Whether a model gives each item many vectors."""
+    return bool(getattr(embedder, "is_multi_vector", False))
+
+
+def _background_of_many(generic: Vectors | None, sample: list[np.ndarray]) -> relevance.Background:
+    """How irrelevant queries score on items of many vectors: some of the generic ones, else some of the items themselves."""
+    if generic is not None:
+        found = [maxsim.scores(sample, query) for query in generic[::GENERIC_STEP_MANY]]
+    else:
+        others = ((query, sample[:n] + sample[n + 1 :]) for n, query in enumerate(sample[:BACKGROUND_QUERIES_MANY]))
+        found = [maxsim.scores(items, query) for query, items in others]
+    return relevance.background_of(np.concatenate([*found, np.empty(0, np.float32)]))
 
 
 def _kind(name: str) -> Kind:
