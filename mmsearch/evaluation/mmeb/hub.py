@@ -132,8 +132,10 @@ def _json(file: Path) -> Iterator[dict[str, Any]]:
     """A list of objects (`.json`), or an object per line."""
     try:
         text = file.read_text(encoding="utf-8")
-        records = json.loads(text) if text.lstrip().startswith("[") else map(json.loads, text.splitlines())
-        yield from records
+        if text.lstrip().startswith("["):
+            yield from json.loads(text)
+        else:  # not splitlines(): texts may hold other line separators than the file's
+            yield from (json.loads(line) for line in text.split("\n") if line.strip())
     except (OSError, ValueError) as error:
         raise DatasetError(f"{file} cannot be read as JSON: {error}") from error
 

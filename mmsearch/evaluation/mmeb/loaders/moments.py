@@ -32,6 +32,7 @@ def moments_of_video(task: Task, data: Path) -> TaskData:
 
     Candidates are named by their folders, in natural order (the reference has them in the order of the file system).
     """
+    rows = read_rows(row_files(task, data))
     collector, videos = Collector(task), Videos(task, data)
 
     @cache
@@ -57,7 +58,7 @@ def moments_of_video(task: Task, data: Path) -> TaskData:
             collector.candidate(name, lambda name=name: _clip(task, videos, name))
         return TaskQuery(key, asked, right, candidates=names)
 
-    collector.read(read_rows(row_files(task, data)), row_query)
+    collector.read(rows, row_query)
     return collector.data()
 
 
@@ -67,6 +68,7 @@ def momentseeker(task: Task, data: Path) -> TaskData:
     The query is a text, alone or with a picture (`input_frames` ends in .jpg) or a video (.mp4). Of clips all frames in the
     folder are taken.
     """
+    rows = read_rows(row_files(task, data))
     collector, videos = Collector(task), Videos(task, data)
 
     def row_query(key: str, row: Row) -> TaskQuery:
@@ -79,7 +81,7 @@ def momentseeker(task: Task, data: Path) -> TaskData:
             collector.candidate(name, lambda name=name: _clip(task, videos, name))
         return TaskQuery(key, asked, tuple(dict.fromkeys(right)), candidates=(*right, *wrong))
 
-    collector.read(read_rows(row_files(task, data)), row_query)
+    collector.read(rows, row_query)
     return collector.data()
 
 

@@ -32,13 +32,14 @@ def class_names() -> dict[str, list[str]]:
 
 def classes_of_dataset(task: Task, data: Path) -> TaskData:
     """Every class is a candidate of every video: first those of the rows, then the others."""
+    rows = read_rows(row_files(task, data))
     collector, videos = Collector(task), Videos(task, data)
 
     def row_query(key: str, row: Row) -> TaskQuery:
         side = _shown(task, videos, row)
         return TaskQuery(key, side, (collector.candidate(row["pos_text"], lambda: _class(row["pos_text"])),))
 
-    collector.read(read_rows(row_files(task, data)), row_query)
+    collector.read(rows, row_query)
     for name in class_names()[task.name]:
         collector.candidate(name, lambda name=name: _class(name))
     return collector.data()
@@ -46,6 +47,7 @@ def classes_of_dataset(task: Task, data: Path) -> TaskData:
 
 def classes_of_row(task: Task, data: Path) -> TaskData:
     """The classes that a row lists are its candidates; the right one is among them."""
+    rows = read_rows(row_files(task, data))
     collector, videos = Collector(task), Videos(task, data)
 
     def row_query(key: str, row: Row) -> TaskQuery:
@@ -57,7 +59,7 @@ def classes_of_row(task: Task, data: Path) -> TaskData:
             collector.candidate(name, lambda name=name: _class(name))
         return TaskQuery(key, side, (label,), candidates=names)
 
-    collector.read(read_rows(row_files(task, data)), row_query)
+    collector.read(rows, row_query)
     return collector.data()
 
 

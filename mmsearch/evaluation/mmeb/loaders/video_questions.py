@@ -43,11 +43,8 @@ class Question:
 
 def mvbench(task: Task, data: Path) -> TaskData:
     """MVBench: 20 configurations of rows `video, question, candidates, answer`, one after the other."""
-    rows = (
-        (f"{part}: {key}", {**row, "subset": part})
-        for part in MVBENCH
-        for key, row in read_rows(row_files(task, data, part))
-    )
+    files = {part: row_files(task, data, part) for part in MVBENCH}
+    rows = ((f"{part}: {key}", {**row, "subset": part}) for part in MVBENCH for key, row in read_rows(files[part]))
 
     def question(row: Row) -> Question:
         text, options = with_options(row["question"], row["candidates"])

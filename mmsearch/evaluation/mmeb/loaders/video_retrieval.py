@@ -47,6 +47,7 @@ FIELDS = {
 
 def described_videos(task: Task, data: Path) -> TaskData:
     """The videos of all rows are the candidates of every description."""
+    rows = read_rows(row_files(task, data))
     fields, collector, videos = FIELDS[task.family], Collector(task), Videos(task, data)
     shown = words_of(task.target)
 
@@ -66,5 +67,5 @@ def described_videos(task: Task, data: Path) -> TaskData:
         asked = Side(filled(task.query, text), words_of(task.query), text, kind="clip")
         return TaskQuery(key, asked, (name,))
 
-    collector.read(read_rows(row_files(task, data)), row_query)
+    collector.read(rows, row_query)
     return collector.data()
