@@ -299,15 +299,11 @@ def add_command(
 
 def _search(library: Library, judged: JudgedQuery, k: int) -> Hits:
     """The hits to choose from, weak ones too: what is right may stand below the cut-off."""
-    from mmsearch import sandbox
-    from mmsearch.items import Query
+    from mmsearch.judgements.run import query_of
     from mmsearch.search import search
 
-    images = ()
-    if judged.image is not None:
-        images = (sandbox.query_image(judged.image, max_pixels=max(library.embedder.max_pixels.values())),)
-    query = Query(text=judged.query, images=images, instruction=judged.instruction)
-    return search(library, query, k=k, kinds=None if judged.kind is None else (judged.kind,), min_relevance=0.0)
+    kinds = None if judged.kind is None else (judged.kind,)
+    return search(library, query_of(library, judged), k=k, kinds=kinds, min_relevance=0.0)
 
 
 def _show(hits: Hits) -> None:

@@ -209,7 +209,7 @@ def randomisation_p(gains: np.ndarray, *, seed: int = 0) -> float:
         return 1.0
     observed = abs(gains.sum()) - 1e-12
     if len(gains) <= EXACT_UP_TO:
-        signs = 1 - 2 * (np.arange(2 ** len(gains))[:, None] >> np.arange(len(gains)) & 1)
+        signs = 1.0 - 2.0 * (np.arange(2 ** len(gains))[:, None] >> np.arange(len(gains)) & 1)
         return float(np.mean(np.abs(signs @ gains) >= observed))
     rng = np.random.default_rng(seed)
     as_far = 0

@@ -26,6 +26,8 @@ from mmsearch.judgements.scores import Values, measured, ranks_of, values_of
 from mmsearch.search import MODES, Hits, search
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from mmsearch.library import Library
 
 SCHEMA = 1
@@ -269,7 +271,7 @@ class _Asking:
         missing = tuple(place for place, found in contents.items() if not found)
         # Two places of one content (a file and its copy) are one answer.
         answers = [*dict.fromkeys(filter(None, contents.values())), *[frozenset[Content]() for _ in missing]]
-        sought = Query(text=query.query, images=self.pictures(query), instruction=query.instruction)
+        sought = query_of(self.library, query)
         outcomes = {}
         encoding_ms = 0.0
         for mode in self.modes:
@@ -299,13 +301,16 @@ class _Asking:
             top=tuple(_hit_record(hit, is_right=rank in right) for rank, hit in enumerate(hits[:SHOWN], 1)),
         )
 
-    def pictures(self, query: JudgedQuery) -> tuple[Any, ...]:
-        if query.image is None:
-            return ()
-        return (sandbox.query_image(query.image, max_pixels=max(self.library.embedder.max_pixels.values())),)
-
     def content(self, item: Item) -> Content:
         return (self.digests.get(item.source_id) or item.source_id, item.ordinal)
+
+
+def query_of(library: Library, judged: JudgedQuery) -> Query:
+    """What is asked; the picture is decoded apart from this process, as users' are. Raises SourceError."""
+    images: tuple[Image, ...] = ()
+    if judged.image is not None:
+        images = (sandbox.query_image(judged.image, max_pixels=max(library.embedder.max_pixels.values())),)
+    return Query(text=judged.query, images=images, instruction=judged.instruction)
 
 
 def _kind_of(kind: Kind | None, right: Iterable[Sequence[Item]]) -> str:
