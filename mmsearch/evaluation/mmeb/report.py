@@ -114,6 +114,21 @@ class Report:
             found.append(f"only the first {self.limit} queries of each task: not the benchmark's numbers")
         if not done.is_whole:
             found.append(f"{done.tasks} of {done.of} tasks: means are over these, and published means over the same")
+        if self.limit is None and (odd := self.other_sizes()):
+            name, (asked, wanted) = next(iter(odd.items()))
+            found.append(
+                f"{len(odd)} tasks have another number of queries than the benchmark ({name}: {asked:,} for {wanted:,}): not its numbers"
+            )
+        return found
+
+    def other_sizes(self) -> dict[str, tuple[int, int]]:
+        """Counted tasks whose number of queries is not the benchmark's: that number, and the benchmark's."""
+        found = {}
+        for task in COUNTED:
+            content = self.files.get(task.name)
+            asked = content.get("num_data") if isinstance(content, dict) else None
+            if asked is not None and task.queries is not None and asked != task.queries:
+                found[task.name] = (asked, task.queries)
         return found
 
     def record(self) -> dict[str, Any]:
@@ -178,7 +193,7 @@ class Report:
             for model, entry in published_averages("after_repair").items()
         ]
         means = self.means()
-        if means[ALL].is_whole and self.limit is None:
+        if means[ALL].is_whole and not self.warnings():
             own = {name: means[name].value for name in columns}
             rows.append((own[ALL], f"**{self.model}**", own, "this run"))
         ordered = sorted(rows, key=lambda row: -row[0])
@@ -223,19 +238,18 @@ def metadata_of(model: str, *, dim: int | None = None, limit: int | None = None)
 
 
 def write_report(report: Report, out: Path) -> list[Path]:
-    """`<model>.json` for the leaderboard, `<model>.md`, and `<model>.png` where matplotlib is installed."""
+    """`<model>.json` for the leaderboard and `<model>.md`."""
     name = report.metadata["model_name"]
     place = out if report.limit is None else out / f"first-{report.limit}"
     place.mkdir(parents=True, exist_ok=True)
     written = [place / f"{name}.json", place / f"{name}.md"]
     replace_file(written[0], [json.dumps(report.record(), indent=4)])
     replace_file(written[1], [report.markdown()])
-    chart = plot(report, place / f"{name}.png")
-    return written if chart is None else [*written, chart]
+    return written
 
 
 def plot(report: Report, path: Path) -> Path | None:
-    """Bars by block, beside published models over the same tasks; None without matplotlib or scores."""
+    """A PNG of bars by block, beside published models over the same tasks; None without matplotlib or scores."""
     own = report.scores
     blocks = [block for block in BLOCKS if mean_of(own, block.tasks).tasks]
     if not blocks:
@@ -263,7 +277,7 @@ def plot(report: Report, path: Path) -> Path | None:
     axes.set_ylabel("per cent")
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
-    axes.legend(fontsize="small")
+    figure.legend(loc="outside lower center", ncols=len(columns), fontsize="small")
     axes.set_title("\n".join([f"MMEB-V2: {report.model}", *report.warnings()]), fontsize="medium")
     part = path.with_suffix(".png.part")
     figure.savefig(part, format="png", dpi=110)

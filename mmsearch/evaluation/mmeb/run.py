@@ -14,14 +14,21 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from mmsearch import __version__
-from mmsearch.errors import DatasetError, MMSearchError
+from mmsearch.embedders import load_embedder
+from mmsearch.embedders.opened import default_dtype
+from mmsearch.errors import ConfigError, DatasetError, MMSearchError
 from mmsearch.evaluation.mmeb.encode import Encoded, Input, SideEncoder
 from mmsearch.evaluation.ranking import Ranked, mean_values
 from mmsearch.evaluation.scoring import Best, best
+from mmsearch.evaluation.vector_cache import VectorCache
+from mmsearch.training.processes import started
 
 if TYPE_CHECKING:
     from mmsearch.evaluation.mmeb.data import TaskData, TaskQuery
@@ -61,6 +68,81 @@ class Watcher:
     def encoding(self, done: int, of: int) -> None: ...
 
     def task_ends(self, outcome: Outcome) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A benchmark run that has ended.
+
+    Attributes:
+        is_first: whether this is the process that has the scores.
+    """
+
+    outcomes: list[Outcome]
+    model_key: str
+    dim: int
+    is_first: bool
+
+    @property
+    def failures(self) -> list[Outcome]:
+        return [outcome for outcome in self.outcomes if outcome.failure is not None]
+
+
+def run_benchmark(
+    tasks: Sequence[Task],
+    load: Load,
+    model: str | Path,
+    out: Path,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    limit: int | None = None,
+    cache: Path | None = None,
+    watcher: Watcher | None = None,
+) -> Finished:
+    """`evaluate` with a checkpoint, in this process or in all that `torchrun` started.
+
+    Args:
+        model, device, dtype: as for `mmsearch.embedders.load_embedder`; each process has a GPU of its own where there are any.
+        cache: folder of the vectors, `<out>/vectors` if None; several benchmarks may share it.
+
+    Raises:
+        ModelNotFound, EmbedderError, ConfigError: before anything is evaluated.
+    """
+    with started(device) as processes:
+        place = torch.device(processes.device).type
+        precision = f"{place} {dtype or str(default_dtype(place)).removeprefix('torch.')}"
+        embedder = load_embedder(model, device=processes.device, dtype=dtype)
+        with VectorCache(cache or out / "vectors", processes.rank) as vectors:
+            encoder = SideEncoder(embedder, vectors, processes, precision=precision)
+            outcomes = evaluate(tasks, load, encoder, out, precision=precision, limit=limit, watcher=watcher)
+        processes.wait()
+        return Finished(outcomes, embedder.model_key, embedder.dim, processes.is_first)
+
+
+def chosen(tasks: Iterable[Task], names: Sequence[str] = (), groups: Sequence[str] = ()) -> list[Task]:
+    """Those that count and whose name fits one of the patterns and whose group or modality is among `groups`; by its full name any task.
+
+    Raises: ConfigError: a pattern or group that fits none.
+    """
+    everything = list(tasks)
+    counted = [task for task in everything if task.counts]
+    known = {word for task in counted for word in (task.group, task.modality)}
+    if strangers := [group for group in groups if group not in known]:
+        raise ConfigError(f"no group {strangers[0]!r}; there are {', '.join(dict.fromkeys(sorted(known)))}")
+    for name in names:
+        if not any(_fits(task, name) for task in everything):
+            raise ConfigError(f"no task is called {name!r}; there are {', '.join(task.name for task in everything)}")
+    return [
+        task
+        for task in everything
+        if (any(_fits(task, name) for name in names) if names else task.counts)
+        and (not groups or {task.group, task.modality} & set(groups))
+    ]
+
+
+def _fits(task: Task, name: str) -> bool:
+    return task.name.lower() == name.lower() or (task.counts and fnmatch(task.name.lower(), name.lower()))
 
 
 def evaluate(
