@@ -109,12 +109,13 @@ def vision_features(
     groups = []
     for (rows, columns), members in by_size.items():
         angles = _patch_angles(rows, columns, inverse_frequencies)
-        within, windows, positions = None, (), None
+        within: Tensor | None = None
+        windows: tuple[tuple[int, int], ...] = ()
         if hasattr(visual, "window_size"):
             within, windows = _windows(rows, columns, visual.window_size // visual.patch_size, angles.device)
             angles = angles[within]
-        if hasattr(visual, "pos_embed"):
-            positions = _learned_positions(visual.pos_embed.weight, rows, columns)
+        has_places = hasattr(visual, "pos_embed")
+        positions = _learned_positions(visual.pos_embed.weight, rows, columns) if has_places else None
         frames = sum(grids[index][0] for index in members)
         cos, sin = angles.cos()[:, None], angles.sin()[:, None]
         groups.append(_SizeGroup(frames, rows * columns, cos, sin, within, windows, positions))
@@ -245,8 +246,8 @@ def _vision_block(block: Walked, hidden: Tensor, groups: Sequence[_SizeGroup], i
             output = _attend(query, key, value)
         else:
             spans = [count * size for count, size in group.windows]
-            cut = zip(group.windows, *(x.split(spans, 1) for x in (query, key, value)), strict=True)
-            output = torch.cat([_attend(*parts, size=size) for (_, size), *parts in cut], 1)
+            cut = zip(group.windows, query.split(spans, 1), key.split(spans, 1), value.split(spans, 1), strict=True)
+            output = torch.cat([_attend(q, k, v, size) for (_, size), q, k, v in cut], 1)
         outputs.append(output.flatten(0, 1))
     hidden = hidden + attention.proj(torch.cat(outputs) if len(outputs) > 1 else outputs[0])
     return hidden + block.mlp(block.norm2(hidden))

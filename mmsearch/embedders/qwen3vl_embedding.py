@@ -144,12 +144,12 @@ class Qwen3Preparation(Preparation):
                 size = chat_size(*image.size, min_pixels=floor, max_pixels=max_pixels, factor=FACTOR)
                 yield cut_into_patches([resized(image, *size)], PATCH)
             return
-        frames = []
+        frames: list[Image.Image] = []
         for frame in map(as_rgb, images):
             size = chat_size(*frame.size, min_pixels=MIN_PIXELS, max_pixels=HANDED_OVER_PIXELS, factor=FACTOR)
             frames.append(resized(frame, *(frames[0].size if frames else size)))
         budget = frame_budget(len(frames), max_pixels)
-        floor = FRAME_MIN_PIXELS if FRAME_MIN_PIXELS < budget else MIN_PIXELS
+        floor = FRAME_MIN_PIXELS if budget > FRAME_MIN_PIXELS else MIN_PIXELS
         size = chat_size(*frames[0].size, min_pixels=floor, max_pixels=budget, factor=FACTOR)
         for first in range(0, len(frames), TEMPORAL):
             yield cut_into_patches([resized(frame, *size) for frame in frames[first : first + TEMPORAL]], PATCH)
