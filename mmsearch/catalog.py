@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ from sqlalchemy import delete, select, text, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.engine import Connection, Engine
 
-from mmsearch import indexing, lexical, schema, stored_vectors
-from mmsearch.errors import CatalogError, SourceError
+from mmsearch import indexing, integrity, lexical, schema, stored_vectors
+from mmsearch.errors import CatalogError, CorruptIndex, SourceError
 from mmsearch.filters import Filters, absolute, allowed_ids, read_ids, under_any
 from mmsearch.items import Item, ItemDraft, Kind, Source, Vectors
 from mmsearch.lexical import TextMatches
@@ -582,6 +583,56 @@ class Catalog:
             return lexical.snippets(c, query, ids)
 
     # ---- upkeep
+
+    def faults(self) -> list[str]:
+        """What is wrong with the database itself: nothing derived, and nothing that could be mended here."""
+        with self._reading() as c:
+            return integrity.faults(c)
+
+    def lexical_faults(self) -> list[str]:
+        """What is wrong with the full-text tables, which `rebuild_lexical` fills anew."""
+        with self._writing() as c:
+            return integrity.lexical_faults(c)
+
+    def rebuild_lexical(self) -> None:
+        with self._writing() as c:
+            integrity.rebuild_lexical(c)
+
+    def gaps(self, model_key: str) -> integrity.Gaps:
+        """Items without a sound vector of a model, and sources that count their items wrongly."""
+        with self._reading() as c:
+            return integrity.gaps(c, model_key)
+
+    def forget_embedded(self, item_ids: Sequence[int], model_key: str) -> int:
+        """Let the sources of these items wait for the model again. Returns how many they are."""
+        with self._writing() as c:
+            indexing.next_generation(c)
+            return integrity.forget_embedded(c, list(item_ids), model_key)
+
+    def recount(self, source_ids: Sequence[int]) -> None:
+        with self._writing() as c:
+            integrity.recount(c, list(source_ids))
+
+    def used_previews(self) -> set[str]:
+        """The previews of all items, deleted ones included until `compact`, relative to the library."""
+        with self._reading() as c:
+            return integrity.used_previews(c)
+
+    def copy_to(self, file: Path) -> None:
+        """Write a consistent copy of the database as it is now, while others go on reading and writing.
+
+        Raises:
+            CorruptIndex: the copy is not sound, so the catalog is damaged; the copy is removed.
+        """
+        with self._engine.connect() as connection, closing(sqlite3.connect(file)) as copy:
+            raw = connection.connection.driver_connection
+            assert raw is not None
+            raw.backup(copy)
+            copy.execute("PRAGMA journal_mode = DELETE").close()
+            said = [row[0] for row in copy.execute("PRAGMA quick_check(3)")]
+        if said != ["ok"]:
+            file.unlink()
+            raise CorruptIndex(f"{self.folder / schema.CATALOG_NAME} is damaged ({said[0]}): `mmsearch doctor` says more")
 
     def compact(self) -> list[str]:
         """Delete tombstones and vectors of other models for good, and give their space back.

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mmsearch import __version__
-from mmsearch.commands import evaluate, models, train
+from mmsearch.commands import evaluate, models, train, upkeep
 from mmsearch.commands.ingesting import ingested
 from mmsearch.commands.shared import (
     FAULT,
@@ -523,7 +523,16 @@ def remove_command(
     )
 
 
-# ---------------------------------------------------------------- groups of commands
+# ---------------------------------------------------------------- looking after the library, and groups of commands
+
+
+for upkeep_name, upkeep_command in (
+    ("doctor", upkeep.doctor_command),
+    ("backup", upkeep.backup_command),
+    ("restore", upkeep.restore_command),
+    ("compact", upkeep.compact_command),
+):
+    app.command(upkeep_name)(upkeep_command)
 
 
 for name, group in (("models", models), ("train", train), ("eval", evaluate)):

@@ -23,7 +23,7 @@ from mmsearch.config import Settings, find_library_folder, load_settings
 from mmsearch.errors import CatalogError, ModelMismatch
 from mmsearch.items import KIND_ALIASES, KINDS, EmbedInput, Kind, MatchScale, Query, Vectors
 from mmsearch.lock import lock_holder, locked, snapshot_lock
-from mmsearch.stored_vectors import unit
+from mmsearch.stored_vectors import is_unit, unit
 from mmsearch.vectors import VectorStore, maxsim, open_store
 
 if TYPE_CHECKING:
@@ -323,10 +323,30 @@ class Library:
             store.generation = tail.generation
             return len(tail.added)
         for start in range(0, len(tail.added), FILL_BLOCK):
-            block = slice(start, start + FILL_BLOCK)
-            store.upsert(tail.added[block], unit(tail.vectors[block]))
+            ids, vectors = tail.added[start : start + FILL_BLOCK], unit(tail.vectors[start : start + FILL_BLOCK])
+            if not (sound := is_unit(vectors)).all():
+                log.warning(
+                    "%d stored vectors are damaged; `mmsearch doctor --repair` has them made anew", (~sound).sum()
+                )
+            store.upsert(ids[sound], vectors[sound])
         store.generation = tail.generation
         return len(tail.added)
+
+    def has_snapshot(self, kind: Kind) -> bool:
+        """Whether the active model's vectors of a kind have a snapshot on disk."""
+        key = self.model_key
+        return key is not None and self._snapshot(key, kind).exists()
+
+    def rebuild_store(self, kind: Kind) -> None:
+        """Forget the vector store of a kind, snapshot included, and fill and save it anew from the catalog."""
+        key = self.model_key
+        if key is None:
+            return
+        with snapshot_lock(self.folder / key, wait=True), self._guard:
+            self._stores.pop((key, kind), None)
+            self._snapshot(key, kind).unlink(missing_ok=True)
+            opened = self._stores[key, kind] = self._load_store(key, kind, read_only=False)
+            opened.save()
 
     def _snapshot(self, key: str, kind: Kind) -> Path:
         return self.folder / key / f"{kind}.json"

@@ -130,7 +130,13 @@ def many_from_blob(data: bytes, dim: int) -> list[np.ndarray]:
 def unit(vectors: np.ndarray) -> np.ndarray:
     """float32 [n, dim] of unit length from float16 [n, dim]: rounding bent the lengths by some 1e-4."""
     wide = vectors.astype(np.float32)
-    return wide / np.linalg.norm(wide, axis=1, keepdims=True) if len(wide) else wide
+    lengths = np.linalg.norm(wide, axis=1, keepdims=True)
+    return wide / np.where(lengths > 0, lengths, 1)  # a zero vector, which only damage can make, stays one
+
+
+def is_unit(vectors: np.ndarray) -> np.ndarray:
+    """bool [n]: which of [n, dim] are finite and of unit length."""
+    return np.abs(np.linalg.norm(vectors.astype(np.float32), axis=1) - 1) <= UNIT_TOLERANCE
 
 
 def checked_vectors(vectors: np.ndarray) -> np.ndarray:

@@ -19,11 +19,11 @@ LAYERS = [
     {"mmsearch.commands"},
     {"mmsearch.judgements"},
     {"ingest", "mmsearch.search", "mmsearch.training", "mmsearch.evaluation", "mmsearch.demo", "mmsearch.examples", "mmsearch.adapt",
-     "mmsearch.judgements.places", "mmsearch.judgements.queries"},
+     "mmsearch.judgements.places", "mmsearch.judgements.queries", "mmsearch.upkeep"},
     {"mmsearch.library"},
     {"mmsearch.catalog", "mmsearch.vectors", "mmsearch.embedders"},
     {
-        "mmsearch.indexing", "mmsearch.lexical", "mmsearch.filters", "mmsearch.plan", "mmsearch.schema",
+        "mmsearch.indexing", "mmsearch.integrity", "mmsearch.lexical", "mmsearch.filters", "mmsearch.plan", "mmsearch.schema",
         "mmsearch.stored_vectors", "mmsearch.migrations", "mmsearch.prompts", "mmsearch.media", "mmsearch.pictures", "mmsearch.sandbox",
         "mmsearch.relevance", "mmsearch.lock", "mmsearch.terminal", "mmsearch.terms",
     },
@@ -31,7 +31,7 @@ LAYERS = [
     {"mmsearch"},
 ]  # fmt: skip
 
-DATABASE = {"catalog", "indexing", "lexical", "filters", "plan", "schema", "stored_vectors", "migrations"}
+DATABASE = {"catalog", "indexing", "integrity", "lexical", "filters", "plan", "schema", "stored_vectors", "migrations"}
 
 FORBIDDEN = {
     # vectors and catalog know nothing of models

@@ -1,0 +1,209 @@
+"""A library in one file and back: the catalog, the previews, and models that lie inside the library.
+
+The file is a ZIP archive without compression: `catalog.sqlite3` as SQLite's online backup gives it while others read and write,
+`previews/…`, `adapted/…`, and `manifest.json` with the size and SHA-256 of each, written last. Vectors are in the catalog; FAISS
+snapshots are made from it and are left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from mmsearch import __version__
+from mmsearch.catalog import Catalog
+from mmsearch.errors import CatalogError, CorruptIndex
+from mmsearch.filters import absolute
+from mmsearch.schema import CATALOG_NAME
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """What a backup holds. `missing`: previews that the catalog names and that were not there."""
+
+    file: Path
+    bytes: int
+    items: int
+    previews: int
+    missing: int
+
+
+def backup(library: Path, file: Path, *, overwrite: bool = False) -> Backup:
+    """Write the library in folder `library` to `file`, whole or not at all; others may go on reading and writing it.
+
+    Raises:
+        CatalogError: no library there; `file` exists and `overwrite` is false. CorruptIndex: the catalog is damaged.
+    """
+    file = absolute(file)
+    if file.exists() and not overwrite:
+        raise CatalogError(f"{file} exists already: give another name, or --overwrite")
+    with tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as folder:
+        copy = Path(folder) / CATALOG_NAME
+        with Catalog.open(library, read_only=True) as catalog:
+            library = catalog.folder
+            catalog.copy_to(copy)
+        items, previews, models = _contents(copy, library)
+        partial = Path(folder) / "partial.zip"
+        present = [name for name in previews if (library / name).is_file()]
+        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+            listed = {CATALOG_NAME: _put(archive, CATALOG_NAME, copy)}
+            for name in [*present, *models]:
+                listed[name] = _put(archive, name, library / name)
+            manifest = {
+                "format": FORMAT,
+                "mmsearch": __version__,
+                "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                "library": os.fsencode(library).decode("utf-8", "replace"),
+                "items": items,
+                "files": listed,
+            }
+            archive.writestr(MANIFEST, json.dumps(manifest, indent=1))
+        _sync(partial)
+        size = partial.stat().st_size
+        partial.replace(file)
+        _sync(file.parent)
+    return Backup(file, size, items, len(present), len(previews) - len(present))
+
+
+def restore(file: Path, library: Path) -> Backup:
+    """Make the library of a backup in folder `library`, which must hold none. The catalog comes last: until then there is no library.
+
+    Raises:
+        CatalogError: a library is there already; `file` is no backup. CorruptIndex: the backup is damaged. NewerSchema.
+    """
+    library = absolute(library)
+    if (library / CATALOG_NAME).exists():
+        raise CatalogError(
+            f"there is a library at {library} already: move it away, or restore to another --library DIR"
+        )
+    library.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".restoring-", dir=library) as folder:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                manifest = _manifest(archive, file)
+                for name, listed in manifest["files"].items():
+                    _take(archive, name, listed, Path(folder), file)
+        except (zipfile.BadZipFile, EOFError, KeyError, ValueError) as error:
+            raise CorruptIndex(
+                f"{file} is no backup of mmsearch, or a damaged one ({error}); nothing was restored"
+            ) from error
+        except FileNotFoundError as error:
+            raise CatalogError(f"no backup at {file}") from error
+        catalog = Path(folder) / CATALOG_NAME
+        _check(catalog, file)
+        _move_models(catalog, manifest.get("library", ""), library)
+        Catalog.open(Path(folder)).close()  # an older schema is brought up to date here, a newer one refused
+        with closing(sqlite3.connect(catalog)) as database:
+            database.execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
+        names = [name for name in manifest["files"] if name != CATALOG_NAME]
+        for name in names:
+            target = library / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (Path(folder) / name).replace(target)
+        _sync(catalog)
+        for leftover in (f"{CATALOG_NAME}-wal", f"{CATALOG_NAME}-shm"):
+            (library / leftover).unlink(missing_ok=True)
+        catalog.replace(library / CATALOG_NAME)
+        _sync(library)
+    previews = sum(name.startswith("previews/") for name in names)
+    return Backup(file, file.stat().st_size, int(manifest["items"]), previews, 0)
+
+
+def _contents(catalog: Path, library: Path) -> tuple[int, list[str], list[str]]:
+    """From the copied catalog: how many items, their previews, and the files of models that lie inside the library."""
+    with closing(sqlite3.connect(catalog)) as database:
+        (items,) = database.execute("SELECT count(*) FROM items WHERE deleted_at IS NULL").fetchone()
+        used = database.execute(
+            "SELECT DISTINCT preview FROM items WHERE preview IS NOT NULL AND deleted_at IS NULL ORDER BY preview"
+        )
+        previews = [name for (name,) in used]
+        folders = [Path(name) for (name,) in database.execute("SELECT name FROM models WHERE name IS NOT NULL")]
+    inside = [
+        folder for folder in folders if folder.is_absolute() and folder.is_relative_to(library) and folder.is_dir()
+    ]
+    files = {path for folder in inside for path in folder.rglob("*") if path.is_file()}
+    return items, previews, sorted(path.relative_to(library).as_posix() for path in files)
+
+
+def _put(archive: zipfile.ZipFile, name: str, source: Path) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    info = zipfile.ZipInfo.from_file(source, name)
+    with source.open("rb") as stream, archive.open(info, "w", force_zip64=True) as target:
+        size = 0
+        for block in _blocks(stream):
+            digest.update(block)
+            target.write(block)
+            size += len(block)
+    return {"bytes": size, "sha256": digest.hexdigest()}
+
+
+def _take(archive: zipfile.ZipFile, name: str, listed: Mapping[str, Any], folder: Path, file: Path) -> None:
+    """Unpack one entry under `folder`, held against the manifest."""
+    place = PurePosixPath(name)
+    if place.is_absolute() or ".." in place.parts or "\\" in name:
+        raise CorruptIndex(f"{file} names a file outside of the library ({name!r}); nothing was restored")
+    target = folder / place
+    target.parent.mkdir(parents=True, exist_ok=True)
+    digest, size = hashlib.sha256(), 0
+    with archive.open(name) as stream, target.open("wb") as out:
+        for block in _blocks(stream):
+            digest.update(block)
+            size += len(block)
+            if size > listed["bytes"]:
+                break
+            out.write(block)
+    if size != listed["bytes"] or digest.hexdigest() != listed["sha256"]:
+        raise CorruptIndex(f"{file} is damaged: {name} is not what was written; nothing was restored")
+
+
+def _manifest(archive: zipfile.ZipFile, file: Path) -> dict[str, Any]:
+    manifest = json.loads(archive.read(MANIFEST))
+    if manifest.get("format") != FORMAT:
+        raise CatalogError(f"{file} has backup format {manifest.get('format')!r}, this mmsearch knows {FORMAT}")
+    if CATALOG_NAME not in manifest["files"]:
+        raise KeyError(CATALOG_NAME)
+    return manifest
+
+
+def _check(catalog: Path, file: Path) -> None:
+    with closing(sqlite3.connect(catalog)) as database:
+        said = [row[0] for row in database.execute("PRAGMA quick_check(3)")]
+    if said != ["ok"]:
+        raise CorruptIndex(f"{file}: its catalog is damaged ({said[0]}); nothing was restored")
+
+
+def _move_models(catalog: Path, former: str, library: Path) -> None:
+    """Models that lay inside the former library lie inside the new one."""
+    with closing(sqlite3.connect(catalog, isolation_level=None)) as database:
+        for number, name in database.execute("SELECT id, name FROM models WHERE name IS NOT NULL").fetchall():
+            if former and Path(name).is_absolute() and Path(name).is_relative_to(former):
+                moved = str(library / Path(name).relative_to(former))
+                database.execute("UPDATE models SET name = ? WHERE id = ?", (moved, number))
+
+
+def _blocks(stream: Any) -> Iterator[bytes]:
+    while block := stream.read(BLOCK):
+        yield block
+
+
+def _sync(path: Path) -> None:
+    """Make a file, or the names in a folder, durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,343 @@
+"""Is a library sound? What is derived is held against what it was made from; `repair` makes it anew, and touches nothing else.
+
+The catalog's rows against each other (`mmsearch.integrity`), FAISS snapshots against the catalog, previews and leftovers on disk, and a sample
+of items decoded and embedded once more against their stored vectors.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ingest.again import decoded
+from mmsearch import prompts
+from mmsearch.errors import CorruptIndex, EmbedderError
+from mmsearch.integrity import Gaps
+from mmsearch.items import KINDS, Item, Kind
+from mmsearch.library import PREVIEWS_NAME, Library
+from mmsearch.stored_vectors import unit
+
+log = logging.getLogger(__name__)
+
+SAMPLE = 12
+"""Items embedded once more, spread over the kinds."""
+AGREES = 0.999
+"""Cosine of a stored vector with the one made anew at least; float16 alone costs less than 1e-6."""
+STALE_S = 3600.0
+"""Leftovers of a write are swept once they are older: something younger may still be at work."""
+NAMED = 3
+LEFTOVER = re.compile(r"\.tmp$|\.partial(-\d+)?$|\.corrupt-\d+$|^\.restoring-")
+
+Tell = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class Finding:
+    """One check. `state`: "sound", "fault", or "notice" (nothing is wrong, but somebody should know); `repaired` tells what was done."""
+
+    check: str
+    state: str
+    what: str
+    count: int = 0
+    repaired: str = ""
+    examples: list[str] = field(default_factory=list)
+
+    def record(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def is_sound(findings: Sequence[Finding]) -> bool:
+    """Whether nothing is wrong any longer."""
+    return all(finding.state != "fault" or finding.repaired for finding in findings)
+
+
+def examine(
+    library: Library, *, repair: bool = False, quick: bool = False, tell: Tell = lambda _: None
+) -> list[Finding]:
+    """Check everything; with `repair` (under the library's lock) make anew what is derived and wrong.
+
+    Args:
+        quick: leave out what decodes files and loads the model.
+
+    Raises:
+        CorruptIndex: the catalog itself is damaged, so there is nothing to hold anything against. LibraryLocked, CatalogError.
+    """
+    if repair:
+        with library.lock():
+            return list(_examine(library, repair=True, quick=quick, tell=tell))
+    return list(_examine(library, repair=False, quick=quick, tell=tell))
+
+
+def _examine(library: Library, *, repair: bool, quick: bool, tell: Tell) -> Iterator[Finding]:
+    tell("the catalog")
+    yield _catalog(library)
+    yield _lexical(library, repair)
+    key = library.model_key
+    if key is None:
+        yield Finding("vectors", "notice", "the library is empty: `mmsearch ingest FOLDER` fills it")
+        return
+    tell("vectors and snapshots")
+    gaps = library.catalog.gaps(key)
+    yield from _rows(library, key, gaps, repair)
+    odd = np.array(gaps.odd_vectors, np.int64)
+    for kind in KINDS:
+        yield _snapshot(library, key, kind, repair, odd)
+    tell("previews and leftovers")
+    yield from _previews(library, repair, quick)
+    yield _leftovers(library, repair)
+    yield from _sources(library, key)
+    if not quick:
+        tell("a sample of items, embedded once more")
+        yield _sample(library)
+
+
+def _catalog(library: Library) -> Finding:
+    if faults := library.catalog.faults():
+        raise CorruptIndex(
+            f"{library.folder}: the catalog is damaged ({'; '.join(faults)}). It was left as it is: put a backup in its place "
+            "(`mmsearch restore FILE --library DIR`), or move the folder away and ingest again"
+        )
+    return Finding("catalog", "sound", "SQLite finds the file, its keys and its indexes whole")
+
+
+def _lexical(library: Library, repair: bool) -> Finding:
+    if library.catalog.read_only:
+        return Finding("words", "notice", "the library is read-only: its full-text tables cannot be checked")
+    faults = library.catalog.lexical_faults()
+    if not faults:
+        return Finding("words", "sound", "the full-text tables hold exactly the visible items")
+    finding = Finding("words", "fault", "; ".join(faults), len(faults))
+    if repair:
+        library.catalog.rebuild_lexical()
+        finding.repaired = "filled anew"
+    return finding
+
+
+def _rows(library: Library, key: str, gaps: Gaps, repair: bool) -> Iterator[Finding]:
+    bad = sorted({*gaps.without_vector, *gaps.odd_vectors})
+    if not bad:
+        yield Finding("vectors", "sound", "every visible item has its vector")
+    else:
+        what = f"{len(gaps.without_vector):,} items without a vector, {len(gaps.odd_vectors):,} with an odd one"
+        finding = Finding("vectors", "fault", what, len(bad), examples=_names(library, bad))
+        if repair:
+            waiting = library.catalog.forget_embedded(bad, key)
+            finding.repaired = f"{waiting:,} files wait to be embedded: `mmsearch ingest` does it"
+        yield finding
+    if gaps.miscounted:
+        finding = Finding("sources", "fault", "files that count their items wrongly", len(gaps.miscounted))
+        if repair:
+            library.catalog.recount(gaps.miscounted)
+            finding.repaired = "counted anew"
+        yield finding
+
+
+def _snapshot(library: Library, key: str, kind: Kind, repair: bool, odd: np.ndarray) -> Finding:
+    """The store as a search opens it (snapshot and what came since) against the catalog: ids, and every vector but the `odd` ones."""
+    generation = library.catalog.generation()
+    ids, blocks = [], []
+    for found, vectors in library.catalog.iter_vectors(key, kind):
+        sound = ~np.isin(found, odd)
+        ids.append(found[sound])
+        blocks.append([vector for vector, is_sound in zip(vectors, sound, strict=True) if is_sound])
+    expected = np.concatenate(ids) if ids else np.empty(0, np.int64)
+    if not len(expected) and not library.has_snapshot(kind):
+        return Finding(f"snapshot of {kind}s", "sound", "no vectors, no snapshot")
+    store = library.store(kind)
+    held = np.setdiff1d(store.ids(), odd)
+    missing, extra = np.setdiff1d(expected, held), np.setdiff1d(held, expected)
+    differing = [
+        int(item)
+        for found, vectors in zip(ids, blocks, strict=True)
+        for item, stored, own in _pairs(store, found, vectors, held)
+        if not _alike(stored, own)
+    ]
+    if not (len(missing) or len(extra) or differing):
+        return Finding(f"snapshot of {kind}s", "sound", f"holds the catalog's {len(expected):,} vectors")
+    if library.catalog.generation() != generation:
+        return Finding(f"snapshot of {kind}s", "notice", "another process is writing: ask again when it is done")
+    what = f"lacks {len(missing):,} vectors, holds {len(extra):,} that are gone, {len(differing):,} differ"
+    finding = Finding(f"snapshot of {kind}s", "fault", what, len(missing) + len(extra) + len(differing))
+    if repair:
+        library.rebuild_store(kind)
+        finding.repaired = "built anew from the catalog"
+    return finding
+
+
+def _pairs(store: Any, ids: np.ndarray, vectors: Any, held: np.ndarray) -> Iterator[tuple[int, Any, Any]]:
+    known = np.isin(ids, held)
+    if known.any():
+        own = [vector for vector, is_known in zip(vectors, known, strict=True) if is_known]
+        yield from zip(ids[known].tolist(), store.vectors(ids[known]), own, strict=True)
+
+
+def _alike(stored: Any, own: Any) -> bool:
+    stored, own = np.atleast_2d(np.asarray(stored, np.float32)), unit(np.atleast_2d(np.asarray(own, np.float32)))
+    return stored.shape == own.shape and bool((np.sum(stored * own, axis=1) >= AGREES).all())
+
+
+def _previews(library: Library, repair: bool, quick: bool) -> Iterator[Finding]:
+    used = library.catalog.used_previews()
+    bad = sorted(name for name in used if not _is_picture(library.folder / name, thorough=not quick))
+    if bad:
+        finding = Finding(
+            "previews", "fault", f"{len(bad):,} of {len(used):,} are missing or damaged", len(bad), examples=bad[:NAMED]
+        )
+        if repair and not quick:
+            made = _make_previews(library, set(bad))
+            finding.repaired = f"{made:,} made anew" + (
+                f"; {len(bad) - made:,} cannot be: their files are away or have changed" if made < len(bad) else ""
+            )
+        yield finding
+    else:
+        yield Finding("previews", "sound", f"all {len(used):,} are there")
+    folder = library.folder / PREVIEWS_NAME
+    orphans = [
+        file
+        for file in (folder.rglob("*.webp") if folder.is_dir() else ())
+        if file.relative_to(library.folder).as_posix() not in used and _is_stale(file)
+    ]
+    if orphans:
+        finding = Finding("previews of nothing", "fault", f"{len(orphans):,} files that no item uses", len(orphans))
+        if repair:
+            for file in orphans:
+                file.unlink(missing_ok=True)
+            finding.repaired = "deleted"
+        yield finding
+
+
+def _is_picture(file: Path, *, thorough: bool) -> bool:
+    try:
+        if not thorough:
+            return file.stat().st_size > 0
+        with Image.open(file) as image:
+            image.load()
+    except (OSError, SyntaxError, ValueError):
+        return False
+    return True
+
+
+def _make_previews(library: Library, wanted: set[str]) -> int:
+    """Previews made once more from files that are as they were when they were indexed. Returns how many."""
+    items = [item for item in _all_items(library) if _preview_name(library, item) in wanted]
+    made = 0
+    for item, draft in decoded(library, library.embedder, items):
+        name = _preview_name(library, item)
+        if draft.preview is None or name not in wanted:
+            continue
+        target = library.folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_suffix(f".partial-{os.getpid()}")
+        part.write_bytes(draft.preview)
+        part.replace(target)
+        wanted.discard(name)
+        made += 1
+    return made
+
+
+def _preview_name(library: Library, item: Item) -> str:
+    return item.preview.relative_to(library.folder).as_posix() if item.preview is not None else ""
+
+
+def _all_items(library: Library) -> Iterator[Item]:
+    for row in library.catalog.sources(states=("indexed",)):
+        yield from library.catalog.items_of(row.id)
+
+
+def _leftovers(library: Library, repair: bool) -> Finding:
+    """Half-written files, snapshots set aside, and folders of models that the catalog does not know."""
+    known = set(library.catalog.model_keys())
+    found = [path for path in library.folder.rglob("*") if LEFTOVER.search(path.name) and _is_stale(path)]
+    found += [
+        path
+        for path in library.folder.iterdir()
+        if path.is_dir() and path.name not in known and (path / ".writing").exists() and _is_stale(path)
+    ]
+    if not found:
+        return Finding("leftovers", "sound", "none")
+    names = [path.relative_to(library.folder).as_posix() for path in found]
+    finding = Finding(
+        "leftovers",
+        "fault",
+        "files of writes that were cut off, or of models that are gone",
+        len(found),
+        examples=names[:NAMED],
+    )
+    if repair:
+        for path in found:
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        finding.repaired = "deleted"
+    return finding
+
+
+def _is_stale(path: Path) -> bool:
+    try:
+        return time.time() - path.stat().st_mtime > STALE_S
+    except OSError:
+        return False
+
+
+def _sources(library: Library, key: str) -> Iterator[Finding]:
+    counts = library.catalog.counts(key)["sources"]
+    waiting = counts.get("pending", 0) + library.catalog.sources_to_embed(key)
+    for number, what in (
+        (waiting, "files wait to be embedded to the end: `mmsearch ingest` goes on"),
+        (counts.get("failed", 0), "files could not be read: `mmsearch errors` lists them"),
+        (counts.get("offline", 0), "files are offline: they are back once their disk is"),
+    ):
+        if number:
+            yield Finding("files", "notice", what, number)
+
+
+def _sample(library: Library) -> Finding:
+    """A few items of each kind decoded and embedded as ingestion does, against what is stored."""
+    by_kind: dict[Kind, list[Item]] = {kind: [] for kind in KINDS}
+    for item in _all_items(library):
+        by_kind[item.kind].append(item)
+    each = SAMPLE // max(1, sum(bool(items) for items in by_kind.values()))
+    draw = np.random.default_rng(0)
+    chosen = [items[n] for items in by_kind.values() for n in draw.permutation(len(items))[:each]]
+    try:
+        embedder = library.embedder
+    except EmbedderError as error:
+        return Finding("sample", "fault", f"the library's model cannot be loaded: {error}")
+    if embedder.model_key != library.model_key:
+        return Finding(
+            "sample",
+            "fault",
+            f"{library.model_name} is not the model whose vectors are stored: `mmsearch ingest` embeds anew",
+        )
+    checked, far = 0, []
+    for item, draft in decoded(library, embedder, chosen):
+        _, stored = library.catalog.vectors_of([item.id], embedder.model_key)
+        made = embedder.encode_documents([prompts.document_input(draft, with_text=embedder.page_text)])[0]
+        if len(stored):
+            checked += 1
+            if not _alike(unit(np.atleast_2d(made)), stored[0]):
+                far.append(item)
+    if not checked:
+        return Finding("sample", "notice", "no file is as it was when it was indexed: nothing to compare")
+    if far:
+        names = [f"{item.path} {item.place}".strip() for item in far[:NAMED]]
+        return Finding(
+            "sample",
+            "fault",
+            f"{len(far)} of {checked} items get another vector now than is stored",
+            len(far),
+            examples=names,
+        )
+    return Finding("sample", "sound", f"{checked} items embedded once more agree with their stored vectors")
+
+
+def _names(library: Library, ids: Sequence[int]) -> list[str]:
+    return [f"{item.path} {item.place}".strip() for item in library.catalog.items(list(ids)[:NAMED])]

@@ -1,0 +1,303 @@
+"""Looking after a library: every damage to what is derived is found and mended without loss, and a backup brings a library back whole."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+import mmsearch
+from ingest.pipeline import ingest_paths
+from mmsearch.errors import CatalogError, CorruptIndex, LibraryMissing, NewerSchema
+from mmsearch.library import Library
+from mmsearch.schema import CATALOG_NAME
+from mmsearch.upkeep import doctor
+from mmsearch.upkeep.backup import backup, restore
+from mmsearch.upkeep.doctor import examine, is_sound
+from tests import samples
+
+QUESTIONS = ("revenue", "whales", "red picture", "quarter")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of files, and their library beside it."""
+    folder = tmp_path_factory.mktemp("made")
+    files = folder / "files"
+    files.mkdir()
+    samples.pdf(files / "report.pdf", ["Revenue grew in the third quarter", "Staff and offices", None])
+    samples.pdf(files / "whales.pdf", ["Whales sing"])
+    for name, colour in (("red", samples.RED), ("blue", samples.BLUE)):
+        samples.photo(files / f"{name}.jpg", colour)
+    samples.scenes(files / "clip.mp4", [1.0, 1.0])
+    with mmsearch.open(folder / "library", create=True, model="toy") as library:
+        ingest_paths(library, [files])
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of that library, its leftovers old enough to be swept."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.delenv("MMSEARCH_MODEL", raising=False)
+    monkeypatch.setattr(doctor, "STALE_S", -1.0)
+    shutil.copytree(made / "library", tmp_path / "library")
+    return tmp_path / "library"
+
+
+@pytest.fixture
+def library(folder: Path) -> Iterator[Library]:
+    with mmsearch.open(folder) as opened:
+        yield opened
+
+
+def answers(library: Library) -> dict[str, list[tuple[str, int, float]]]:
+    return {
+        words: [
+            (hit.path.name, hit.item.ordinal, round(hit.relevance, 5)) for hit in library.search(words, min_relevance=0)
+        ]
+        for words in QUESTIONS
+    }
+
+
+def faults(library: Library, **options: bool) -> list[str]:
+    return [one.check for one in examine(library, **options) if one.state == "fault"]
+
+
+def test_a_library_just_made_is_sound(library: Library) -> None:
+    findings = examine(library)
+    assert is_sound(findings)
+    assert {one.check: one.state for one in findings if one.state != "sound"} == {}
+    sample = next(one for one in findings if one.check == "sample")
+    assert sample.what.startswith("6 items"), "pages, photos and the clip are embedded once more"
+
+
+def spoil_words(folder: Path) -> None:
+    with closing(sqlite3.connect(folder / CATALOG_NAME)) as database, database:
+        database.execute("DELETE FROM words_data WHERE id > 10")
+
+
+def lose_words(folder: Path) -> None:
+    with closing(sqlite3.connect(folder / CATALOG_NAME)) as database, database:
+        database.execute("INSERT INTO words(words) VALUES ('delete-all')")
+
+
+def lose_vector(folder: Path) -> None:
+    with closing(sqlite3.connect(folder / CATALOG_NAME)) as database, database:
+        database.execute("DELETE FROM vectors WHERE item_id = (SELECT min(item_id) FROM vectors)")
+
+
+def spoil_vector(folder: Path) -> None:
+    with closing(sqlite3.connect(folder / CATALOG_NAME)) as database, database:
+        database.execute(
+            "UPDATE vectors SET data = zeroblob(length(data)) WHERE item_id = (SELECT max(item_id) FROM vectors)"
+        )
+
+
+def miscount(folder: Path) -> None:
+    with closing(sqlite3.connect(folder / CATALOG_NAME)) as database, database:
+        database.execute("UPDATE sources SET item_count = 7 WHERE name LIKE '%report.pdf'")
+
+
+def lose_preview(folder: Path) -> None:
+    next((folder / "previews").rglob("*.webp")).unlink()
+
+
+def spoil_preview(folder: Path) -> None:
+    file = sorted((folder / "previews").rglob("*.webp"))[-1]
+    file.write_bytes(file.read_bytes()[:40])
+
+
+def orphan(folder: Path) -> None:
+    (folder / "previews" / "00").mkdir(exist_ok=True)
+    shutil.copy(next((folder / "previews").rglob("*.webp")), folder / "previews" / "00" / "nobody-0.webp")
+
+
+def leftovers(folder: Path) -> None:
+    (folder / "previews" / "aa").mkdir(exist_ok=True)
+    (folder / "previews" / "aa" / "tmpx.tmp").write_bytes(b"half")
+    (folder / "former-model").mkdir()
+    (folder / "former-model" / ".writing").touch()
+
+
+@pytest.mark.parametrize(
+    ("damage", "check"),
+    [
+        (spoil_words, "words"), (lose_words, "words"), (lose_vector, "vectors"), (spoil_vector, "vectors"), (miscount, "sources"),
+        (lose_preview, "previews"), (spoil_preview, "previews"), (orphan, "previews of nothing"), (leftovers, "leftovers"),
+    ],
+)  # fmt: skip
+def test_damage_is_found_and_repaired(made: Path, folder: Path, damage: Callable[[Path], None], check: str) -> None:
+    with mmsearch.open(made / "library") as untouched:
+        expected = answers(untouched)
+    damage(folder)
+    with mmsearch.open(folder) as library:
+        assert check in faults(library)
+        assert not is_sound(examine(library))
+        assert is_sound(examine(library, repair=True))
+    with mmsearch.open(folder) as library:
+        ingest_paths(library, [made / "files"])
+        assert faults(library) == []
+        assert answers(library) == expected
+
+
+def snapshots(folder: Path) -> list[Path]:
+    return [
+        file
+        for file in folder.rglob("*")
+        if file.is_file() and file.parent.name.startswith("toy") and file.name != ".writing"
+    ]
+
+
+@pytest.mark.parametrize("how", ["deleted", "cut", "garbage", "emptied"])
+def test_every_derived_file_may_be_damaged(made: Path, folder: Path, how: str) -> None:
+    with mmsearch.open(made / "library") as untouched:
+        expected = answers(untouched)
+    assert len(snapshots(folder)) >= 6, "an index and a manifest for each kind"
+    for file in snapshots(folder):
+        content = file.read_bytes()
+        if how == "deleted":
+            file.unlink()
+        else:
+            file.write_bytes(
+                {"cut": content[: len(content) // 2], "garbage": b"\x93" * len(content), "emptied": b""}[how]
+            )
+    with mmsearch.open(folder) as library:
+        assert answers(library) == expected
+        assert is_sound(examine(library, repair=True))
+
+
+def test_a_damaged_catalog_is_named_and_left_as_it_is(folder: Path) -> None:
+    file = folder / CATALOG_NAME
+    content = bytearray(file.read_bytes())
+    content[4096:12288] = b"\xff" * 8192
+    file.write_bytes(content)
+    with pytest.raises(CorruptIndex, match="damaged"), mmsearch.open(folder) as library:
+        examine(library, repair=True)
+    assert file.read_bytes() == bytes(content)
+
+
+def test_an_empty_library_is_sound(tmp_path: Path) -> None:
+    with mmsearch.open(tmp_path / "new", create=True, model="toy") as library:
+        assert is_sound(examine(library))
+
+
+# Backups
+
+
+def test_a_backup_brings_the_library_back(made: Path, folder: Path, tmp_path: Path) -> None:
+    with mmsearch.open(folder) as library:
+        expected, items = answers(library), sum(library.item_counts().values())
+    saved = backup(folder, tmp_path / "saved.zip")
+    assert (saved.items, saved.previews, saved.missing) == (items, items, 0)
+    shutil.rmtree(folder)
+    assert restore(saved.file, folder).items == items
+    with mmsearch.open(folder) as library:
+        assert answers(library) == expected
+        assert is_sound(examine(library))
+        again = ingest_paths(library, [made / "files"])
+        assert sum(again.items.values()) == 0, "nothing is embedded anew"
+
+
+def test_a_backup_while_another_writes(folder: Path, tmp_path: Path) -> None:
+    samples.photo(tmp_path / "more" / "green.jpg", (0, 255, 0)) if (tmp_path / "more").mkdir() is None else None
+    stop = threading.Event()
+
+    def write() -> None:
+        with mmsearch.open(folder) as library:
+            while not stop.is_set():
+                with library.lock():
+                    library.catalog.register_model("toy-other-000000000000", 64, "other")
+                    library.catalog.remove_model("toy-other-000000000000")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        saved = [backup(folder, tmp_path / f"{n}.zip") for n in range(3)]
+    finally:
+        stop.set()
+        writer.join()
+    for number, one in enumerate(saved):
+        restore(one.file, tmp_path / f"restored-{number}")
+        with mmsearch.open(tmp_path / f"restored-{number}") as library:
+            assert is_sound(examine(library, quick=True))
+
+
+def test_nothing_is_overwritten(folder: Path, tmp_path: Path) -> None:
+    saved = backup(folder, tmp_path / "saved.zip")
+    before = saved.file.read_bytes()
+    with pytest.raises(CatalogError, match="exists already"):
+        backup(folder, saved.file)
+    with pytest.raises(CatalogError, match="there is a library"):
+        restore(saved.file, folder)
+    assert saved.file.read_bytes() == before
+    assert backup(folder, saved.file, overwrite=True).items == saved.items
+
+
+def test_no_library_no_backup(tmp_path: Path) -> None:
+    with pytest.raises(LibraryMissing):
+        backup(tmp_path / "nowhere", tmp_path / "saved.zip")
+    assert list(tmp_path.glob("*.zip")) == []
+    with pytest.raises(CatalogError, match="no backup at"):
+        restore(tmp_path / "saved.zip", tmp_path / "library")
+
+
+def rewritten(file: Path, change: Callable[[dict[str, bytes]], None]) -> Path:
+    """The archive with its entries changed."""
+    with zipfile.ZipFile(file) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    change(entries)
+    target = file.with_name("changed.zip")
+    with zipfile.ZipFile(target, "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    return target
+
+
+def flip(entries: dict[str, bytes]) -> None:
+    name = next(name for name in entries if name.startswith("previews/"))
+    entries[name] = entries[name][:-1] + bytes([entries[name][-1] ^ 1])
+
+
+def drop(entries: dict[str, bytes]) -> None:
+    del entries[CATALOG_NAME]
+
+
+def climb(entries: dict[str, bytes]) -> None:
+    manifest = json.loads(entries["manifest.json"])
+    name = next(name for name in entries if name.startswith("previews/"))
+    entries["../outside"] = entries[name]
+    manifest["files"]["../outside"] = manifest["files"][name]
+    entries["manifest.json"] = json.dumps(manifest).encode()
+
+
+@pytest.mark.parametrize("change", [flip, drop, climb])
+def test_a_damaged_or_hostile_backup_restores_nothing(
+    folder: Path, tmp_path: Path, change: Callable[..., None]
+) -> None:
+    changed = rewritten(backup(folder, tmp_path / "saved.zip").file, change)
+    with pytest.raises(CorruptIndex, match="nothing was restored"):
+        restore(changed, tmp_path / "new")
+    assert list((tmp_path / "new").iterdir()) == [] and not (tmp_path / "outside").exists()
+
+
+def test_a_cut_backup_and_one_of_a_newer_schema(folder: Path, tmp_path: Path) -> None:
+    saved = backup(folder, tmp_path / "saved.zip").file
+    (tmp_path / "cut.zip").write_bytes(saved.read_bytes()[:-200])
+    with pytest.raises(CorruptIndex, match="nothing was restored"):
+        restore(tmp_path / "cut.zip", tmp_path / "new")
+    with closing(sqlite3.connect(folder / CATALOG_NAME)) as database, database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    newer = tmp_path / "newer"
+    restore(saved, newer)
+    with closing(sqlite3.connect(newer / CATALOG_NAME)) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(NewerSchema):
+        backup(newer, tmp_path / "newer.zip")
