@@ -117,5 +117,5 @@ def load_task(task: Task, data: Path) -> TaskData:
     from mmsearch.evaluation.mmeb.loaders import LOADERS
 
     module, function = LOADERS[task.family].split(":")
-    loaded = getattr(importlib.import_module(f"mmsearch.evaluation.mmeb.loaders.{module}"), function)
-    return loaded(task, data)
+    name = module if "." in module else f"mmsearch.evaluation.mmeb.loaders.{module}"
+    return getattr(importlib.import_module(name), function)(task, data)

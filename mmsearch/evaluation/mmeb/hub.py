@@ -131,11 +131,13 @@ def _parquet(file: Path, columns: Sequence[str] | None) -> Iterator[dict[str, An
 def _json(file: Path) -> Iterator[dict[str, Any]]:
     """A list of objects (`.json`), or an object per line."""
     try:
-        text = file.read_text(encoding="utf-8")
-        if text.lstrip().startswith("["):
-            yield from json.loads(text)
-        else:  # not splitlines(): texts may hold other line separators than the file's
-            yield from (json.loads(line) for line in text.split("\n") if line.strip())
+        with file.open(encoding="utf-8", newline="\n") as stream:  # texts may hold other separators of lines
+            if file.suffix == ".json" and stream.read(1) == "[":
+                stream.seek(0)
+                yield from json.load(stream)
+            else:
+                stream.seek(0)
+                yield from (json.loads(line) for line in stream if line.strip())
     except (OSError, ValueError) as error:
         raise DatasetError(f"{file} cannot be read as JSON: {error}") from error
 

@@ -31,7 +31,7 @@ class Task:
 
     Attributes:
         name: as in published score files.
-        group: a key of `META_TASKS`.
+        group: a key of `META_TASKS`, or a group of another benchmark.
         family: the loader, a key of `loaders.LOADERS`.
         scope: "local" ranks the candidates that a query lists, "global" all of the data set.
         metric: "hit@1" or "ndcg_linear@5".
@@ -71,7 +71,7 @@ class Task:
 
     @property
     def meta_task(self) -> str:
-        return META_TASKS[self.group]
+        return META_TASKS.get(self.group, self.group)
 
     @property
     def kind(self) -> Kind:

@@ -22,5 +22,6 @@ LOADERS = {
     "activitynetqa": "video_questions:activitynetqa",
     "vidore": "pages:pages",
     "visrag": "pages:pages",
+    "mbeir": "mmsearch.evaluation.mbeir.loader:pool_search",
 }
-"""Family, named as in the reference, to `module:function` of this package."""
+"""Family, named as in the reference, to `module:function`; a module without dots is one of this package."""
