@@ -100,8 +100,14 @@ def estimate(recipe: Recipe, checks: list[SourceCheck], *, processes: int = 1, d
         (text.get("num_key_value_heads") or text["num_attention_heads"]) * hidden // text["num_attention_heads"]
     )
     layer = 2 * hidden * hidden + 2 * hidden * key_values + 3 * hidden * inner
-    width, depth = vision["embed_dim"], vision["depth"]
-    block = (4 + 2 * vision["mlp_ratio"]) * width * width
+    depth = vision["depth"]
+    if "embed_dim" in vision:
+        width = vision["embed_dim"]
+        inside = 2 * vision["mlp_ratio"] * width * width
+    else:  # Qwen2.5-VL: gated
+        width = vision["hidden_size"]
+        inside = 3 * vision["intermediate_size"] * width
+    block = 4 * width * width + inside
     merger = (width * MERGE**2) ** 2 + width * MERGE**2 * hidden
     language, tower = layers * layer, int(depth * block + merger + 1176 * width)
     parameters = language + tower + text["vocab_size"] * hidden

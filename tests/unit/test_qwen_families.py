@@ -33,6 +33,9 @@ from mmsearch.embedders.vlm2vec_v1 import Vlm2VecV1Embedder, square_side
 from mmsearch.errors import EmbedderError
 from mmsearch.items import EmbedInput, Query
 from mmsearch.prompts import query_input
+from mmsearch.training.check import estimate
+from mmsearch.training.recipe import parse_recipe
+from tests.tiny_training import recipe_over
 from tests.unit.test_vlm2vec import byte_tokenizer, picture
 
 TEXT = {
@@ -378,6 +381,19 @@ class TestVlm2Vec:
         again = load_embedder(tmp_path, device="cpu", dtype="float32")
         items = [case.item for case in CASES["vlm2vec"]]
         np.testing.assert_allclose(again.encode_documents(items), embedder.encode_documents(items), atol=1e-6)
+
+    def test_training_can_start_from_a_qwen25_checkpoint(self, tinies):
+        embedder = Vlm2VecEmbedder.load(
+            tinies["qwen2_5_vl"].folder, device="cpu", dtype="float32", max_pixels=112 * 112
+        )
+        final = [embedder.final_input(case.item, "query") for case in CASES["vlm2vec"]]
+        batch = embedder.prepare(*([part[at] or None for part in final] for at in range(3)))
+        embedder.forward(batch)[:, 0].sum().backward()
+        unused = [name for name, p in embedder.model.named_parameters() if p.grad is None or not p.grad.any()]
+        assert unused == []
+        recipe = parse_recipe(recipe_over(tinies["qwen2_5_vl"].folder, Path("pairs.jsonl")), "made here")
+        counted = sum(parameter.numel() for parameter in embedder.model.parameters())
+        assert abs(estimate(recipe, [], device="cpu").parameters - counted) < 0.03 * counted
 
     def test_v1_keeps_its_family_when_saved(self, tinies, tmp_path):
         embedder = opened(tinies["qwen2_vl"], "vlm2vec_v1")
