@@ -39,7 +39,7 @@ def pool_search(task: Task, data: Path) -> TaskData:
     place = "global" if task.group == UNION else "local"
     collector = Collector(task)
     for _, entry in read_rows([folder.file(f"cand_pool/{place}/mbeir_{task.config}_cand_pool.jsonl")]):
-        collector.candidate(str(entry["did"]), lambda entry=entry: _candidate(entry, folder))
+        collector.candidate(str(entry["did"]), _candidate, entry, folder)
 
     def row_query(key: str, entry: Mapping[str, Any]) -> TaskQuery:
         query = str(entry["qid"])

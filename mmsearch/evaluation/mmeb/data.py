@@ -36,6 +36,11 @@ class Side:
     kind: Kind = "image"
 
 
+def text_side(text: str, kind: Kind = "image") -> Side:
+    """A text that is embedded as it is: an answer, a class, a caption."""
+    return Side(prompt=text, text=text, kind=kind)
+
+
 @dataclass(frozen=True, slots=True)
 class TaskQuery:
     """A query and its right answers.
@@ -78,10 +83,10 @@ class Collector:
         self.candidates: dict[str, Side] = {}
         self.unread: list[str] = []
 
-    def candidate(self, name: str, side: Callable[[], Side]) -> str:
-        """Makes the candidate if there is none of that name yet; the name."""
+    def candidate(self, name: str, make: Callable[..., Side], *arguments: Any) -> str:
+        """The candidate is made, `make(*arguments)`, if there is none of that name yet. Returns the name."""
         if name not in self.candidates:
-            self.candidates[name] = side()
+            self.candidates[name] = make(*arguments)
         return name
 
     def read(self, rows: Iterable[tuple[str, Mapping[str, Any]]], row_query: Callable[[str, Any], TaskQuery]) -> None:

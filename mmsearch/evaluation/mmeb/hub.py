@@ -83,7 +83,7 @@ def _patterns_of_card(folder: Path, config: str | None, split: str) -> list[str]
 
 def _paths(data_files: Any, split: str) -> list[str]:
     """`data_files` of a card: a path, a list of paths, or of `{split, path}`; without a split, all are `train`."""
-    found: list[str] = []
+    found: list[Any] = []
     for entry in data_files if isinstance(data_files, list) else [data_files]:
         if isinstance(entry, str) and split == "train":
             found.append(entry)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mmsearch.errors import DatasetError
-from mmsearch.evaluation.mmeb.data import Collector, Side, TaskData, TaskQuery
+from mmsearch.evaluation.mmeb.data import Collector, Side, TaskData, TaskQuery, text_side
 from mmsearch.evaluation.mmeb.hub import media_folder, read_rows, row_files
 from mmsearch.evaluation.mmeb.tasks import Task
 from mmsearch.pictures import FilePicture
@@ -101,7 +101,7 @@ def _texts(collector: Collector, row: Row, pictures: Pictures) -> list[str]:
     texts = row["tgt_text"]
     if not texts:
         raise DatasetError("tgt_text is empty")
-    return [collector.candidate(text, lambda text=text: Side(prompt=text, text=text)) for text in texts]
+    return [collector.candidate(text, text_side, text) for text in texts]
 
 
 def _pictures(*, bare_end: str, name: Callable[[str, str], str]) -> Candidates:
@@ -128,7 +128,7 @@ def _pictures(*, bare_end: str, name: Callable[[str, str], str]) -> Candidates:
             )
 
         return [
-            collector.candidate(name(path, caption), lambda path=path, caption=caption: side(path, caption))
+            collector.candidate(name(path, caption), side, path, caption)
             for path, caption in zip(paths, captions, strict=True)
         ]
 

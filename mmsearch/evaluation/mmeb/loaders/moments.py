@@ -55,7 +55,7 @@ def moments_of_video(task: Task, data: Path) -> TaskData:
         )
         names = tuple(f"{video}/{clip}" for clip in clips)
         for name in names:
-            collector.candidate(name, lambda name=name: _clip(task, videos, name))
+            collector.candidate(name, _clip, task, videos, name)
         return TaskQuery(key, asked, right, candidates=names)
 
     collector.read(rows, row_query)
@@ -78,7 +78,7 @@ def momentseeker(task: Task, data: Path) -> TaskData:
         if not right:
             raise DatasetError("positive_frames is empty")
         for name in (*right, *wrong):
-            collector.candidate(name, lambda name=name: _clip(task, videos, name))
+            collector.candidate(name, _clip, task, videos, name)
         return TaskQuery(key, asked, tuple(dict.fromkeys(right)), candidates=(*right, *wrong))
 
     collector.read(rows, row_query)

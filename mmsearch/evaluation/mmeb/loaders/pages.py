@@ -68,7 +68,7 @@ def pages(task: Task, data: Path) -> TaskData:
         if missing := [name for name in judged if name not in rows]:
             raise DatasetError(f"the corpus has no page {', '.join(missing[:3])}")
         for name in judged:
-            collector.candidate(name, lambda name=name: page(name))
+            collector.candidate(name, page, name)
         text = row["query"]
         side = Side(filled(task.query, text), words_of(task.query), text, kind="page")
         return TaskQuery(key, side, tuple(judged), tuple(judged.values()))
@@ -78,7 +78,7 @@ def pages(task: Task, data: Path) -> TaskData:
         asked = ((key, row) for key, row in asked if row.get("language") == task.language)
     collector.read(asked, row_query)
     for name in rows:
-        collector.candidate(name, lambda name=name: page(name))
+        collector.candidate(name, page, name)
     return collector.data()
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from mmsearch.errors import DatasetError
-from mmsearch.evaluation.mmeb.data import Collector, Side, TaskData, TaskQuery
+from mmsearch.evaluation.mmeb.data import Collector, Side, TaskData, TaskQuery, text_side
 from mmsearch.evaluation.mmeb.frames import Videos
 from mmsearch.evaluation.mmeb.hub import read_rows, row_files
 from mmsearch.evaluation.mmeb.prompts import words_of
@@ -37,11 +37,11 @@ def classes_of_dataset(task: Task, data: Path) -> TaskData:
 
     def row_query(key: str, row: Row) -> TaskQuery:
         side = _shown(task, videos, row)
-        return TaskQuery(key, side, (collector.candidate(row["pos_text"], lambda: _class(row["pos_text"])),))
+        return TaskQuery(key, side, (collector.candidate(row["pos_text"], text_side, row["pos_text"], "clip"),))
 
     collector.read(rows, row_query)
     for name in class_names()[task.name]:
-        collector.candidate(name, lambda name=name: _class(name))
+        collector.candidate(name, text_side, name, "clip")
     return collector.data()
 
 
@@ -56,7 +56,7 @@ def classes_of_row(task: Task, data: Path) -> TaskData:
             raise DatasetError(f"the class {label!r} is not among those of the row")
         side = _shown(task, videos, row)
         for name in names:
-            collector.candidate(name, lambda name=name: _class(name))
+            collector.candidate(name, text_side, name, "clip")
         return TaskQuery(key, side, (label,), candidates=names)
 
     collector.read(rows, row_query)
@@ -67,7 +67,3 @@ def _shown(task: Task, videos: Videos, row: Row) -> Side:
     video = str(row["video_id"])
     frames = videos.frames(video, f"{video}.mp4")
     return Side(task.query, words_of(task.query), pictures=frames, is_video=True, kind="clip")
-
-
-def _class(name: str) -> Side:
-    return Side(prompt=name, text=name, kind="clip")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mmsearch.errors import DatasetError
-from mmsearch.evaluation.mmeb.data import Collector, Side, TaskData, TaskQuery
+from mmsearch.evaluation.mmeb.data import Collector, Side, TaskData, TaskQuery, text_side
 from mmsearch.evaluation.mmeb.frames import Videos, stepped
 from mmsearch.evaluation.mmeb.hub import read_rows, row_files
 from mmsearch.evaluation.mmeb.prompts import filled, words_of
@@ -143,7 +143,7 @@ def _collect(task: Task, data: Path, rows: Iterable[tuple[str, Row]], question: 
         frames = videos.frames(asked.frames, asked.video, sampling=stepped)
         side = Side(filled(task.query, asked.text), instruction, asked.text, frames, is_video=True, kind="clip")
         for name, text in zip(asked.names, asked.texts or asked.names, strict=True):
-            collector.candidate(name, lambda text=text: Side(prompt=text, text=text, kind="clip"))
+            collector.candidate(name, text_side, text, "clip")
         return TaskQuery(key, side, (asked.names[asked.right],), candidates=tuple(asked.names))
 
     collector.read(rows, row_query)
