@@ -37,7 +37,7 @@ def pretrained(architecture: Any, opened: Opened) -> Any:
     for path in opened.checkpoint.weight_files():
         _check_readable(path)  # transformers would not name the file
     try:
-        with _quiet():
+        with quiet():
             model, report = architecture.from_pretrained(
                 base, dtype=opened.dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
             )
@@ -114,8 +114,8 @@ def in_halves(compute: Callable[[Sequence[int]], np.ndarray], rows: Sequence[int
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """transformers draws bars and prints tables of tensors when it loads; what they say is raised above instead."""
+def quiet() -> Iterator[None]:
+    """transformers draws bars and prints tables of tensors when it loads; what they say is raised here instead."""
     from transformers.utils import logging as noise
 
     had_bars, level = noise.is_progress_bar_enabled(), noise.get_verbosity()
