@@ -69,7 +69,8 @@ def test_every_task_loads_from_its_published_layout(task: Task, data: Path) -> N
     assert {side.kind for side in sides} == {task.kind}
     for side in sides:
         tokens = side.prompt.count("<|image_pad|>"), side.prompt.count("<|video_pad|>")
-        assert tokens == ((0, 1) if side.is_video else (len(side.pictures), 0))
+        is_stray = task.name in ("EDIS", "WebQA") and not side.pictures  # their queries carry a token without picture
+        assert tokens == ((0, 1) if side.is_video else (len(side.pictures) + is_stray, 0))
         assert side.is_video == (len(side.pictures) > 1)
         assert pickle.loads(pickle.dumps(side)).prompt == side.prompt
         # what models with prompts of their own are given says the same

@@ -33,8 +33,8 @@ IMAGE_QUERIES = {
     "VisualNews_t2i": "Retrieve an image of this news caption. {text}\n",
     "Wiki-SS-NQ": "Find the document image that can answer the given query: {text}\n",
     "VisDial": "Represent the given dialogue about an image, which is used for image retrieval: {text}\n\n",
-    "EDIS": "Find a news image that matches the provided caption: {text}\n",
-    "WebQA": "Find a Wikipedia image that answers this question: {text}\n",
+    "EDIS": f"{IMAGE}Find a news image that matches the provided caption: {{text}}\n",
+    "WebQA": f"{IMAGE}Find a Wikipedia image that answers this question: {{text}}\n",
     "NIGHTS": f"{IMAGE}Find a day-to-day image that looks similar to the provided image.\n",
     "CIRR": f"{IMAGE}Given an image, find a similar everyday image with the described changes: {{text}}\n",
     "FashionIQ": f"{IMAGE}Find an image to match the fashion image and style note: {{text}}\n",
@@ -45,9 +45,8 @@ IMAGE_QUERIES = {
     "Visual7W-Pointing": f'{IMAGE}Select the portion of the image that answers the question "{{text}}"\n',
 }
 IMAGE_TARGETS = {
-    "MSCOCO_t2i VisualNews_t2i NIGHTS": f"{IMAGE}Represent the given image.\n",
+    "MSCOCO_t2i VisualNews_t2i NIGHTS CIRR FashionIQ": f"{IMAGE}Represent the given image.\n",
     "Wiki-SS-NQ VisDial": f"{IMAGE}Represent the given image\n",
-    "CIRR FashionIQ": f"{IMAGE}Represent the given image.",
     "EDIS": f"{IMAGE}Represent the given image with related text information: {{text}}\n",
     "WebQA OVEN": f"{IMAGE}Represent the given Wikipedia image with related text information: {{text}}\n",
     "MSCOCO RefCOCO Visual7W-Pointing": f"{IMAGE}Represent the given cropped image of the object",

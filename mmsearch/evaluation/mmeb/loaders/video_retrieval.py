@@ -55,7 +55,7 @@ def described_videos(task: Task, data: Path) -> TaskData:
             if not text:
                 raise DatasetError(f"{field} is empty")
             text = text[0]
-        name, file = place(row)
+        name, file = map(str, place(row))
         collector.candidate(name, video, name, file)
         asked = Side(filled(task.query, text), words_of(task.query), text, kind="clip")
         return TaskQuery(key, asked, (name,))
