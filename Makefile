@@ -3,14 +3,15 @@ PYTHON ?= python3
 VENV ?= .venv
 FOLDER ?=
 BENCH ?=
+TORTURE ?=
 BIN := $(VENV)/bin
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench bench-encoding constraints clean
+.PHONY: help demo test check format bench bench-encoding torture constraints clean
 
 help: ## list the commands
-	@grep -hE '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 22
+	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
 
 demo: $(VENV)/.installed ## install, write and search a small demo folder; FOLDER=… does it with your own
 	@.ci/demo $(BIN) $(if $(FOLDER),"$(FOLDER)")
@@ -34,6 +35,9 @@ bench: $(VENV)/.installed-test ## measure speed and memory; BENCH="--quick --fol
 
 bench-encoding: $(VENV)/.installed-test ## encoding against the reference's loop on the same checkpoint; BENCH="--scale 0.3" for a first look
 	@$(BIN)/python tests/benchmarks/reference_loop.py $(BENCH)
+
+torture: $(VENV)/.installed-test ## kill everything that writes at random moments, and look whether anything is lost; TORTURE="--kills 20"
+	@$(BIN)/python -m tests.torture $(TORTURE)
 
 constraints: ## write constraints.txt anew from the newest versions, in an environment of its own
 	@.ci/record-constraints
