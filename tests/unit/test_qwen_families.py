@@ -41,23 +41,30 @@ from tests.unit.test_vlm2vec import byte_tokenizer, picture
 TEXT = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2, "num_key_value_heads": 1,
     "rms_norm_eps": 1e-6, "rope_theta": 10_000.0, "max_position_embeddings": 512, "bos_token_id": 0, "eos_token_id": 0,
+    "attention_dropout": 0.0, "hidden_act": "silu", "initializer_range": 0.02, "use_cache": True,
 }  # fmt: skip
 VISION = {"depth": 3, "num_heads": 2, "in_channels": 3, "spatial_merge_size": 2, "temporal_patch_size": 2}
+TOP = {
+    "torch_dtype": "bfloat16", "transformers_version": "4.41.2", "tie_word_embeddings": True, "use_sliding_window": False,
+    "sliding_window": 32768, "max_window_layers": 28, "vision_token_id": 9,
+}  # fmt: skip
 CONFIGS: dict[str, dict[str, Any]] = {
-    "qwen2_vl": TEXT | {
+    "qwen2_vl": TOP | TEXT | {
         "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]},
-        "vision_config": VISION | {"embed_dim": 16, "hidden_size": 32, "mlp_ratio": 2, "patch_size": 14},
+        "vision_config": VISION | {"embed_dim": 16, "hidden_size": 32, "mlp_ratio": 2, "patch_size": 14, "in_chans": 3},
     },
-    "qwen2_5_vl": TEXT | {
+    "qwen2_5_vl": TOP | TEXT | {
         "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]},
         "vision_config": VISION | {
             "hidden_size": 16, "out_hidden_size": 32, "intermediate_size": 24, "patch_size": 14, "window_size": 56,
             "fullatt_block_indexes": [1], "tokens_per_second": 2, "hidden_act": "silu",
+            "in_chans": 3, "spatial_patch_size": 14,
         },
     },
     "qwen3_vl": {
+        "tie_word_embeddings": True, "transformers_version": "4.57.0.dev0",
         "text_config": TEXT | {
-            "model_type": "qwen3_vl_text", "head_dim": 24, "attention_bias": False, "rope_theta": 5_000_000,
+            "model_type": "qwen3_vl_text", "dtype": "bfloat16", "tie_word_embeddings": True, "head_dim": 24, "attention_bias": False, "rope_theta": 5_000_000,
             "rope_scaling": {"mrope_interleaved": True, "mrope_section": [4, 4, 4], "rope_type": "default"},
         },
         "vision_config": VISION | {
@@ -256,14 +263,18 @@ class Tiny:
                 ("image", "image_pad"), ("video", "video_pad"), ("vision_start", "vision_start"), ("vision_end", "vision_end"),
             )
         }  # fmt: skip
-        config = json.loads(json.dumps(CONFIGS[model_type])) | ids | {"model_type": model_type}
+        config = (
+            json.loads(json.dumps(CONFIGS[model_type]))
+            | ids
+            | {"model_type": model_type, "architectures": ["Anything"]}
+        )
         config.get("text_config", config)["vocab_size"] = self.tokenizer.get_vocab_size()
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps(config))
         self.tokenizer.save(str(folder / "tokenizer.json"))
         names = {"qwen2_vl": "Qwen2VL", "qwen2_5_vl": "Qwen2_5_VL", "qwen3_vl": "Qwen3VL"}
         parsed = getattr(transformers, f"{names[model_type]}Config").from_pretrained(folder)
-        self.model = getattr(transformers, f"{names[model_type]}Model")(parsed).eval()
+        self.model = getattr(transformers, f"{names[model_type]}Model")(parsed).float().eval()
         generator = torch.Generator().manual_seed(5)
         with torch.no_grad():
             for name, parameter in sorted(self.model.named_parameters()):
@@ -369,6 +380,16 @@ class TestAgainstTransformers:
         np.testing.assert_allclose(vectors[2, :3], CANONICAL[name], atol=2e-5)
         spread = np.abs(expected[:, None] - expected[None]).max(2)[np.triu_indices(len(cases), 1)]
         assert spread.min() > 1e-3  # the comparison tells them apart
+
+    @pytest.mark.parametrize("name", OPENED)
+    def test_in_bfloat16(self, tinies, name):
+        model_type, family, _, options = OPENED[name]
+        items = [case.item for case in CASES[family]]
+        exact = opened(tinies[model_type], family, **options).encode_queries(items)
+        rough = load_embedder(tinies[model_type].folder, device="cpu", dtype="bfloat16", **options).encode_queries(
+            items
+        )
+        assert (exact * rough).sum(1).min() > 0.995
 
 
 class TestVlm2Vec:
