@@ -1,9 +1,10 @@
-"""`mmsearch eval mmeb-v2 | mmeb-report`: public benchmarks, with any model."""
+"""`mmsearch eval mmeb-v2 | mmeb-report | m-beir`: public benchmarks, with any model."""
 
 from __future__ import annotations
 
 import sys
 import time
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ import typer
 from mmsearch.commands.shared import OK, SOME_FAILED, DeviceOption, JsonOption, note
 
 if TYPE_CHECKING:
+    from mmsearch.evaluation.mbeir.report import Report as MBeirReport
     from mmsearch.evaluation.mmeb.report import Report
     from mmsearch.evaluation.mmeb.run import Finished, Outcome
 
@@ -96,6 +98,75 @@ def mmeb_v2_command(
     raise typer.Exit(SOME_FAILED if finished.failures else OK)
 
 
+class Pool(StrEnum):
+    local = "local"
+    union = "union"
+    both = "both"
+
+
+def m_beir_command(
+    model: ModelOption = "mini",
+    data: DataOption = Path("data"),
+    out: OutOption = None,
+    pool: Annotated[
+        Pool, typer.Option("--pool", help="Rank each task's own candidates, the 5.6 million of all tasks, or each way.")
+    ] = Pool.local,
+    tasks: TasksOption = None,
+    limit: LimitOption = None,
+    cache: CacheOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Evaluate a model on M-BEIR: 16 retrieval tasks with instructions, of text, images and both.
+
+    Runs, stops and goes on as `eval mmeb-v2` does. "Recall@k" of M-BEIR is hit@k here: whether a right candidate is among the first k.
+
+    \b
+    Examples:
+      mmsearch eval m-beir --model VLM2Vec/VLM2Vec-V2.0 --data ~/data
+      mmsearch eval m-beir --data ~/data --tasks nights_task4 --pool union
+    """
+    from mmsearch.evaluation.mbeir.report import POOLS, read_report, write_report
+    from mmsearch.evaluation.mbeir.tasks import TASKS
+    from mmsearch.evaluation.mmeb.data import load_task
+    from mmsearch.evaluation.mmeb.report import text_table
+    from mmsearch.evaluation.mmeb.run import chosen, run_benchmark
+    from mmsearch.terminal import to_json
+
+    groups = {POOLS[name] for name in (POOLS if pool is Pool.both else (pool.value,))}
+    own = [task for task in TASKS.values() if task.group in groups]
+    place = out or Path("runs") / "m-beir" / Path(model).name
+    finished = run_benchmark(
+        chosen(own, tasks or ()),
+        lambda task: load_task(task, data),
+        model,
+        place,
+        device=device,
+        dtype=dtype,
+        limit=limit,
+        cache=cache,
+        watcher=_Lines(),
+    )
+    if finished.is_first:
+        report = read_report(place, model, dim=finished.dim, limit=limit)
+        files = write_report(report, place)
+        if as_json:
+            about = {
+                "schema": 1,
+                "benchmark": "M-BEIR",
+                "model": model,
+                "model_key": finished.model_key,
+                "limit": limit,
+            }
+            print(to_json(about | report.record() | _state(report, finished, files), indent=2))
+        elif report.files:
+            for line in text_table(report.table()):
+                print(line)
+        _say(report, finished, files)
+    raise typer.Exit(SOME_FAILED if finished.failures else OK)
+
+
 def mmeb_report_command(
     out: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of results, ours or the reference's.")],
     model: Annotated[
@@ -134,6 +205,10 @@ def _tell_report(report: Report, out: Path, finished: Finished | None, *, as_jso
         published = published_scores()
         for line in text_table(report.table({model: published[model] for model in COMPARED})):
             print(line)
+    _say(report, finished, files)
+
+
+def _say(report: Report | MBeirReport, finished: Finished | None, files: list[Path]) -> None:
     sys.stdout.flush()
     for words in report.warnings():
         note(words)
@@ -142,8 +217,16 @@ def _tell_report(report: Report, out: Path, finished: Finished | None, *, as_jso
     note(f"wrote {', '.join(map(str, files))}")
 
 
+def _state(report: Report | MBeirReport, finished: Finished | None, files: list[Path]) -> dict[str, Any]:
+    failures = finished.failures if finished else []
+    return {
+        "failed": {outcome.task.name: outcome.failure for outcome in failures},
+        "warnings": report.warnings(),
+        "files": [str(path) for path in files],
+    }
+
+
 def _record(report: Report, finished: Finished | None, files: list[Path]) -> dict[str, Any]:
-    outcomes = finished.outcomes if finished else []
     return {
         "schema": 1,
         "benchmark": "MMEB-V2",
@@ -152,9 +235,7 @@ def _record(report: Report, finished: Finished | None, files: list[Path]) -> dic
         "limit": report.limit,
         "means": {name: {"percent": m.value, "tasks": m.tasks, "of": m.of} for name, m in report.means().items()},
         "tasks": report.scores,
-        "failed": {outcome.task.name: outcome.failure for outcome in outcomes if outcome.failure is not None},
-        "warnings": report.warnings(),
-        "files": [str(path) for path in files],
+        **_state(report, finished, files),
     }
 
 
