@@ -220,6 +220,7 @@ def ingest_paths(
     retry_failed: bool = False,
     prune: bool = False,
     add_new: bool = True,
+    change_over: bool = True,
     progress: ProgressCallback | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -231,6 +232,7 @@ def ingest_paths(
         dry_run: only plan. retry_failed: try files again that failed with their present content.
         prune: files that are gone are retired even where a whole disk seems to be away.
         add_new: take in files that the library does not hold yet; false when only its own are embedded anew.
+        change_over: let this model answer queries once it has embedded everything.
         progress: called with the plan once it is made (stage "read", nothing done), then a few times a second.
         include, exclude: globs, see `ingest.scan.find_sources`.
 
@@ -248,7 +250,7 @@ def ingest_paths(
     if dry_run:
         return _Run(library, jobs, progress).plan_only(paths, **options)
     with library.lock():
-        return _Run(library, jobs, progress).run(paths, **options)
+        return _Run(library, jobs, progress, change_over=change_over).run(paths, **options)
 
 
 def plan_paths(
@@ -295,7 +297,9 @@ class _Job:
 class _Run:
     """One call of `ingest_paths`: its steps in order, and the state that they share."""
 
-    def __init__(self, library: Library, jobs: int | None, progress: ProgressCallback | None) -> None:
+    def __init__(
+        self, library: Library, jobs: int | None, progress: ProgressCallback | None, *, change_over: bool = True
+    ) -> None:
         self.library = library
         self.catalog = library.catalog
         self.settings = library.settings
@@ -311,6 +315,7 @@ class _Run:
         self.last_sync = self.began
         self.last_progress = 0.0
         self.last_path: Path | None = None
+        self.change_over = change_over
         self._progress = progress
         self._pool: WorkerPool | None = None
         self.limits = Limits(
@@ -500,7 +505,8 @@ class _Run:
         """Let the vector stores catch up, and answer queries with this model once it has embedded everything."""
         self.tell("sync")
         with self.timed("sync"):
-            if self.library.embedder_loaded and self.library.embedder.model_key in self.catalog.model_keys():
+            is_known = self.library.embedder_loaded and self.library.embedder.model_key in self.catalog.model_keys()
+            if is_known and self.change_over:
                 self.catalog.activate_if_complete(self.library.embedder.model_key)
             self.library.sync_vectors()
         self.last_sync = time.monotonic()

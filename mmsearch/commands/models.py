@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mmsearch.commands.ingesting import ingested
-from mmsearch.commands.shared import INTERRUPTED, DeviceOption, JsonOption, LibraryOption, note, opened
+from mmsearch.commands.shared import (
+    INTERRUPTED,
+    OK,
+    SOME_FAILED,
+    DeviceOption,
+    JsonOption,
+    LibraryOption,
+    note,
+    opened,
+)
 from mmsearch.errors import EmbedderError, LibraryMissing
 
 if TYPE_CHECKING:
@@ -22,6 +31,8 @@ app = typer.Typer(rich_markup_mode=None, help="List, fetch, compare and switch m
 NameArgument = Annotated[
     str, typer.Argument(metavar="NAME", help="mini, a name on the hub (owner/name), or a folder.", show_default=False)
 ]
+BYTES_PER_NUMBER = 2 + 4
+"""Of a stored vector: float16 in the catalog, float32 in the store."""
 OPENED_BY_ITSELF_BYTES = 500_000_000
 """`models info` loads models up to this size without being asked."""
 
@@ -339,6 +350,9 @@ def use_command(
     library: LibraryOption = None,
     device: DeviceOption = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Decoding processes [default: half of the cores].")] = None,
+    beside: Annotated[
+        bool, typer.Option("--beside", help="Only build its vectors; the old model goes on answering.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Say what it takes, and stop.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a JSON object per line, as `mmsearch ingest`.")
@@ -349,33 +363,43 @@ def use_command(
     The old model answers queries until the new one has embedded everything. Interrupting is safe: the same command goes on
     where it ended. No new files are taken in. The old vectors stay, for switching back, until `models remove`.
     """
-    from mmsearch.terminal import size
+    from mmsearch.terminal import count_of, size
 
     folder = Path(name).expanduser()
     chosen = str(folder.resolve()) if folder.is_dir() else name
     with opened(library, model=chosen, device=device) as found:
-        key, before = found.embedder.model_key, found.model_key
-        if before is None or not found.item_counts():
+        if not found.item_counts():
             raise EmbedderError(f"the library is empty: mmsearch ingest FOLDER --model {chosen}")
-        if key == before and not found.catalog.sources_to_embed(key):
-            note(f"{chosen} answers queries already")
-            _warn_of_setting(found, chosen)
-            return
-        note(
-            f"about {size(_vectors_bytes(found))} of vectors, beside those of {found.catalog.model_name(before) or before}"
-        )
-        code = ingested(found, _places(found), as_json=as_json, dry_run=dry_run, jobs=jobs, add_new=False)
+        key, before = found.embedder.model_key, str(found.model_key)
+        code = OK
+        if found.catalog.sources_to_embed(key):
+            items = sum(found.item_counts().values())
+            bytes_of_all = size(items * found.embedder.dim * BYTES_PER_NUMBER)
+            many = " at least, it gives each item many," if getattr(found.embedder, "is_multi_vector", False) else ""
+            note(f"vectors of {count_of(items, 'item')}, {bytes_of_all}{many} beside those of {_called(found, before)}")
+            options = {"jobs": jobs, "add_new": False, "change_over": not beside, "dry_run": dry_run}
+            code = ingested(found, _places(found), as_json=as_json, **options)
         if dry_run or code == INTERRUPTED:
             raise typer.Exit(code)
-        if found.catalog.active_model_key() != key:
-            left = found.catalog.sources_to_embed(key)
-            note(f"{left:,} files are still to be embedded, so {before} goes on answering; run the same command again")
-        else:
-            note(f"{chosen} answers queries now")
-            if before != key:
-                note(f"the old vectors stay until: mmsearch models remove {before}")
-            _warn_of_setting(found, chosen)
+        if left := found.catalog.sources_to_embed(key):
+            note(f"{count_of(left, 'file')} still to embed, so {before} goes on answering; the same command goes on")
+            raise typer.Exit(code or SOME_FAILED)
+        if beside:
+            note(f"the vectors of {chosen} are complete; {_called(found, str(found.model_key))} goes on answering")
+            raise typer.Exit(code)
+        with found.lock():
+            found.catalog.activate_if_complete(key)
+            found.sync_vectors()
+        note(
+            f"{chosen} answers queries"
+            + (f"; the old vectors stay until: mmsearch models remove {before}" if before != key else "")
+        )
+        _warn_of_setting(found, chosen)
     raise typer.Exit(code)
+
+
+def _called(library: Library, model_key: str) -> str:
+    return library.catalog.model_name(model_key) or model_key
 
 
 def _places(library: Library) -> list[Path]:
@@ -383,11 +407,6 @@ def _places(library: Library) -> list[Path]:
     roots = list(library.catalog.roots())
     files = [row.path for row in library.catalog.sources(states=("indexed", "pending"))]
     return [*roots, *(path for path in files if not any(path.is_relative_to(root) for root in roots))]
-
-
-def _vectors_bytes(library: Library) -> int:
-    """What a whole generation takes: float16 in the catalog, float32 in the store."""
-    return sum(library.item_counts().values()) * library.embedder.dim * 6
 
 
 def _warn_of_setting(library: Library, name: str) -> None:
