@@ -101,6 +101,9 @@ def test_what_is_missing_is_named(data: Path, tmp_path: Path) -> None:
     loaded = load_task(TASKS["edis_task2"], tmp_path)
     assert [query.labels for query in loaded.queries] == [("3:401",)]
     assert "no candidate of the pool answers query 3:400" in loaded.unread[0]
+    (tmp_path / HUB / "cand_pool/local/mbeir_edis_task2_cand_pool.jsonl").write_text('{"did": "3:401", "txt": "a"}')
+    with pytest.raises(DatasetError, match="row 0 has no field img_path, modality; it has did, txt"):
+        load_task(TASKS["edis_task2"], tmp_path)
     (tmp_path / HUB / "instructions/query_instructions.tsv").write_text("query_modality\n")
     with pytest.raises(DatasetError, match="no instruction from text to image,text for data set 3"):
         load_task(TASKS["edis_task2"], tmp_path)

@@ -310,6 +310,22 @@ def test_a_broken_video_leaves_no_frames(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
 
 
+def test_frames_of_a_faster_process_stay_and_other_things_are_not_removed(tmp_path: Path) -> None:
+    video = samples.video(tmp_path / "a.mp4", samples.numbered, [0, 40, 80])
+    save_frames(video, tmp_path / "frames")
+    (tmp_path / "frames/frame_0001.jpg").write_bytes(b"the other's")
+    save_frames(video, tmp_path / "frames")
+    assert (tmp_path / "frames/frame_0001.jpg").read_bytes() == b"the other's"
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/a.txt").write_text("mine")
+    with pytest.raises(DatasetError, match="holds something else than frames"):
+        save_frames(video, tmp_path / "notes")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "frames", "notes"]
+    (tmp_path / "empty").mkdir()
+    save_frames(video, tmp_path / "empty")
+    assert len(frames_in(tmp_path / "empty")) == 3
+
+
 # Documents
 
 
@@ -354,6 +370,17 @@ def test_a_question_without_answer_is_named(tmp_path: Path) -> None:
         "no page answers query 2",
         "the corpus has no page 9",
     ]
+
+
+def test_tables_without_a_needed_column_are_named(tmp_path: Path) -> None:
+    task = TASKS["ViDoSeek-doc"]
+    beir(tmp_path, task.name, [(1, 1, 1)], [1, 2])
+    mmeb_sets.write_rows(tmp_path / task.hub, "qrels", task.split, [{"query-id": 1, "corpus-id": 1}])
+    with pytest.raises(DatasetError, match=r"has no column score; it has query-id, corpus-id"):
+        load_task(task, tmp_path)
+    mmeb_sets.write_rows(tmp_path / task.hub, "corpus", task.split, [{"corpus-id": 1, "page": b""}])
+    with pytest.raises(DatasetError, match=r"has no column image; it has corpus-id, page"):
+        load_task(task, tmp_path)
 
 
 def test_pages_keep_their_bytes_and_have_their_key(data: Path) -> None:

@@ -38,7 +38,8 @@ def pool_search(task: Task, data: Path) -> TaskData:
     queries = folder.file(f"query/test/mbeir_{name}_test.jsonl")
     place = "global" if task.group == UNION else "local"
     collector = Collector(task)
-    for _, entry in read_rows([folder.file(f"cand_pool/{place}/mbeir_{task.config}_cand_pool.jsonl")]):
+    pool = folder.file(f"cand_pool/{place}/mbeir_{task.config}_cand_pool.jsonl")
+    for _, entry in read_rows([pool], columns=("did", "txt", "img_path", "modality")):
         collector.candidate(str(entry["did"]), _candidate, entry, folder)
 
     def row_query(key: str, entry: Mapping[str, Any]) -> TaskQuery:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
@@ -94,7 +95,7 @@ def save_frames(video: Path, folder: Path, *, sampling: Callable[[int], list[int
     The frames that the benchmark publishes were compressed by other programs: pixels differ slightly.
 
     Raises:
-        SourceError: the video cannot be read.
+        SourceError: the video cannot be read. DatasetError: the folder is there and holds something else.
     """
     shown_at = frame_times(video)
     part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
@@ -104,9 +105,12 @@ def save_frames(video: Path, folder: Path, *, sampling: Callable[[int], list[int
         for number, (_, frame) in enumerate(iter_frames(video, sampling(len(shown_at)), shown_at=shown_at)):
             name = f"frame_{number + 1:04d}.jpg" if sampling is spread else f"{number:04d}.jpeg"
             frame.save(part / name, quality=JPEG_QUALITY)
-        if not frames_in(folder):  # another process may have been faster
-            shutil.rmtree(folder, ignore_errors=True)
-            part.replace(folder)
+        part.replace(folder)
+    except OSError as error:
+        if error.errno != errno.ENOTEMPTY:
+            raise
+        if not frames_in(folder):  # else another process was faster
+            raise DatasetError(f"{folder} holds something else than frames: move it away") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
     log.info("sampled the frames of %s", video)

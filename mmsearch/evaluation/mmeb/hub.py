@@ -105,12 +105,17 @@ def _patterns_by_name(config: str | None, split: str) -> list[str]:
 def read_rows(files: Sequence[Path], *, columns: Sequence[str] | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every record with its place ("test-00000-of-00001.parquet row 7"), in order.
 
+    Args:
+        columns: fields that every record must have; of Parquet only these are read.
+
     Raises:
-        DatasetError: a file cannot be read at all.
+        DatasetError: a file cannot be read at all, or a record lacks one of `columns`.
     """
     for file in files:
         records = _parquet(file, columns) if file.suffix == ".parquet" else _json(file)
         for number, record in enumerate(records):
+            if missing := [name for name in columns or () if name not in record]:
+                raise DatasetError(f"{file} row {number} has no field {', '.join(missing)}; it has {', '.join(record)}")
             yield f"{file.name} row {number}", record
 
 
@@ -120,9 +125,10 @@ def _parquet(file: Path, columns: Sequence[str] | None) -> Iterator[dict[str, An
 
     try:
         with pq.ParquetFile(file) as parquet:
-            there = parquet.schema_arrow.names
-            wanted = None if columns is None else [name for name in columns if name in there]
-            for batch in parquet.iter_batches(batch_size=64, columns=wanted):
+            names = parquet.schema_arrow.names
+            if missing := [name for name in columns or () if name not in names]:
+                raise DatasetError(f"{file} has no column {', '.join(missing)}; it has {', '.join(names)}")
+            for batch in parquet.iter_batches(batch_size=64, columns=columns):
                 yield from batch.to_pylist()
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         raise DatasetError(f"{file} cannot be read as Parquet: {str(error).splitlines()[0]}") from error

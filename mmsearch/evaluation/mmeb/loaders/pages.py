@@ -85,7 +85,7 @@ def pages(task: Task, data: Path) -> TaskData:
 def _gains(task: Task, data: Path) -> dict[str, dict[str, float]]:
     """By query and page; judgements of 0 do not count, of several the highest does."""
     gains: dict[str, dict[str, float]] = {}
-    for _, row in read_rows(row_files(task, data, "qrels")):
+    for _, row in read_rows(row_files(task, data, "qrels"), columns=("query-id", "corpus-id", "score")):
         if row["score"] > 0:
             of_query = gains.setdefault(str(row["query-id"]), {})
             page = str(row["corpus-id"])
