@@ -78,6 +78,7 @@ class VlmEmbedder(ABC):
         tile_px: side of the squares that the vision tower sees.
         tile_patches: positions of a tile in the vision tower.
         most_pixels: of a picture, as far as the model can use them.
+        sidecar: the content of mmsearch.json, {} if there is none.
     """
 
     image_token: ClassVar[str] = "<image>"
@@ -103,6 +104,7 @@ class VlmEmbedder(ABC):
         self.device = opened.device
         self.page_text = bool(opened.sidecar.get("page_text", False))
         self.match_scale = match_scales(opened.sidecar)
+        self.sidecar = opened.sidecar
         pictures = self.set_up(picture_fields(opened))
         self.dim = int(self.language_model.config.hidden_size)
         budgets = opened.max_pixels(max_pixels, self.most_pixels)

@@ -1,11 +1,16 @@
 """VLM2Vec-V1 on LLaVA-NeXT (TIGER-Lab/VLM2Vec-LLaVa-Next, Mistral-7B inside; Vicuna ones too): `LlavaNextModel` of transformers.
 
 Takes instructions, text, several pictures, with V1's prompts (`vlm2vec_v1`); it was not trained on video: of a clip every frame is
-one tile. A picture is scaled into the best of a few formats of two to four tiles, centred on black, and preceded by the whole of it squeezed
-into one; features of the black borders are left out, and a learned vector ends every row of them. `max_pixels` rules larger formats out.
+one tile. V1 made every picture a square of 1344 pixels first (`--image_resolution high`, its default). A checkpoint that was trained
+on pictures as they are says so in its mmsearch.json: `{"square_px": null}`.
+
+Then a picture is scaled into the best of a few formats of two to four tiles, centred on black, and preceded by the whole of it
+squeezed into one; features of the black borders are left out, and a learned vector ends every row of the others. `max_pixels` rules
+larger formats out.
 
 Source: transformers' `LlavaNextImageProcessorPil` and `LlavaNextModel` (same tiles, same features; tested); TIGER-AI-Lab/VLM2Vec
-`src/model/processor.py` (`<image>`, `Llava_NEXT_process_fn`).
+`src/model/processor.py` (`<image>`, `Llava_NEXT_process_fn`), `src/data/dataset/mmeb_dataset.py` (`process_image`),
+`examples/llava_next/run_eval.sh`.
 """
 
 from __future__ import annotations
@@ -20,15 +25,23 @@ from PIL import Image
 
 from mmsearch.embedders.fixed_pictures import CLIP_MEAN, CLIP_STD, resized
 from mmsearch.embedders.vlm import Layout, VlmEmbedder, v1_final_prompt
+from mmsearch.embedders.vlm2vec_v1 import SIDE_PX
 from mmsearch.errors import EmbedderError
 from mmsearch.items import EmbedInput
+
+TRAINED_TEXT_TOKENS = 256
+"""`--max_len 256` of V1's scripts."""
 
 Format = tuple[int, int]
 """(width, height) that a picture is scaled into, multiples of a tile."""
 
 
 class LlavaNextEmbedder(VlmEmbedder):
-    text_tokens = 256  # as trained: TIGER-AI-Lab/VLM2Vec `examples/llava_next/run_eval.sh`
+    """Attributes:
+    square_px: side of the square that every picture becomes first; None: its proportions are kept.
+    """
+
+    text_tokens = TRAINED_TEXT_TOKENS
 
     @staticmethod
     def architecture(config: Mapping[str, Any]) -> Any:
@@ -56,7 +69,8 @@ class LlavaNextEmbedder(VlmEmbedder):
         self.resample = fields.get("resample", Image.Resampling.BICUBIC)
         self.mean = tuple(fields.get("image_mean", CLIP_MEAN))
         self.std = tuple(fields.get("image_std", CLIP_STD))
-        return [self.formats, self.resample]
+        self.square_px: int | None = self.sidecar.get("square_px", SIDE_PX)
+        return [self.formats, self.resample, self.square_px]
 
     def prompt(self, item: EmbedInput) -> str:
         return v1_final_prompt(item)
@@ -66,6 +80,8 @@ class LlavaNextEmbedder(VlmEmbedder):
         allowed = [format for format in self.formats if format[0] * format[1] <= max_pixels]
         if not allowed:
             return Layout(1, self.image_token * (self.side**2 + 1))
+        if self.square_px is not None:
+            size = (self.square_px, self.square_px)
         best = best_format(size, allowed)
         kept_rows, kept_columns = (len(range(*span)) for span in self._kept(size, best))
         count = best[0] * best[1] // self.tile_px**2
@@ -83,6 +99,8 @@ class LlavaNextEmbedder(VlmEmbedder):
 
     def tiles(self, image: Image.Image, layout: Layout) -> np.ndarray:
         tile = self.tile_px
+        if self.square_px is not None:
+            image = resized(image, (self.square_px, self.square_px), Image.Resampling.BICUBIC)
         whole = np.asarray(resized(image, (tile, tile), self.resample))[None]
         if layout.plan is None:
             return whole

@@ -171,12 +171,20 @@ def tiny_phi3v(folder: Path) -> Path:
     return folder
 
 
+def tiny_llava_next_with_squares(folder: Path, square_px: int | None = 96) -> Path:
+    tiny_llava_next(folder)
+    (folder / "mmsearch.json").write_text(json.dumps({"square_px": square_px}))
+    return folder
+
+
 MAKERS = {
     "idefics3": tiny_idefics3,
     "smolvlm": lambda folder: tiny_idefics3(folder, "smolvlm"),
-    "llava_next": tiny_llava_next,
+    "llava_next": tiny_llava_next_with_squares,
+    "llava_next_any_shape": lambda folder: tiny_llava_next_with_squares(folder, None),
     "phi3v": tiny_phi3v,
 }
+V1 = ("llava_next", "llava_next_any_shape", "phi3v")
 IMAGES = [picture(90, 41), picture(40, 95, 1), picture(64, 60, 2), picture(20, 20, 3)]
 
 
@@ -230,6 +238,8 @@ def llava_inputs(embedder: Any, text: str, images: list[Image.Image], tile_only:
         crop_size={"height": 32, "width": 32},
         image_grid_pinpoints=[list(f[::-1]) for f in embedder.formats],
     )
+    if embedder.square_px is not None:
+        images = [image.resize((embedder.square_px,) * 2) for image in images]
     made = processor(images, return_tensors="pt")
     counter = LlavaNextProcessor.__new__(LlavaNextProcessor)
     counter.image_processor, counter.patch_size, counter.num_additional_image_tokens = processor, 8, 0
@@ -256,7 +266,7 @@ PROMPTS = ["a boat", "long " * 40, *(f"<image>\nWhat is {n}?\n" for n in range(4
 PICTURES = [[], [], *([image] for image in IMAGES), IMAGES[:2]]
 
 
-@pytest.mark.parametrize("opened", ["idefics3", "smolvlm", "llava_next"], indirect=True)
+@pytest.mark.parametrize("opened", ["idefics3", "smolvlm", "llava_next", "llava_next_any_shape"], indirect=True)
 def test_as_transformers_embeds(opened):
     ours = embed(opened, PROMPTS, PICTURES)
     theirs = [oracle(opened, prompt, own) for prompt, own in zip(PROMPTS, PICTURES, strict=True)]
@@ -309,7 +319,8 @@ def test_phi3v_ids_as_published(opened):
 CANONICAL = {
     "idefics3": [-0.015068, -0.036927, -0.248605, -0.195545],
     "smolvlm": [-0.015068, -0.036927, -0.248605, -0.195545],
-    "llava_next": [0.295313, 0.185775, 0.124237, 0.108414],
+    "llava_next_any_shape": [0.295313, 0.185775, 0.124237, 0.108414],
+    "llava_next": [0.300816, 0.206491, 0.131526, 0.114855],
     "phi3v": [-0.125362, 0.207267, 0.000356, 0.086472],
 }
 """The first four numbers of IMAGES[0] as a document of the application."""
@@ -344,7 +355,7 @@ def test_frames_are_one_tile_each(opened):
     assert opened.max_pixels["clip"] == opened.tile_px**2 < opened.max_pixels["page"]
     if opened.family in ("idefics3", "smolvlm"):
         theirs = oracle(opened, "<image><image> What?", IMAGES[:2], tile_only=True)
-    elif opened.family == "llava_next":
+    elif opened.family != "phi3v":
         theirs = llava_single_tiles(opened, "<image><image> What?", IMAGES[:2])
     else:
         return  # PUBLISHED_CROPS[1]
@@ -355,6 +366,7 @@ def test_frames_are_one_tile_each(opened):
 def llava_single_tiles(embedder: Any, text: str, images: list[Image.Image]) -> np.ndarray:
     """transformers packs a picture of one tile too, but its processor makes none: its parts by hand."""
     model = embedder.model
+    images = [image.resize((embedder.square_px,) * 2) if embedder.square_px else image for image in images]
     pixels = torch.stack(
         [torch.tensor(np.asarray(image.resize((32, 32), Image.Resampling.BICUBIC))) for image in images]
     )
@@ -381,7 +393,7 @@ def test_prompts(opened):
     """V1's models get V1's strings, the others V2's."""
     page = EmbedInput(DOCUMENT_INSTRUCTIONS["page"], "", (IMAGES[0],), kind="page")
     query = EmbedInput("Find me an everyday image that matches the given caption:", "a boat")
-    if opened.family in ("llava_next", "phi3v"):
+    if opened.family in V1:
         assert opened.prompt(page) == "<|image_pad|>\nRepresent the given image\n"
         assert opened.prompt(query) == "Find me an everyday image that matches the given caption: a boat\n"
     else:
@@ -393,8 +405,9 @@ def test_new_names_of_tensors_open_too(tmp_path):
     old, new = (tiny_llava_next(tmp_path / str(is_old), old_names=is_old) for is_old in (True, False))
     assert sorted(load_file(old / "model.safetensors"))[:2] != sorted(load_file(new / "model.safetensors"))[:2]
     prompt, images = ["<image> A"], [[IMAGES[0]]]
-    vectors = [embed(load_embedder(folder, device="cpu", dtype="float32"), prompt, images) for folder in (old, new)]
-    np.testing.assert_array_equal(*vectors)
+    embedders = [load_embedder(folder, device="cpu", dtype="float32") for folder in (old, new)]
+    np.testing.assert_array_equal(*(embed(one, prompt, images) for one in embedders))
+    assert embedders[0].square_px == 1344  # V1's `--image_resolution high`
 
 
 @pytest.mark.parametrize(
@@ -456,7 +469,7 @@ def test_a_damaged_folder_is_named(opened, tmp_path):
 def test_the_reference_gives_v1_no_more_than_256_tokens_of_text(opened):
     texts = ["a" * 250 + "b" * 50, "a" * 250 + "b" * 6]
     first, second = opened.encode_queries([EmbedInput("", words) for words in texts])
-    assert np.array_equal(first, second) == (opened.family in ("llava_next", "phi3v"))
+    assert np.array_equal(first, second) == (opened.family in V1)
 
 
 def test_together_as_alone_in_any_order(opened):
