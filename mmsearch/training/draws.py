@@ -23,7 +23,7 @@ from mmsearch.training import loader
 from mmsearch.training.datasets import PairSource, open_sources
 from mmsearch.training.datasets.places import Places
 from mmsearch.training.examples import Group, SubBatch, load_groups
-from mmsearch.training.kind_axes import aimed, kind_axes
+from mmsearch.training.kind_axes import aimed, kind_axes, principal_basis
 from mmsearch.training.loader import Example, LoadedStep, SkipReport
 from mmsearch.training.loss import hash_key
 from mmsearch.training.mixture import Mixture
@@ -46,6 +46,7 @@ class Material:
         sources: of pairs, by name. groups: teacher-vector groups, by name. teacher: None where nothing needs it.
         held_out: pairs to evaluate with, by name.
         report: bad records that were met so far. axes: of kinds, float32 [kinds, dim]; None where they play no part.
+        basis: float32 [dim, dim], the teacher's directions that the model's coordinates stand for; None: the teacher's own.
     """
 
     recipe: Recipe
@@ -55,6 +56,7 @@ class Material:
     held_out: dict[str, PairSource] = field(default_factory=dict)
     report: SkipReport = field(default_factory=SkipReport)
     axes: np.ndarray | None = None
+    basis: np.ndarray | None = None
 
     def mixture(self, number: int) -> Mixture | None:
         """How a stage mixes its sources; None without pairs. Stages draw differently, by the recipe's seed and their number."""
@@ -94,12 +96,15 @@ def open_material(recipe: Recipe, data: Path | None, work: Path, groups: Mapping
     ):
         material.teacher = Teacher(work / "teacher", max_tokens=recipe.page_text_tokens or 256)
         material.groups = load_groups(recipe.record(), work, material.teacher, data)
-    if recipe.loss.kind_strength:
+    if recipe.loss.kind_strength or recipe.loss.principal_order:
         if "text" not in material.groups:
+            option = "kind_strength" if recipe.loss.kind_strength else "principal_order"
             raise ConfigError(
-                "loss.kind_strength needs the group 'text' in a stage's mixture: its vectors give the directions of kinds"
+                f"loss.{option} needs the group 'text' in a stage's mixture: its vectors give the directions of kinds and the principal axes"
             )
-        material.axes = kind_axes(material.groups["text"].bank)
+        vectors = material.groups["text"].bank
+        material.axes = kind_axes(vectors) if recipe.loss.kind_strength else None
+        material.basis = principal_basis(vectors, material.axes) if recipe.loss.principal_order else None
     return material
 
 
@@ -190,7 +195,13 @@ def _draws(
                 rng = random.Random(f"{recipe.seed}:{stage.name}:{step}:{name}")
                 drawn = material.groups[name].draw(share.batch, rng, stage.sizes)
                 own, group = group_rows(
-                    drawn, preparation, budgets, processes, material.axes, recipe.loss.kind_strength
+                    drawn,
+                    preparation,
+                    budgets,
+                    processes,
+                    material.axes if share.kinds else None,
+                    recipe.loss.kind_strength,
+                    material.basis,
                 )
                 rows += own
                 groups.append(group)
@@ -232,6 +243,7 @@ def group_rows(
     processes: Processes,
     axes: np.ndarray | None = None,
     strength: float = 0.0,
+    basis: np.ndarray | None = None,
 ) -> tuple[list[Batch], GroupRows]:
     """This process's prompts of a sub-batch that every process draws alike."""
     shares = [range(rank, len(drawn.prompts), processes.count) for rank in range(processes.count)]
@@ -246,10 +258,11 @@ def group_rows(
     )
     order = [row for share in shares for row in share]
     targets, bank = torch.from_numpy(drawn.targets[order]), torch.from_numpy(drawn.bank)
+    turn = None if basis is None else torch.from_numpy(basis)
     if axes is None or not any(drawn.kinds):
-        return separated(batch), GroupRows(drawn.group, len(own), targets, bank)
+        return separated(batch), GroupRows(drawn.group, len(own), targets, bank, basis=turn)
     aims = torch.from_numpy(aimed(drawn.targets, drawn.kinds, axes, strength)[order])
-    return separated(batch), GroupRows(drawn.group, len(own), targets, bank, aims, torch.from_numpy(axes))
+    return separated(batch), GroupRows(drawn.group, len(own), targets, bank, aims, torch.from_numpy(axes), turn)
 
 
 def ahead(steps: Generator[StepInputs, None, None], depth: int = AHEAD) -> Generator[StepInputs, None, None]:

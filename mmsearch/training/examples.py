@@ -33,6 +33,9 @@ from mmsearch.training.teacher import Teacher
 
 PHOTO_SHARES = {"flickr8k": 0.55, "openstax": 0.13, "labelled": 0.12, "tiny_imagenet": 0.15, "charts_emoji": 0.05}
 """How often each set of photos is drawn."""
+MADE_PAGES = 0.5
+"""Share of pages that are rendered from passages: the pages of PDFs are few."""
+LEAST_PASSAGE_WORDS = 30
 SENTENCE_CHARS = 400
 """Longer captions are cut here before the teacher reads them."""
 
@@ -71,10 +74,11 @@ class Group(Protocol):
 class Texts:
     """A text by itself (as a candidate) or behind an instruction (as a query) means what the teacher says it means.
 
-    A sub-batch holds texts of like length, so that little is padded; there are more of them the shorter they are.
+    A sub-batch holds texts of two lengths, half of it each, so that little is padded; there are more of them the shorter they are.
     """
 
     name = "text"
+    lengths_per_batch = 2
     bucket_words = (4, 8, 14, 30, 10_000)
 
     def __init__(self, texts: Sequence[str], teacher: Teacher, *, max_words: int = 96) -> None:
@@ -89,10 +93,15 @@ class Texts:
         self.mean_words = [sum(words[i] for i in bucket) / max(1, len(bucket)) for bucket in self.buckets]
 
     def draw(self, count: int, rng: random.Random, sizes: Sequence[Sequence[int]]) -> SubBatch:
-        number = rng.choices(range(len(self.buckets)), [len(bucket) ** 0.5 for bucket in self.buckets])[0]
-        bucket = self.buckets[number]
-        count = int(max(count / 4, min(2 * count, count * 20 / (self.mean_words[number] + 10))))
-        rows = rng.sample(bucket, min(count, len(bucket)))
+        shares = [len(bucket) ** 0.5 for bucket in self.buckets]
+        rows: list[int] = []
+        for number in rng.choices(range(len(self.buckets)), shares, k=self.lengths_per_batch):
+            wanted = (
+                max(count / 4, min(2 * count, count * 20 / (self.mean_words[number] + 10))) / self.lengths_per_batch
+            )
+            taken = set(rows)
+            left = [row for row in self.buckets[number] if row not in taken] if taken else self.buckets[number]
+            rows += rng.sample(left, min(max(1, int(wanted)), len(left)))
         prompts: list[str] = []
         kinds: list[Kind | None] = []
         for row in rows:
@@ -190,14 +199,15 @@ class Pages:
         self.pages = pages
         self.passages = passages
         self.max_pixels = max_pixels
-        texts = [page_text(page.text) for page in pages] + [f"{title}. {body}" for title, body in passages]
+        texts = [page_text(page.text) for page in pages]
+        texts += [f"{title}. {body}" if title else body for title, body in passages]
         self.texts = texts
         self.bank = teacher.vectors(texts)
 
     def draw(self, count: int, rng: random.Random, sizes: Sequence[Sequence[int]]) -> SubBatch:
         rows, images, prompts = [], [], []
         for _ in range(count):
-            made = self.passages and rng.random() < 0.35
+            made = self.passages and rng.random() < MADE_PAGES
             row = len(self.pages) + rng.randrange(len(self.passages)) if made else rng.randrange(len(self.pages))
             if made:
                 title, body = self.passages[row - len(self.pages)]
@@ -295,6 +305,8 @@ def load_groups(recipe: dict[str, Any], work: Path, teacher: Teacher, data: Path
     texts |= {page_text(page.text): None for page in pages}
     texts = {text: None for text in texts if text not in unseen}
     passages = [(p.query, p.passage) for p in pairs if f"{p.query}. {p.passage}" in teacher]
+    long = {p.passage: None for p in pairs if len(p.passage.split()) >= LEAST_PASSAGE_WORDS and p.passage in teacher}
+    passages += [("", passage) for passage in long]
     made: dict[str, Callable[[], Group]] = {
         "text": lambda: Texts(list(texts), teacher),
         "photo": lambda: photos,

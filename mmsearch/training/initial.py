@@ -89,14 +89,26 @@ def model_config(tokenizer: Tokenizer, text: dict[str, Any], vision: dict[str, A
 
 
 @torch.no_grad()
-def start_from_teacher(model: Qwen2VLModel, tokenizer: Tokenizer, teacher: Teacher, corpus: Iterable[str]) -> None:
-    """Set the weights that the teacher and the word counts of `corpus` decide, in place."""
+def start_from_teacher(
+    model: Qwen2VLModel,
+    tokenizer: Tokenizer,
+    teacher: Teacher,
+    corpus: Iterable[str],
+    basis: np.ndarray | None = None,
+) -> None:
+    """Set the weights that the teacher and the word counts of `corpus` decide, in place.
+
+    Args:
+        basis: [dim, dim], in rows the teacher's directions that the model's coordinates are to stand for; None: the teacher's own coordinates.
+    """
     language = model.language_model
     hidden = language.config.hidden_size
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
     count = len(vocabulary) - len(SPECIAL_TOKENS)
     words = teacher.vectors([token.removeprefix("##") for token, _ in vocabulary[:count]])
     words = words - words.mean(0)
+    if basis is not None:
+        words = words @ basis.T
     # The direction in which words differ least is given over to their rarity.
     rarity_axis = np.linalg.eigh(words.T @ words)[1][:, 0].astype(np.float32)
     words -= np.outer(words @ rarity_axis, rarity_axis)

@@ -24,6 +24,18 @@ def kind_axes(vectors: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(axes * signs[:, None], np.float32)
 
 
+def principal_basis(vectors: np.ndarray, axes: np.ndarray | None = None) -> np.ndarray:
+    """float32 [dim, dim], orthonormal rows: `axes` [kinds, dim] if given, then where `vectors` [n, dim] have the most energy beside them, and so
+    on. `vectors @ basis.T` are their coordinates in it."""
+    first = np.zeros((0, vectors.shape[1]), np.float32) if axes is None else axes
+    left = vectors - (vectors @ first.T) @ first
+    wide = np.linalg.eigh((left.T @ left).astype(np.float64))[1].T[::-1][: vectors.shape[1] - len(first)]
+    # Rounding leaves a trace of the axes in the narrowest directions.
+    rows = np.linalg.qr(np.concatenate([first, wide]).T.astype(np.float64))[0].T
+    signs = np.sign((rows * np.concatenate([first, wide])).sum(1))
+    return np.ascontiguousarray(rows * signs[:, None], np.float32)
+
+
 def aimed(targets: np.ndarray, kinds: Sequence[Kind | None], axes: np.ndarray, strength: float) -> np.ndarray:
     """Targets [n, dim] turned towards their kinds, unit length; those without a kind stay."""
     shifts = np.zeros_like(targets)

@@ -460,6 +460,26 @@ def bank_distillation(
     return F.cross_entropy(embeddings @ columns.T / temperature, labels)
 
 
+def neighbour_distillation(
+    embeddings: Tensor, targets: Tensor, bank: Tensor, *, temperature: float = 0.05, same: float = 0.98
+) -> Tensor:
+    """How a teacher's vectors rank the bank, to be ranked alike by the student: cross-entropy of the two softmaxes, less the teacher's entropy.
+
+    `bank_distillation` hardly says so: its labels are all but one-hot on a text's own vector, which a student that reads text finds at
+    once. Here that vector is no column, nor is any within `same` of it.
+
+    Args: as `bank_distillation`; each temperature divides both sides' cosines.
+    """
+    with torch.no_grad():
+        cosines = targets @ bank.T
+        is_own = cosines > same
+        log_labels = (cosines / temperature).masked_fill(is_own, EXCLUDED).log_softmax(-1)
+        labels = log_labels.exp()
+        entropy = -torch.where(is_own, 0.0, labels * log_labels).sum(-1).mean()
+    logits = (embeddings @ bank.T / temperature).masked_fill(is_own, EXCLUDED).log_softmax(-1)
+    return -torch.where(is_own, 0.0, labels * logits).sum(-1).mean() - entropy
+
+
 def cosine_distance(embeddings: Tensor, targets: Tensor) -> Tensor:
     """Mean of 1 - cosine, float [n, dim] each."""
     return (1 - (embeddings * targets).sum(-1)).mean()

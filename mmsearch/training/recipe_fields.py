@@ -70,13 +70,16 @@ class Adapter(Section):
 
 
 class Loss(Section):
-    """What is minimised; fields and defaults of `mmsearch.training.loss.LossSettings`, where each is explained, and three more.
+    """What is minimised; fields and defaults of `mmsearch.training.loss.LossSettings`, where each is explained, and five more.
 
-    Teacher-vector groups use `temperature`, `teacher_temperature`, `cosine` and `kind_strength` only.
+    Teacher-vector groups use `temperature`, `teacher_temperature`, `cosine`, `kind_strength`, `kind_weight` and `principal_order` only.
 
     Attributes:
         kind_strength: for teacher-vector groups: how strongly an embedding says of which kind of item it speaks, beside a teacher's vector of
             length 1; see `mmsearch.training.kind_axes`. 0: not at all.
+        kind_weight: weight of the squared error of what an embedding says of kinds, beside its part in `cosine`, which is slow to teach it.
+        principal_order: the model's coordinates are the directions of kinds (with `kind_strength`), then the principal axes of the
+            teacher's vectors, the widest first. Cosines are the same in any basis, but the first coordinates alone are worth most in this one.
         cosine: for teacher-vector groups: weight of 1 - cosine to the teacher's vector, beside the contrastive part.
         temperature_learning_rate: of learnt temperatures, as logarithms.
     """
@@ -97,6 +100,8 @@ class Loss(Section):
     teacher_temperature: PositiveFloat = 0.05
     cosine: NonNegativeFloat = 0.0
     kind_strength: NonNegativeFloat = 0.0
+    kind_weight: NonNegativeFloat = 0.0
+    principal_order: bool = False
     temperature_learning_rate: PositiveFloat = 0.001
 
 
@@ -118,10 +123,17 @@ class OptimizerSettings(Section):
 
 
 class GroupShare(Section):
-    """A teacher-vector group's part in a step: examples, and weight of its loss."""
+    """A teacher-vector group's part in a step: examples, and weight of its loss.
+
+    Attributes:
+        neighbours: weight, within the group's loss, of ranking the bank as the teacher does; see `mmsearch.training.loss.neighbour_distillation`.
+        kinds: whether its examples are drawn to their kinds, where `loss.kind_strength` says that any are.
+    """
 
     batch: PositiveInt
     weight: NonNegativeFloat = 1.0
+    neighbours: NonNegativeFloat = 0.0
+    kinds: bool = True
 
 
 class PairBatch(Section):
@@ -158,6 +170,7 @@ class Stage(Section):
         max_pixels: by kind, over the recipe's own.
         kept_tokens: of a picture's visual tokens, in a stage that trains "vision": the share, drawn anew each time, that the tower is given.
         from_average: the stage begins with the averaged weights of those before it, and the average anew.
+        average_decay: of the average while this stage goes on, instead of the recipe's own.
         level_visual_tokens: before the first step, visual tokens are scaled to the size of words, once: a stage that trains "vision" only
             cares for their direction.
     """
@@ -176,6 +189,7 @@ class Stage(Section):
     max_pixels: dict[str, PositiveInt] = {}
     kept_tokens: float = Field(default=1.0, gt=0, le=1)
     from_average: bool = False
+    average_decay: float | None = Field(default=None, gt=0, lt=1)
     level_visual_tokens: bool = False
 
     @model_validator(mode="after")

@@ -97,6 +97,8 @@ class Session:
         if state is None:
             self._prepare_stage(number)
         self.trainee.begin(stage)
+        if self.average is not None and self.recipe.average is not None:
+            self.average.decay = stage.average_decay or self.recipe.average.decay
         temperatures = [] if self.objective is None else list(self.objective.parameters())
         rate = self.recipe.loss.temperature_learning_rate
         self.optimizers = build_optimizers(self.trainee.model, stage, self.recipe.optimizer, temperatures, rate)

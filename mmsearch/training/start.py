@@ -75,7 +75,7 @@ def _start_from_teacher(embedder: Vlm2VecEmbedder, recipe: Recipe, material: Mat
         raise ConfigError(
             "model.initial: teacher needs the group 'text' in a stage's mixture: the model starts from its words"
         )
-    start_from_teacher(embedder.model, embedder.tokenizer, material.teacher, list(words))
+    start_from_teacher(embedder.model, embedder.tokenizer, material.teacher, list(words), material.basis)
     start_vision_locally(embedder.model, seed=recipe.seed)
     if photos := material.groups.get("photo"):
         sizes = next(stage.sizes for stage in recipe.stages if "photo" in stage.mixture)

@@ -15,7 +15,13 @@ from mmsearch.embedders.qwen2vl_inputs import Batch, joined
 from mmsearch.training.gather import gather_numbers, gather_rows
 from mmsearch.training.gradcache import cached_backward, chunks_by_cost
 from mmsearch.training.kind_axes import without_kind
-from mmsearch.training.loss import ContrastiveBatch, ContrastiveLoss, bank_distillation, cosine_distance
+from mmsearch.training.loss import (
+    ContrastiveBatch,
+    ContrastiveLoss,
+    bank_distillation,
+    cosine_distance,
+    neighbour_distillation,
+)
 from mmsearch.training.processes import Shared
 from mmsearch.training.recipe_fields import GroupShare, Recipe, Stage
 
@@ -60,6 +66,7 @@ class GroupRows:
         count: this process's examples.
         targets: float32 [all processes' examples, dim], in the order of ranks. bank: float32 [m, dim].
         aims: the same as targets, turned towards their kinds by `axes` [kinds, dim]; None where kinds play no part.
+        basis: [dim, dim], in rows the teacher's directions that the model's coordinates stand for; None: the teacher's own coordinates.
     """
 
     name: str
@@ -68,6 +75,7 @@ class GroupRows:
     bank: Tensor
     aims: Tensor | None = None
     axes: Tensor | None = None
+    basis: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -150,10 +158,19 @@ def step_loss(
 def group_loss(own: Tensor, group: GroupRows, share: GroupShare, recipe: Recipe) -> tuple[Tensor, dict[str, Tensor]]:
     """Distance to the teacher's vectors over all processes' examples, contrastively against the bank and as it is."""
     embeddings = gather_rows(own)
+    if group.basis is not None:
+        embeddings = embeddings @ group.basis.to(own.device)
     targets, bank = group.targets.to(own.device), group.bank.to(own.device)
-    distance = cosine_distance(embeddings, targets if group.aims is None else group.aims.to(own.device))
+    aims = targets if group.aims is None else group.aims.to(own.device)
+    distance = cosine_distance(embeddings, aims)
+    parts: dict[str, Tensor] = {}
+    beside = recipe.loss.cosine * distance
     if group.axes is not None:
-        embeddings = without_kind(embeddings, group.axes.to(own.device))
+        axes = group.axes.to(own.device)
+        error = ((embeddings - aims) @ axes.T).square().sum(-1).mean()
+        beside = beside + recipe.loss.kind_weight * error
+        parts[f"{group.name}_kind_error"] = error.detach()
+        embeddings = without_kind(embeddings, axes)
     contrast = bank_distillation(
         embeddings,
         targets,
@@ -161,12 +178,16 @@ def group_loss(own: Tensor, group: GroupRows, share: GroupShare, recipe: Recipe)
         temperature=recipe.loss.temperature,
         teacher_temperature=recipe.loss.teacher_temperature,
     )
+    if share.neighbours:
+        ranking = neighbour_distillation(embeddings, targets, bank, temperature=recipe.loss.teacher_temperature)
+        beside = beside + share.neighbours * ranking
+        parts[f"{group.name}_neighbours"] = ranking.detach()
     with torch.no_grad():
         scores = embeddings.detach() @ targets.T
         hits = (scores.argmax(1) == torch.arange(len(scores), device=scores.device)).float().mean()
-    parts = {
+    parts |= {
         f"{group.name}_cosine": 1 - distance.detach(),
         f"{group.name}_loss": contrast.detach(),
         f"{group.name}_hit@1": hits,
     }
-    return share.weight * (contrast + recipe.loss.cosine * distance), parts
+    return share.weight * (contrast + beside), parts

@@ -1,10 +1,33 @@
 """Kinds beside meanings: same order within a kind, the asked kind first among kinds."""
 
 import numpy as np
+import pytest
 import torch
 
 from mmsearch.items import KINDS
-from mmsearch.training.kind_axes import aimed, kind_axes, without_kind
+from mmsearch.training.kind_axes import aimed, kind_axes, principal_basis, without_kind
+from mmsearch.training.recipe_fields import GroupShare, Recipe
+from mmsearch.training.step import GroupRows, group_loss
+
+
+@pytest.fixture
+def tiny_recipe() -> Recipe:
+    stage = {"name": "only", "steps": 1, "learning_rate": 0.1, "mixture": {"text": {"batch": 8}}}
+    return Recipe.model_validate(
+        {
+            "name": "tiny",
+            "model": {"from": "mini"},
+            "max_pixels": {"page": 3136, "image": 3136, "clip": 3136},
+            "loss": {
+                "temperature": 0.05,
+                "cosine": 2.0,
+                "kind_strength": 1.0,
+                "kind_weight": 3.0,
+                "principal_order": True,
+            },
+            "stages": [stage],
+        }
+    )
 
 
 def meanings(count: int) -> np.ndarray:
@@ -44,3 +67,34 @@ def test_a_kind_is_taken_out_again() -> None:
     np.testing.assert_allclose(aims[10:], vectors[10:], atol=1e-6)
     bare = without_kind(torch.from_numpy(aims), torch.from_numpy(axes)).numpy()
     assert (bare * vectors).sum(1).min() > 0.99
+
+
+def test_the_basis_has_the_kinds_first_and_then_the_widest_directions() -> None:
+    vectors = meanings(500)
+    axes = kind_axes(vectors)
+    basis = principal_basis(vectors, axes)
+    np.testing.assert_allclose(basis @ basis.T, np.eye(24), atol=1e-5)
+    np.testing.assert_allclose(basis[: len(KINDS)], axes, atol=1e-5)
+    energy = np.square(vectors @ basis.T).mean(0)[len(KINDS) :]
+    assert (np.diff(energy) <= 1e-6).all()
+    plain = principal_basis(vectors)
+    assert np.square(vectors @ plain[:5].T).sum() >= np.square(vectors @ np.eye(24)[:5].T).sum()
+
+
+def test_a_model_in_another_basis_has_the_same_loss(tiny_recipe: Recipe) -> None:
+    vectors = meanings(40)
+    axes = kind_axes(vectors)
+    basis = principal_basis(vectors, axes)
+    aims = aimed(vectors[:8], ["page", None] * 4, axes, 1.0)
+    rows = [torch.from_numpy(part) for part in (vectors[:8], vectors[8:], aims, axes, basis)]
+    embeddings = torch.from_numpy(meanings(60)[50:58])
+    share = GroupShare(batch=8, neighbours=1.0)
+    plain, parts = group_loss(embeddings, GroupRows("text", 8, *rows[:4]), share, tiny_recipe)
+    turned, same = group_loss(embeddings @ rows[4].T, GroupRows("text", 8, *rows), share, tiny_recipe)
+    torch.testing.assert_close(plain, turned)
+    error = np.square((embeddings.numpy() - aims) @ axes.T).sum(1).mean()
+    np.testing.assert_allclose(parts["text_kind_error"].item(), error, rtol=1e-5)
+    torch.testing.assert_close(same["text_kind_error"], parts["text_kind_error"])
+    without = tiny_recipe.model_copy(update={"loss": tiny_recipe.loss.model_copy(update={"kind_weight": 0.0})})
+    less, _ = group_loss(embeddings, GroupRows("text", 8, *rows[:4]), share, without)
+    np.testing.assert_allclose((plain - less).item(), 3.0 * error, rtol=1e-4)

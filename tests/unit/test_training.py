@@ -10,9 +10,10 @@ import zlib
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from mmsearch.training.examples import Texts, camera_move
-from mmsearch.training.loss import bank_distillation, cosine_distance, info_nce
+from mmsearch.training.loss import bank_distillation, cosine_distance, info_nce, neighbour_distillation
 from mmsearch.training.metrics import read_metrics
 from mmsearch.training.optimizer import learning_rate_factor
 from mmsearch.training.recipe import change_recipe, load_recipe
@@ -55,6 +56,26 @@ def test_bank_distillation_is_least_where_student_and_teacher_agree():
     assert same.item() == pytest.approx(-(labels * labels.log()).sum(-1).mean().item(), rel=1e-4)
     assert bank_distillation(-targets, targets, bank) > same
     assert cosine_distance(targets, targets).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_neighbours_are_ranked_as_the_teacher_ranks_them():
+    generator = torch.Generator().manual_seed(3)
+    targets, bank = (F.normalize(torch.randn(n, 16, generator=generator), dim=-1) for n in (5, 40))
+    with_own = torch.cat([targets, bank])  # each target's own vector is a column that must not count
+    same = neighbour_distillation(targets, targets, with_own)
+    assert abs(same.item()) < 1e-6
+    assert neighbour_distillation(-targets, targets, with_own) > 1
+    student = F.normalize(targets + 0.3 * torch.randn(5, 16, generator=generator), dim=-1).requires_grad_()
+    loss = neighbour_distillation(student, targets, with_own, temperature=0.1)
+    loss.backward()
+    assert student.grad is not None and torch.isfinite(student.grad).all()
+    expected = 0.0
+    for row in range(5):
+        columns = [column for column in range(45) if column != row]
+        p = (targets[row] @ with_own[columns].T / 0.1).softmax(-1)
+        q = (student[row] @ with_own[columns].T / 0.1).softmax(-1)
+        expected += (p * (p / q).log()).sum().item() / 5
+    assert loss.item() == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize(("step", "factor"), [(0, 0.1), (9, 1.0), (50, 1.0), (80, 0.5), (100, 0.0)])
