@@ -262,7 +262,7 @@ def measure_stages(bench: Bench) -> None:
 
 def model_stages(embedder: Any, inputs: Sequence[Any], peaks: Mapping[str, float]) -> dict[str, Any]:
     """Preprocessing and forward pass apart, and the share of the machine's matrix peak; {} for a model without either."""
-    if not hasattr(embedder, "prepare"):
+    if not hasattr(embedder, "embed_prompts"):
         return {}
     import torch
 
