@@ -193,11 +193,22 @@ class Catalog:
         with self._reading() as c:
             return c.execute(select(schema.models.c.name).where(schema.models.c.key == model_key)).scalar()
 
+    def vector_bytes(self, model_key: str) -> int:
+        """What a model's vectors of visible items take in the catalog."""
+        with self._reading() as c:
+            query = (
+                "SELECT coalesce(sum(length(v.data)), 0) FROM vectors v JOIN items i ON i.id = v.item_id"
+                " WHERE i.visible = 1 AND v.model_id = (SELECT id FROM models WHERE key = :key)"
+            )
+            return c.execute(text(query), {"key": model_key}).scalar_one()
+
     def remove_model(self, model_key: str) -> None:
         """Delete a model's vectors for good. Raises CatalogError if it answers queries, or is not known here."""
         with self._writing() as c:
             if model_key == self.active_model_key():
-                raise CatalogError(f"{model_key} answers queries: switch to another model first (`mmsearch models use`)")
+                raise CatalogError(
+                    f"{model_key} answers queries: switch to another model first (`mmsearch models use`)"
+                )
             gone = c.execute(delete(schema.models).where(schema.models.c.key == model_key))
             if not gone.rowcount:
                 raise CatalogError(f"no vectors of model {model_key} in {self.folder}")
@@ -632,7 +643,9 @@ class Catalog:
             said = [row[0] for row in copy.execute("PRAGMA quick_check(3)")]
         if said != ["ok"]:
             file.unlink()
-            raise CorruptIndex(f"{self.folder / schema.CATALOG_NAME} is damaged ({said[0]}): `mmsearch doctor` says more")
+            raise CorruptIndex(
+                f"{self.folder / schema.CATALOG_NAME} is damaged ({said[0]}): `mmsearch doctor` says more"
+            )
 
     def compact(self) -> list[str]:
         """Delete tombstones and vectors of other models for good, and give their space back.

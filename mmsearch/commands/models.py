@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,6 +33,7 @@ app = typer.Typer(rich_markup_mode=None, help="List, fetch, compare and switch m
 NameArgument = Annotated[
     str, typer.Argument(metavar="NAME", help="mini, a name on the hub (owner/name), or a folder.", show_default=False)
 ]
+EXAMPLE_QUERIES = 50
 BYTES_PER_NUMBER = 2 + 4
 """Of a stored vector: float16 in the catalog, float32 in the store."""
 OPENED_BY_ITSELF_BYTES = 500_000_000
@@ -368,9 +371,9 @@ def use_command(
     folder = Path(name).expanduser()
     chosen = str(folder.resolve()) if folder.is_dir() else name
     with opened(library, model=chosen, device=device) as found:
+        key, before = found.embedder.model_key, str(found.model_key)
         if not found.item_counts():
             raise EmbedderError(f"the library is empty: mmsearch ingest FOLDER --model {chosen}")
-        key, before = found.embedder.model_key, str(found.model_key)
         code = OK
         if found.catalog.sources_to_embed(key):
             items = sum(found.item_counts().values())
@@ -416,6 +419,118 @@ def _warn_of_setting(library: Library, name: str) -> None:
     settings = load_settings(library.folder)
     if "model" in settings.model_fields_set and settings.model != name:
         note(f"but the setting `model` (MMSEARCH_MODEL or a config.toml) says {settings.model!r}: take it out")
+
+
+@app.command("compare")
+def compare_command(
+    first: Annotated[str, typer.Argument(metavar="A", help="A name or model key of `mmsearch models list`.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
+    queries: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="QUERIES.jsonl", help="Judged queries, as `mmsearch eval run` takes them: which one is right?"
+        ),
+    ] = None,
+    library: LibraryOption = None,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare two models that both have vectors in the library: sizes, speed here, and how far their answers agree.
+
+    With judged queries also which one finds more, with a paired test. Make the second one's vectors with
+    `mmsearch models use B --beside`.
+    """
+    from mmsearch.examples import example_queries
+    from mmsearch.judgements.agreement import agreement
+    from mmsearch.judgements.comparison import compare_runs
+    from mmsearch.judgements.queries import read_queries
+    from mmsearch.judgements.run import measure_run
+    from mmsearch.judgements.tables import comparison_lines
+    from mmsearch.terminal import to_json
+
+    judged = read_queries(queries) if queries is not None else None
+    with opened(library, device=device) as found:
+        both = [_of_model(found, name) for name in (first, second)]
+        texts = [one.query for one in judged or () if one.query] or example_queries(found.catalog, EXAMPLE_QUERIES)
+        costs = [_costs(one, texts) for one in both]
+        agreed = agreement(*both, texts)
+        runs = (
+            [measure_run(one, judged, name=name) for one, name in zip(both, (first, second), strict=True)]
+            if judged
+            else []
+        )
+    comparison = compare_runs(*runs) if runs else None
+    if as_json:
+        record = {"models": costs, "agreement": asdict(agreed), "judged": comparison.record() if comparison else None}
+        print(to_json(record, indent=2))
+        return
+    for line in _cost_lines(costs):
+        print(line)
+    drawn = "judged queries" if judged else "queries drawn from titles and names in the library"
+    print(
+        f"of their first ten hits {agreed.overlap:.0%} are the same, the first hit for {agreed.same_first:.0%} of "
+        f"{agreed.queries} {drawn}"
+    )
+    for line in comparison_lines(comparison) if comparison else ():
+        print(line)
+
+
+def _of_model(library: Library, name: str) -> Library:
+    """The library as one of its models answers it, if that has embedded everything."""
+    from mmsearch.errors import CatalogError
+    from mmsearch.terminal import count_of
+
+    folder = Path(name).expanduser()
+    chosen = str(folder.resolve()) if folder.is_dir() else name
+    way_out = f"; make them: mmsearch models use {name} --beside"
+    try:
+        found = library.of_model(chosen)
+    except CatalogError as error:
+        raise CatalogError(f"{error}{way_out}") from None
+    if left := library.catalog.sources_to_embed(str(found.model_key)):
+        raise CatalogError(f"{name} has no vectors of {count_of(left, 'file')} yet{way_out}")
+    return found
+
+
+def _costs(library: Library, texts: Sequence[str]) -> dict[str, Any]:
+    """What a model takes: its own size, its vectors', and its time here."""
+    from ingest.plan import measure_costs
+    from mmsearch.embedders.inventory import size_on_disk, standing, weights_of
+    from mmsearch.judgements.agreement import query_seconds
+
+    key = str(library.model_key)
+    here = standing(library.model_name).checkpoint
+    return {
+        "name": library.model_name,
+        "model_key": key,
+        "dim": library.embedder.dim,
+        "parameters": weights_of(here).parameters if here else None,
+        "disk_bytes": size_on_disk(here) if here else None,
+        "items": sum(library.catalog.counts(key)["vectors"].values()),
+        "vector_bytes": library.catalog.vector_bytes(key),
+        "device": library.embedder.device,
+        "document_s": measure_costs(library.embedder, list(library.item_counts())),
+        "query_s": query_seconds(library, texts),
+    }
+
+
+def _cost_lines(costs: list[dict[str, Any]]) -> list[str]:
+    from mmsearch.terminal import KIND_NOUNS, printable, size
+
+    rows = {
+        "model": [printable(Path(cost["name"]).name) for cost in costs],
+        "dimensions": [str(cost["dim"]) for cost in costs],
+        "parameters": [_count(cost["parameters"]) if cost["parameters"] else "none" for cost in costs],
+        "on disk": [size(cost["disk_bytes"]) if cost["disk_bytes"] else "nothing" for cost in costs],
+        "vectors here": [f"{size(cost['vector_bytes'])} of {cost['items']:,} items" for cost in costs],
+        "device": [cost["device"] for cost in costs],
+        "a query": [f"{1e3 * cost['query_s']:.1f} ms" for cost in costs],
+    }
+    for kind, noun in KIND_NOUNS.items():
+        if any(kind in cost["document_s"] for cost in costs):
+            rows[f"a {noun}"] = [f"{1e3 * cost['document_s'].get(kind, float('nan')):.0f} ms" for cost in costs]
+    width = max(len(cells[0]) for cells in rows.values())
+    return [f"{name:<14}{cells[0]:<{width}}  {cells[1]}" for name, cells in rows.items()]
 
 
 @app.command("remove")

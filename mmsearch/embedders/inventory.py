@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections import Counter
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -130,12 +132,6 @@ def family_notes(family: str) -> str:
     Raises:
         EmbedderError: there is no such code.
     """
-    import inspect
-    from importlib import import_module
-
-    from mmsearch.embedders.families import family_class
-
     if not has_code(family):
         raise EmbedderError(f"this mmsearch has no code for the family {family!r}")
-    module = import_module(FAMILIES[family].partition(":")[0])
-    return "\n\n".join(filter(None, [inspect.getdoc(module), inspect.getdoc(family_class(family))]))
+    return inspect.getdoc(import_module(FAMILIES[family].partition(":")[0])) or ""

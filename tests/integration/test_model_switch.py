@@ -251,16 +251,49 @@ def test_it_takes_in_nothing_new_and_leaves_out_nothing(
     assert "* toy" in out and "answers queries (33 of 34 items, toy-1)" in out
     assert "has vectors (34 items, recoloured-1)" in out and "VLM2Vec/VLM2Vec-V2.0" in out and "Uni-Retrieval" in out
 
+    with pytest.raises(
+        CatalogError, match=r"toy has no vectors of 1 file yet; make them: mmsearch models use toy --beside"
+    ):
+        models.compare_command("toy", "recoloured", None, tmp_path / "own")
+    assert switch(tmp_path / "own", "toy", beside=True) == 0
+    capsys.readouterr()
+    compare(tmp_path, capsys)
+
     assert switch(tmp_path / "own", "recoloured") == 0
     with mmsearch.open(tmp_path / "own") as library:
         assert library.model_key == "recoloured-1" and library.model_name == "recoloured"
     capsys.readouterr()
     monkeypatch.setenv("MMSEARCH_MODEL", "recoloured")
-    assert switch(tmp_path / "own", "toy") == 0  # back: nothing is embedded twice, but for the file that changed
+    assert switch(tmp_path / "own", "toy") == 0  # back, at once
     assert "says 'recoloured': take it out" in capsys.readouterr().err
     monkeypatch.delenv("MMSEARCH_MODEL")
     with mmsearch.open(tmp_path / "own") as library:
         assert library.model_key == "toy-1" and not library.catalog.sources_to_embed("toy-1")
+
+
+def compare(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both models answer from the same library; with judged queries it shows that the turned one finds other colours."""
+    relevant = [{"path": f"red{n}.png"} for n in range(VARIANTS) if n != 3]
+    judged = [
+        {"query": "red", "relevant": relevant},
+        {"query": "revenue grew strongly", "relevant": [{"path": "report.pdf"}]},
+    ]
+    (place / "judged.jsonl").write_text("\n".join(map(json.dumps, judged)))
+    models.compare_command("toy", "recoloured-1", place / "judged.jsonl", place / "own", as_json=True)
+    record = json.loads(capsys.readouterr().out)
+    first, second = record["models"]
+    assert (first["model_key"], second["model_key"]) == ("toy-1", "recoloured-1")
+    assert first["vector_bytes"] == first["items"] * 64 * 2 and second["items"] == 50 - VARIANTS
+    assert first["query_s"] > 0 and set(first["document_s"]) == {"image", "page"}
+    agreed = record["agreement"]
+    assert agreed["queries"] == 2 and agreed["same_first"] < 1 and 0 <= agreed["overlap"] < 1
+    models.compare_command("toy", "recoloured", place / "judged.jsonl", place / "own")
+    out = capsys.readouterr().out
+    assert "dimensions    64" in out and "hit@1" in out and "judged queries" in out
+    models.compare_command("toy", "toy", None, place / "own")
+    assert "of their first ten hits 100% are the same, the first hit for 100% of" in capsys.readouterr().out
+    with pytest.raises(CatalogError, match=r"make them: mmsearch models use mini --beside"):
+        models.compare_command("toy", "mini", None, place / "own")
 
 
 def test_an_empty_library_is_told_how_to_begin(tmp_path: Path) -> None:
