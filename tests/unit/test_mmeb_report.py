@@ -96,7 +96,8 @@ def test_the_leaderboards_json(tmp_path):
     assert (about["model_name"], about["model_size"], about["embedding_dimension"]) == ("VLM2Vec-V2.0", 2.21, 1536)
     assert about["model_backbone"] == "Qwen/Qwen2-VL-2B-Instruct"
     assert about["url"] == "https://huggingface.co/VLM2Vec/VLM2Vec-V2.0" and "partial" not in about
-    assert metadata_of("/home/me/model")["model_name"] == "model" and metadata_of("/home/me/model")["url"] is None
+    assert metadata_of("/home/me/model/")["model_name"] == "model" and metadata_of("/home/me/model")["url"] is None
+    assert (report.model, read_report(tmp_path, "/home/me/model").model) == ("VLM2Vec/VLM2Vec-V2.0", "model")
 
 
 def test_a_run_over_some_queries_says_so(tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmsearch.evaluation.mbeir.tasks import LOCAL, TASKS, UNION
-from mmsearch.evaluation.mmeb.report import Mean, markdown_table, mean_of, metadata_of, percent
+from mmsearch.evaluation.mmeb.report import Mean, called, markdown_table, mean_of, metadata_of, percent
 from mmsearch.evaluation.mmeb.run import TaskFiles, read_json, replace_file
 
 POOLS = {"local": LOCAL, "union": UNION}
@@ -76,7 +76,7 @@ def read_report(out: Path, model: str, *, dim: int | None = None, limit: int | N
     place = out if limit is None else out / f"first-{limit}"
     read = {name: read_json(TaskFiles(place, task).path("score.json")) for name, task in TASKS.items()}
     files = {name: content for name, content in read.items() if content is not None}
-    return Report(model, metadata_of(model, dim=dim, limit=limit), files, limit)
+    return Report(called(model), metadata_of(model, dim=dim, limit=limit), files, limit)
 
 
 def write_report(report: Report, out: Path) -> list[Path]:

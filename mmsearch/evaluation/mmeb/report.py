@@ -217,14 +217,19 @@ def read_report(out: Path, model: str, *, dim: int | None = None, limit: int | N
             files[task.name] = content
         elif task.counts:
             files[task.name] = UNREADABLE if path.exists() else MISSING_FILE if path.parent.is_dir() else MISSING_FOLDER
-    return Report(model, metadata_of(model, dim=dim, limit=limit), files, limit)
+    return Report(called(model), metadata_of(model, dim=dim, limit=limit), files, limit)
+
+
+def called(model: str) -> str:
+    """A model's name in tables: as published, or the last part of its folder's path."""
+    return model if known_model(model) else model.rstrip("/").rpartition("/")[2]
 
 
 def metadata_of(model: str, *, dim: int | None = None, limit: int | None = None) -> dict[str, Any]:
     """What the leaderboard asks about a model; None where that is not known, to be filled in by hand."""
     known = known_model(model)
     about: dict[str, Any] = {
-        "model_name": model.rpartition("/")[2],
+        "model_name": model.rstrip("/").rpartition("/")[2],
         "model_backbone": known.base if known else None,
         "model_size": round(known.parameters / 1e9, 2) if known and known.parameters else None,
         "embedding_dimension": dim or (known.dim if known else None),

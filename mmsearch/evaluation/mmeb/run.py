@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -60,8 +60,8 @@ class Outcome:
     record: dict[str, Any] | None = None
 
 
-class Watcher:
-    """Told of the run's progress, in the first process; this one looks away."""
+class Watcher(Protocol):
+    """Told of the run's progress, in the first process."""
 
     def task_begins(self, task: Task, number: int, of: int) -> None: ...
 
@@ -120,6 +120,10 @@ def run_benchmark(
         return Finished(outcomes, embedder.model_key, embedder.dim, processes.is_first)
 
 
+class _Nobody(Watcher):
+    """Looks away."""
+
+
 def chosen(tasks: Iterable[Task], names: Sequence[str] = (), groups: Sequence[str] = ()) -> list[Task]:
     """Those that count and whose name fits one of the patterns and whose group or modality is among `groups`; by its full name any task.
 
@@ -165,7 +169,7 @@ def evaluate(
     Returns:
         An outcome per task, in order; scores in the first process only.
     """
-    watcher = watcher if watcher is not None and encoder.processes.is_first else Watcher()
+    watcher = watcher if watcher is not None and encoder.processes.is_first else _Nobody()
     place = out if limit is None else out / f"first-{limit}"
     outcomes = []
     for number, task in enumerate(tasks, 1):
@@ -206,7 +210,7 @@ def _one(
     outcome = Outcome(task, None)
     if encoder.processes.is_first:
         answers = ranked(data, queries, candidates, encoded, device=encoder.processes.device)
-        record = {
+        record: dict[str, Any] = {
             "schema": 1,
             "task": task.name,
             "made_from": made_from,
