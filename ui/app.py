@@ -13,10 +13,11 @@ import streamlit as st
 
 from mmsearch.errors import MMSearchError, SourceError
 from mmsearch.items import KINDS
+from mmsearch.judgements.queries import JudgedQuery
 from mmsearch.library import Library
 from mmsearch.search import Hits
 from mmsearch.terminal import count_of
-from ui import adding, detail, gallery, shelf
+from ui import adding, detail, gallery, judging, shelf
 from ui.gallery import Card, displayable, plain
 from ui.view import View
 
@@ -45,7 +46,7 @@ def main() -> None:
         _controls(library, view)
         item = shelf.item(library, view.item) if view.item else None
         if item is not None:
-            detail.show(library, item, view, go)
+            detail.show(library, item, view, go, asked=_asked_question(library, view))
         else:
             if view.item:
                 st.caption(f"Item {view.item} is not in the library any longer.")
@@ -80,7 +81,7 @@ def _go_home() -> None:
 def _coverage(library: Library) -> None:
     """What can be found at all: "1,204 pages · 3,120 photos · 56 clips", and what cannot."""
     coverage = shelf.coverage(library)
-    st.caption(coverage.sentence(), width="content")
+    st.caption(coverage.sentence(), width="content", help=plain(coverage.model_sentence()) or None)
     if coverage.offline:
         st.badge(
             f"{coverage.offline:,} offline",
@@ -287,8 +288,9 @@ def _results(library: Library, view: View) -> None:
         st.caption(f"Item {view.like} is not in the library any longer.")
         return
     hits = shelf.find(library, view, picture)
+    question = _asked_question(library, view)
     if not hits:
-        _no_good_match(view, hits)
+        _no_good_match(library, view, hits, question)
         return
     view = replace(view, page=min(view.page, -(-len(hits) // PER_PAGE)))
     first = (view.page - 1) * PER_PAGE
@@ -309,9 +311,15 @@ def _results(library: Library, view: View) -> None:
                 on_click=go,
                 args=(replace(view, weaker=True, page=1),),
             )
+        if question is not None:
+            judging.mark_none(library, question)
 
 
-def _no_good_match(view: View, hits: Hits) -> None:
+def _asked_question(library: Library, view: View) -> JudgedQuery | None:
+    return judging.asked(library, view, has_picture=st.session_state.get("picture") is not None)
+
+
+def _no_good_match(library: Library, view: View, hits: Hits, question: JudgedQuery | None) -> None:
     with st.container(key="no-match", horizontal_alignment="center"):
         st.subheader("No good match", anchor=False, text_alignment="center")
         st.caption(
@@ -327,6 +335,8 @@ def _no_good_match(view: View, hits: Hits) -> None:
                 on_click=go,
                 args=(replace(view, weaker=True, page=1),),
             )
+        if hits.searched and question is not None:
+            judging.mark_none(library, question)
 
 
 def _browse(library: Library, view: View) -> None:

@@ -12,16 +12,17 @@ import streamlit as st
 from mmsearch import sandbox
 from mmsearch.errors import SourceError
 from mmsearch.items import Item
+from mmsearch.judgements.queries import JudgedQuery
 from mmsearch.library import Library
-from ui import shelf
+from ui import judging, shelf
 from ui.gallery import KIND_NAMES, displayable
 from ui.view import View
 
 Go = Callable[[View], None]
 
 
-def show(library: Library, item: Item, view: View, go: Go) -> None:
-    """Draw `item`; `go` changes the view."""
+def show(library: Library, item: Item, view: View, go: Go, *, asked: JudgedQuery | None = None) -> None:
+    """Draw `item`; `go` changes the view. `asked` is the question that it answers, if it can be marked as right."""
     neighbours = shelf.neighbours(library, item)
     with st.container(key="detail-bar", horizontal=True, vertical_alignment="center"):
         st.button(
@@ -33,6 +34,8 @@ def show(library: Library, item: Item, view: View, go: Go) -> None:
             st.text(f"{neighbours.position} of {neighbours.count}", width="content")
             _step("Next", neighbours.after, view, go, shortcut="Right")
             st.space("stretch")
+        if asked is not None:
+            judging.mark_hit(library, asked, item)
         st.button(
             "More like this",
             icon=":material/auto_awesome_motion:",

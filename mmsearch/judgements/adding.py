@@ -1,4 +1,4 @@
-"""Growing a file of judged queries: one query at a time, merged with what is there, whole or not at all."""
+"""Growing a file of judged queries: one query at a time, merged with what is there, whole or not at all; and taking back."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mmsearch.errors import DatasetError
+from mmsearch.items import Item
 from mmsearch.judgements.queries import JudgedQuery, parse_query, read_queries
 from mmsearch.terminal import to_json
 
@@ -37,12 +38,8 @@ def add_query(path: Path, judged: JudgedQuery) -> Added:
     """
     path = path.resolve()  # a link stays a link
     with _one_at_a_time(path.parent):
-        if path.exists():
-            read_queries(path)  # a broken line is named before the file is touched
-            lines = path.read_bytes().decode("utf-8-sig").split("\n")
-        else:
-            lines = [""]
-        found = [n for n, line in enumerate(lines) if line.strip() and _asks(line, path.parent, judged)]
+        lines = _lines(path)
+        found = _lines_that_ask(lines, path.parent, judged)
         if found:
             line, added = _merged(lines[found[0]], judged, path, found[0] + 1)
             if added == Added(is_new=False, answers=0):
@@ -53,6 +50,41 @@ def add_query(path: Path, judged: JudgedQuery) -> Added:
             lines[-1:] = [*filter(None, lines[-1:]), to_json(_row(judged, path.parent)), ""]
         _replace(path, "\n".join(lines))
     return added
+
+
+def take_back(path: Path, judged: JudgedQuery, item: Item | None) -> bool:
+    """Take back that `item` answers a query, or, with None, that nothing does. A query of which nothing is left said goes with it.
+
+    Returns:
+        Whether the file said so. Raises DatasetError: a line of the file cannot be read.
+    """
+    path = path.resolve()
+    with _one_at_a_time(path.parent):
+        lines = _lines(path)
+        is_changed = False
+        for n in reversed(_lines_that_ask(lines, path.parent, judged)):
+            said = parse_query(lines[n], path.parent).relevant
+            left = [place for place in said if item is None or not place.holds(item)]
+            if left:
+                lines[n] = to_json({**json.loads(lines[n]), "relevant": [place.record() for place in left]})
+            elif said or item is None:
+                del lines[n]
+            is_changed |= len(left) < len(said) or (item is None and not said)
+        if is_changed:
+            _replace(path, "\n".join(lines))
+    return is_changed
+
+
+def _lines(path: Path) -> list[str]:
+    """Of the file, "" behind the last; a broken line is named before the file is touched."""
+    if not path.exists():
+        return [""]
+    read_queries(path)
+    return path.read_bytes().decode("utf-8-sig").split("\n")
+
+
+def _lines_that_ask(lines: list[str], folder: Path, judged: JudgedQuery) -> list[int]:
+    return [n for n, line in enumerate(lines) if line.strip() and _asks(line, folder, judged)]
 
 
 def _asks(line: str, folder: Path, judged: JudgedQuery) -> bool:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -73,9 +74,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def address(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("library") / "index_data"
+
+
+@pytest.fixture(scope="module")
+def address(folder: Path, library: Path) -> Iterator[str]:
     """The address of a running page over the folder."""
-    library = tmp_path_factory.mktemp("library") / "index_data"
     env = os.environ | {"MMSEARCH_MODEL": "toy", "MMSEARCH_LIBRARY": str(library)}
     done = subprocess.run([sys.executable, "-P", "-m", "mmsearch", "ingest", str(folder)], env=env, capture_output=True)
     assert done.returncode == 4, done.stderr.decode()
@@ -235,6 +240,32 @@ def test_no_good_match_says_so_and_shows_the_closest_on_demand(page: Page, addre
     keep(page, "6-no-match")
     page.get_by_role("button", name="Show the closest").click()
     expect(cards(page)).to_have_count(4)
+
+
+def test_right_answers_are_marked_and_kept(page: Page, address: str, library: Path):
+    def kept() -> list[dict]:
+        return [json.loads(line) for line in (library / "judged.jsonl").read_text().splitlines()]
+
+    page.goto(f"{address}/?q=hiring+plans")
+    none = page.get_by_role("button", name="Nothing answers this")
+    none.click()
+    expect(none.filter(has_text="check_circle")).to_be_visible()
+    assert kept() == [{"query": "hiring plans", "relevant": []}]
+    expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
+    cards(page).first.click()
+    mark = page.get_by_role("button", name="Right answer")
+    mark.click()
+    expect(mark.filter(has_text="check_circle")).to_be_visible()
+    right = {"query": "hiring plans", "relevant": [{"path": "quarterly report.pdf", "page": 2}]}
+    assert kept() == [right]
+    keep(page, "9-judged")
+    page.get_by_role("button", name="Results").click()
+    expect(cards(page).first).to_be_visible()
+    expect(none).to_have_count(0)
+    cards(page).first.click()
+    mark.click()
+    expect(mark.filter(has_text="radio_button_unchecked")).to_be_visible()
+    assert kept() == []
 
 
 def test_names_and_texts_are_never_markup(page: Page, address: str):

@@ -14,7 +14,7 @@ import pytest
 from mmsearch.errors import DatasetError
 from mmsearch.evaluation.metrics import intervals_of
 from mmsearch.items import Item, Kind
-from mmsearch.judgements.adding import Added, add_query
+from mmsearch.judgements.adding import Added, add_query, take_back
 from mmsearch.judgements.comparison import SILENCE, compare_runs, paired_differences, randomisation_p
 from mmsearch.judgements.origin import git_revision, origin
 from mmsearch.judgements.places import ItemsByName, Place, parse_place
@@ -178,6 +178,22 @@ def test_adding_keeps_what_it_does_not_know(tmp_path: Path):
     assert [len(one.relevant) for one in read_queries(file)] == [1, 1, 0]
     assert read_queries(file)[1].relevant == (Place("\udcff.jpg"),)
     assert file.stat().st_mode & 0o777 == 0o640 and (tmp_path / "link.jsonl").is_symlink()
+
+
+def test_what_was_said_can_be_taken_back(tmp_path: Path):
+    other = '{"query": "other",   "relevant": []}'
+    file = write(tmp_path / "q.jsonl", other)
+    page, photo = item("/x/a.pdf", page=2), item("/x/b.jpg")
+    asked = JudgedQuery("slides", (Place("a.pdf", 2), Place("a.pdf"), Place("b.jpg")), style="keyword")
+    add_query(file, asked)
+    assert not take_back(file, asked, item("/x/c.jpg")) and not take_back(file, JudgedQuery("unknown"), page)
+    assert not take_back(file, JudgedQuery("other"), page)
+    assert take_back(file, asked, page)
+    assert read_queries(file)[1] == JudgedQuery("slides", (Place("b.jpg"),), style="keyword")
+    assert take_back(file, asked, photo)
+    assert file.read_text() == other + "\n"
+    assert take_back(file, JudgedQuery("other"), None)
+    assert file.read_text() == "" and read_queries(file) == []
 
 
 def test_a_broken_file_is_not_touched(tmp_path: Path):
