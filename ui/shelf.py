@@ -163,19 +163,40 @@ def viewable_file(library: Library, item: Item) -> Path | None:
 
 @dataclass(frozen=True)
 class Coverage:
-    """What can be found, and what cannot: items per kind, files that failed, files on an absent disk."""
+    """What can be found, and what cannot: items per kind, files that failed, files on an absent disk; and by which model.
+
+    `models` are those that have vectors here: what they are called, and of how many items; the first one answers.
+    """
 
     items: Mapping[Kind, int]
     failed: int
     offline: int
+    models: tuple[tuple[str, int], ...] = ()
 
     def sentence(self) -> str:
         return items_sentence(self.items)
 
+    def model_sentence(self) -> str:
+        """ "Answered by mini. Being built beside it, or kept: tiny, 31 of 51 items." """
+        if not self.models:
+            return ""
+        total = sum(self.items.values())
+        (active, _), *others = self.models
+        beside = "; ".join(f"{name}, {count:,} of {total:,} items" for name, count in others)
+        return f"Answered by {active}." + (f" Being built beside it, or kept: {beside}." if beside else "")
+
 
 def coverage(library: Library) -> Coverage:
-    sources = library.catalog.counts()["sources"]
-    return Coverage(library.catalog.item_counts(), sources.get("failed", 0), sources.get("offline", 0))
+    catalog = library.catalog
+    sources = catalog.counts()["sources"]
+    active = library.model_key
+    keys = sorted(catalog.model_keys(), key=lambda key: (key != active, key))
+    models = [
+        (displayable(Path(catalog.model_name(key) or key).name), sum(catalog.counts(key)["vectors"].values()))
+        for key in keys
+        if active is not None
+    ]
+    return Coverage(catalog.item_counts(), sources.get("failed", 0), sources.get("offline", 0), tuple(models))
 
 
 def failures(library: Library) -> list[dict[str, str]]:

@@ -96,7 +96,7 @@ def _rows(generations: list[dict[str, Any]]) -> list[dict[str, Any]]:
     from mmsearch.embedders.inventory import download_bytes, standing
     from mmsearch.embedders.known import KNOWN, known_model
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for known in KNOWN:
         here = standing(known.name)
         rows.append(
@@ -122,23 +122,30 @@ def _rows(generations: list[dict[str, Any]]) -> list[dict[str, Any]]:
     by_name = {row["name"]: row for row in rows}
     for generation in generations:
         name = generation["name"]
-        known = known_model(name)
-        row = by_name.get(known.name if known else name)
+        published = known_model(name)
+        row = by_name.get(published.name if published else name)
         if row is None:
-            here = standing(name) if name != "toy" else None
-            row = by_name[name] = {
-                "name": name,
-                "state": here.state if here else "shipped",
-                "why": here.why if here else "",
-                "summary": "" if here else "no model: a hash of colours and words, for tests",
-                "family": here.family if here else "toy",
-                "dim": generation["dim"],
-                "folder": _folder(here.checkpoint) if here else None,
-                "generations": [],
-            }
+            row = by_name[name] = _unpublished(name, generation["dim"])
             rows.append(row)
         row["generations"].append({field: value for field, value in generation.items() if field != "name"})
     return rows
+
+
+def _unpublished(name: str, dim: int) -> dict[str, Any]:
+    """The record of a folder of one's own, of a hub name that is not known, or of the toy."""
+    from mmsearch.embedders.inventory import Standing, standing
+
+    here = Standing("shipped", family="toy") if name == "toy" else standing(name)
+    return {
+        "name": name,
+        "state": here.state,
+        "why": here.why,
+        "summary": "no model: a hash of colours and words, for tests" if name == "toy" else "",
+        "family": here.family,
+        "dim": dim,
+        "folder": _folder(here.checkpoint),
+        "generations": [],
+    }
 
 
 def _folder(checkpoint: Checkpoint | None) -> str | None:
@@ -242,6 +249,8 @@ def _facts(name: str, generations: list[dict[str, Any]], device: str | None, *, 
     if known is None and here.checkpoint is None:
         raise EmbedderError(here.why)
     facts: dict[str, Any] = {"name": known.name if known else name, "state": here.state, "why": here.why}
+    if known is not None and here.state == "not here":
+        facts["why"] = ""  # `get_it` below says it
     if known is not None:
         facts |= {
             "summary": known.summary,
@@ -380,7 +389,7 @@ def use_command(
             bytes_of_all = size(items * found.embedder.dim * BYTES_PER_NUMBER)
             many = " at least, it gives each item many," if getattr(found.embedder, "is_multi_vector", False) else ""
             note(f"vectors of {count_of(items, 'item')}, {bytes_of_all}{many} beside those of {_called(found, before)}")
-            options = {"jobs": jobs, "add_new": False, "change_over": not beside, "dry_run": dry_run}
+            options: dict[str, Any] = {"jobs": jobs, "add_new": False, "change_over": not beside, "dry_run": dry_run}
             code = ingested(found, _places(found), as_json=as_json, **options)
         if dry_run or code == INTERRUPTED:
             raise typer.Exit(code)
@@ -453,13 +462,13 @@ def compare_command(
         both = [_of_model(found, name) for name in (first, second)]
         texts = [one.query for one in judged or () if one.query] or example_queries(found.catalog, EXAMPLE_QUERIES)
         costs = [_costs(one, texts) for one in both]
-        agreed = agreement(*both, texts)
+        agreed = agreement(both[0], both[1], texts)
         runs = (
             [measure_run(one, judged, name=name) for one, name in zip(both, (first, second), strict=True)]
             if judged
             else []
         )
-    comparison = compare_runs(*runs) if runs else None
+    comparison = compare_runs(runs[0], runs[1]) if runs else None
     if as_json:
         record = {"models": costs, "agreement": asdict(agreed), "judged": comparison.record() if comparison else None}
         print(to_json(record, indent=2))

@@ -152,6 +152,8 @@ def _find_folder(name_or_folder: str | Path) -> Path:
         raise ModelNotFound(
             f"the shipped checkpoint is missing from this installation ({shipped}); install mmsearch again"
         )
+    known = known_model(name)
+    name = known.name if known is not None and not known.why_not else name
     if re.fullmatch(HUB_NAME, name):
         cached = find_in_hub_cache(name)
         if cached is not None:

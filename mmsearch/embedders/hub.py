@@ -97,15 +97,15 @@ def plan_download(name: str, *, revision: str | None = None, base: str | None = 
     known = known_model(name)
     if known is not None and known.why_not:
         raise EmbedderError(f"{known.name} cannot be fetched: {known.why_not}")
-    name = known.name if known is not None and "/" not in name else name
+    name = known.name if known is not None else name
     if not re.fullmatch(HUB_NAME, name):
         raise ConfigError(f"{name!r} is no name on the hub (owner/name); `mmsearch models list` shows the known ones")
     revision = revision or named_revision or None
-    own = _look(name, revision or (known.revision if known and known.name == name else None), known)
+    own = _look(name, revision or (known.revision if known else None), known)
     config = _config(own)
+    found: tuple[Repository, ...] = (own,)
     if ADAPTER_CONFIG not in own.files:
         _check_family(own, config)
-        found = (own,)
     else:
         base = base or _base_of(own, known)
         under = _look(base, None, known_model(base))

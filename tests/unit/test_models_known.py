@@ -50,7 +50,7 @@ def cached(
 def test_rows_are_sound(known: KnownModel) -> None:
     assert re.fullmatch(checkpoint.HUB_NAME, known.name) or known.name in ("mini", "Uni-Retrieval")
     assert known.summary and known.source and known.modalities
-    assert known.why_not or re.fullmatch(r"[a-z][a-z0-9_]*", known.family)
+    assert known.why_not or known.family in FAMILIES
     assert known.revision is None or re.fullmatch(r"[0-9a-f]{40}", known.revision)
     assert known.paper is None or re.fullmatch(r"\d{4}\.\d{5}", known.paper)
     assert not known.is_adapter or known.base
@@ -123,6 +123,7 @@ def test_a_cached_model_is_known_by_its_hub_name(cache: Path) -> None:
     found = find_checkpoint(known.name)
     assert (found.name, found.base) == (known.short_name, snapshot)
     assert published_name(snapshot) == known.name
+    assert find_checkpoint(known.short_name).base == snapshot
     assert family_of(found) == family_of(find_checkpoint(snapshot)) == "gme"
 
 

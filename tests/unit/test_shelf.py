@@ -61,3 +61,18 @@ def test_names_cannot_steer_markdown_or_break_the_transport():
     assert plain("**a** [b](c) <d> :smile:") == r"\*\*a\*\* \[b\]\(c\) \<d\> \:smile\:"
     assert displayable("caf\udce9") == "caf\ufffd"
     displayable("\ud800").encode()
+
+
+def test_the_page_says_which_model_answers_and_which_is_being_built(tmp_path: Path):
+    from mmsearch.catalog import Catalog
+    from ui.shelf import coverage
+
+    with Catalog.open(tmp_path, create=True) as catalog:
+        library = SimpleNamespace(catalog=catalog, model_key=None)
+        assert coverage(library).model_sentence() == ""
+        catalog.register_model("old-1", 4, "mini")
+        library.model_key = catalog.active_model_key()
+        assert coverage(library).model_sentence() == "Answered by mini."
+        catalog.register_model("another-1", 4, "/models/tiny")
+        expected = "Answered by mini. Being built beside it, or kept: tiny, 0 of 0 items."
+        assert coverage(library).model_sentence() == expected
