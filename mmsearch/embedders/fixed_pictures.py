@@ -21,6 +21,8 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
+NARROWEST = 32
+"""Of a picture more than so many times as long as wide the ends are cut off before it is resized."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,11 @@ class PictureRule:
             return np.asarray(resized(image, self.size, self.resample))
         scale_to = self.shorter_side
         width, height = image.size
+        most = NARROWEST * min(width, height)
+        if max(width, height) > most:  # only the centre is seen; the whole would be enlarged to millions of pixels
+            left, top = (max(0, length - most) // 2 for length in image.size)
+            image = image.crop((left, top, left + min(width, most), top + min(height, most)))
+            width, height = image.size
         longer = int(scale_to * max(width, height) / min(width, height))
         image = resized(image, (scale_to, longer) if width <= height else (longer, scale_to), self.resample)
         left, top = ((have - want) // 2 for have, want in zip(image.size, self.size, strict=True))

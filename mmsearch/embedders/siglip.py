@@ -110,7 +110,7 @@ class NaFlexEmbedder(SiglipEmbedder):
         """uint8 [rows, columns, side * side * 3], row by row."""
         image = shot[0].convert("RGB")
         rows, columns = patch_grid(image.size, self.side, self.most_patches)
-        pixels = np.asarray(resized(image, (columns * self.side, rows * self.side), self.resample))
+        pixels = np.array(resized(image, (columns * self.side, rows * self.side), self.resample))
         return (
             pixels.reshape(rows, self.side, columns, self.side, 3).transpose(0, 2, 1, 3, 4).reshape(rows, columns, -1)
         )

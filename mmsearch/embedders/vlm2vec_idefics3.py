@@ -42,9 +42,10 @@ class Idefics3Embedder(VlmEmbedder):
         self.tile_patches = (self.tile_px // config.vision_config.patch_size) ** 2
         self.longest_px = min(LARGEST_PX, fields.get("size", {}).get("longest_edge", 4 * self.tile_px))
         self.most_pixels = self.longest_px**2
+        self.is_split = fields.get("do_image_splitting", True)
         self.resample = fields.get("resample", Image.Resampling.LANCZOS)
         self.mean, self.std = (tuple(fields.get(f"image_{part}", HALF)) for part in ("mean", "std"))
-        return [self.tile_px, self.longest_px, self.resample]
+        return [self.tile_px, self.longest_px, self.is_split, self.resample]
 
     def layout(self, size: tuple[int, int], max_pixels: int) -> Layout:
         tile = self.tile_px
@@ -58,7 +59,7 @@ class Idefics3Embedder(VlmEmbedder):
         else:
             height = math.ceil(height / tile) * tile
             width = math.ceil(int(height * ratio) / tile) * tile
-        rows, columns = height // tile, width // tile
+        rows, columns = (height // tile, width // tile) if self.is_split else (1, 1)
         seen = self.image_token * (self.tile_patches // self.model.config.scale_factor**2)
         whole = f"{AROUND}<global-img>{seen}{AROUND}"
         if rows * columns == 1:

@@ -136,7 +136,7 @@ class Phi3VEmbedder(VlmEmbedder):
         crops = max(1, max_pixels // self.tile_px**2)
         longer, shorter = max(size), min(size)
         along = tiles_along(longer / shorter, crops)
-        across = math.ceil(int(along * self.tile_px / (longer / shorter)) / self.tile_px)
+        across = max(1, math.ceil(int(along * self.tile_px / (longer / shorter)) / self.tile_px))
         rows, columns = (along, across) if size[0] < size[1] else (across, along)
         return Layout(rows * columns + 1, "", (rows, columns))
 
@@ -152,7 +152,7 @@ class Phi3VEmbedder(VlmEmbedder):
         if is_upright:
             image = image.transpose(Image.Transpose.TRANSPOSE)
         width = max(rows, columns) * tile
-        height = int(width / (image.width / image.height))
+        height = max(1, int(width / (image.width / image.height)))
         scaled = image.resize((width, height), Image.Resampling.BILINEAR)
         above = (min(rows, columns) * tile - height) // 2
         below = min(rows, columns) * tile - height - above

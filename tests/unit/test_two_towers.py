@@ -345,6 +345,11 @@ def test_a_damaged_folder_is_named(opened, tmp_path):
     expect("no .safetensors file", ModelNotFound)
 
 
+def test_the_narrowest_pictures(opened):
+    inputs = [seen(picture(30_000, 1)), seen(picture(1, 30_000)), seen(picture(1, 1))]
+    assert np.isfinite(opened.embedder.encode_documents(inputs)).all()
+
+
 def test_picture_rules_in_all_spellings():
     default = PictureRule((224, 224), 224, 3, (0.0,), (1.0,))
     assert PictureRule.of({}, default) == default

@@ -466,6 +466,26 @@ def test_a_damaged_folder_is_named(opened, tmp_path):
     expect("model.safetensors cannot be read")
 
 
+def test_the_narrowest_pictures(opened):
+    inputs = [EmbedInput("", "", (picture(*size),)) for size in ((3000, 1), (1, 3000), (1, 1))]
+    assert np.isfinite(opened.encode_documents(inputs)).all()
+
+
+def test_idefics3_without_splitting(tmp_path):
+    from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+
+    folder = tiny_idefics3(tmp_path / "model")
+    fields = json.loads((folder / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").write_text(json.dumps(fields | {"do_image_splitting": False}))
+    embedder = load_embedder(folder, device="cpu", dtype="float32")
+    layout = embedder.layout(IMAGES[0].size, embedder.max_pixels["page"])
+    processor = Idefics3ImageProcessorPil(
+        size={"longest_edge": 96}, max_image_size={"longest_edge": 32}, do_image_splitting=False, do_normalize=False
+    )
+    theirs = processor([[IMAGES[0]]], return_tensors="np")["pixel_values"][0] * 255
+    np.testing.assert_allclose(embedder.tiles(IMAGES[0], layout), theirs.transpose(0, 2, 3, 1), atol=1e-3)
+
+
 def test_the_reference_gives_v1_no_more_than_256_tokens_of_text(opened):
     texts = ["a" * 250 + "b" * 50, "a" * 250 + "b" * 6]
     first, second = opened.encode_queries([EmbedInput("", words) for words in texts])
