@@ -87,6 +87,16 @@ def test_sentences() -> None:
     assert [sentence(text) for text in ('"a dog"', " Who? ", "", "x!\r", "é")] == ["A dog.", "Who?", "", "X!", "É."]
 
 
+def test_modalities_may_be_given_in_any_order(data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data / HUB, tmp_path / HUB)
+    for path in (tmp_path / HUB).rglob("*oven_task8*.jsonl"):
+        path.write_text(path.read_text().replace('"image,text"', '"text,image"'))
+    turned, plain = load_task(TASKS["oven_task8"], tmp_path), load_task(TASKS["oven_task8"], data)
+    assert [query.side.prompt for query in turned.queries] == [query.side.prompt for query in plain.queries]
+    prompts = [side.prompt for side in turned.candidates.values()]
+    assert prompts == [side.prompt for side in plain.candidates.values()]
+
+
 def test_what_is_missing_is_named(data: Path, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"cirr_task7: no file .*hf download TIGER-Lab/M-BEIR --repo-type dataset"):
         load_task(TASKS["cirr_task7"], tmp_path)

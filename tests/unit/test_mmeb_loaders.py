@@ -282,6 +282,25 @@ def test_frames_are_chosen_as_in_the_reference() -> None:
     assert len(stepped(127)) == SAVED == 64
 
 
+def test_frames_are_read_in_natural_order_and_other_files_are_not_frames(tmp_path: Path) -> None:
+    for name in ("f10.jpg", "f9.jpg", "f1.JPEG", "f2.png", "f3.gif", "f4.txt"):
+        (tmp_path / name).touch()
+    assert frames_in(tmp_path) == ["f1.JPEG", "f2.png", "f9.jpg", "f10.jpg"]
+    assert frames_in(tmp_path / "none") == []
+
+
+def test_of_equal_options_the_last_is_right(tmp_path: Path) -> None:
+    mmeb_sets.build(tmp_path, ["MVBench"])
+    task = TASKS["MVBench"]
+    row = {"video": f"{MVBENCH[0]}.mp4", "question": "How?", "candidates": ["so", "no", "so"], "answer": "so"}
+    mmeb_sets.write_rows(tmp_path / task.hub, MVBENCH[0], task.split, [row, row | {"answer": "yes"}])
+    loaded = load_task(task, tmp_path)
+    assert loaded.queries[0].labels == ("(C) so",)
+    assert loaded.unread == (
+        f"{MVBENCH[0]}: train-00000-of-00001.parquet row 1: the answer 'yes' is not among the options",
+    )
+
+
 def test_frames_are_sampled_once_from_a_video(tmp_path: Path) -> None:
     mmeb_sets.build(tmp_path, ["VATEX", "EgoSchema"])
     for kind, name in (("video_ret/VATEX", "clip 1"), ("video_qa/EgoSchema", "film1")):
