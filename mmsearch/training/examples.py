@@ -6,10 +6,11 @@ A group turns records into final prompts with pictures. To add one: a class with
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -289,7 +290,11 @@ def camera_move(image: Image.Image, size: tuple[int, int], rng: random.Random, *
 
 
 def load_groups(recipe: dict[str, Any], work: Path, teacher: Teacher, data: Path | None = None) -> dict[str, Group]:
-    """The groups of a recipe's mixtures by name, over the training split of the material."""
+    """The groups of a recipe's mixtures by name, over the training split of the material.
+
+    Of a recipe's `groups`: `photo: {blended: share}`; `text: {queries: n, passages: n}`, how many of the text pairs' the teacher reads at least
+    (hours for all of them; read once, kept in `work`).
+    """
     data = data_folder(data)
     records = load_photos(data)
     unseen = {caption for record in records if record.development for caption in record.captions}
@@ -299,6 +304,9 @@ def load_groups(recipe: dict[str, Any], work: Path, teacher: Teacher, data: Path
     pages = [p for p in load_pages(data, work) if not p.development and len(p.text.split()) >= 5]
     clips = [c for c in load_clips(data, work) if not c.development]
     pairs = [p for p in load_pairs(data) if not is_development(p.passage)]
+    read = recipe.get("groups", {}).get("text", {})
+    let_read((p.query for p in pairs), read.get("queries", 0), teacher)
+    let_read((p.passage for p in pairs), read.get("passages", 0), teacher)
     known = [p for p in pairs if p.query in teacher]
     texts = {t: None for photo in photos.photos for t in photo_texts(photo)}
     texts |= {p.query: None for p in known} | {p.passage: None for p in pairs if p.passage in teacher}
@@ -318,6 +326,15 @@ def load_groups(recipe: dict[str, Any], work: Path, teacher: Teacher, data: Path
     if unknown := set(needed) - set(made):
         raise DatasetError(f"unknown groups in the mixture: {', '.join(sorted(unknown))}; known: {', '.join(made)}")
     return {name: made[name]() for name in needed}
+
+
+def let_read(texts: Iterable[str], count: int, teacher: Teacher) -> None:
+    """Let the teacher read on until it knows `count` of `texts`; what it knows already counts, and which come next depends on them alone."""
+    every = dict.fromkeys(texts)
+    unknown = [text for text in every if text not in teacher]
+    lacking = count - (len(every) - len(unknown))
+    if lacking > 0:
+        teacher.learn(sorted(unknown, key=lambda text: hashlib.sha1(text.encode()).digest())[:lacking])
 
 
 def _sub_batch(

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmsearch.training.examples import Texts, camera_move
+from mmsearch.training.examples import Texts, camera_move, let_read
 from mmsearch.training.loss import bank_distillation, cosine_distance, info_nce, neighbour_distillation
 from mmsearch.training.metrics import read_metrics
 from mmsearch.training.optimizer import learning_rate_factor
@@ -104,6 +104,22 @@ def test_a_teacher_cache_cut_short_keeps_what_is_whole(tmp_path):
     file = tmp_path / "vectors-256.f16"
     file.write_bytes(file.read_bytes()[:-100])
     assert np.allclose(Teacher(tmp_path).vectors(WORDS), vectors, atol=2e-3)
+
+
+def test_the_teacher_reads_on_until_it_knows_enough():
+    read = []
+
+    class Reader(set):
+        def learn(self, texts):
+            read.extend(texts)
+
+    known = Reader(["b", "c"])
+    texts = ["a", "b", "b", "c", "d", "e"]
+    let_read(texts, 2, known)
+    assert read == []
+    let_read(texts, 4, known)
+    let_read(texts[::-1], 4, known)
+    assert len(set(read)) == 2 and read[:2] == read[2:] and not {"b", "c"} & set(read)
 
 
 def test_a_group_draws_by_its_seed_alone(tmp_path):
