@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from mmsearch.embedders import Embedder, load_embedder
 from mmsearch.embedders.fixed_pictures import PictureRule
+from mmsearch.embedders.pretrained import in_halves
 from mmsearch.embedders.siglip import patch_grid
 from mmsearch.embedders.xclip import spread
 from mmsearch.errors import EmbedderError, ModelNotFound
@@ -343,6 +344,28 @@ def test_a_damaged_folder_is_named(opened, tmp_path):
     expect("model.safetensors cannot be read")
     weights.unlink()
     expect("no .safetensors file", ModelNotFound)
+
+
+def test_bfloat16_stays_near(opened):
+    """How near on real weights is tests/benchmarks' matter; here only that every part follows the dtype."""
+    half = load_embedder(opened.folder, device="cpu", dtype="bfloat16")
+    inputs = [text("a boat"), seen(IMAGES[0])]
+    assert (half.encode_documents(inputs) * opened.embedder.encode_documents(inputs)).sum(1).min() > 0.99
+
+
+def test_what_does_not_fit_is_tried_in_halves():
+    tried = []
+
+    def compute(rows):
+        tried.append(list(rows))
+        if len(rows) > 2 or 7 in rows:
+            raise torch.OutOfMemoryError
+        return np.array(rows, np.float32)[:, None]
+
+    assert in_halves(compute, [3, 1, 2, 5, 4], device="cuda:0").ravel().tolist() == [3, 1, 2, 5, 4]
+    assert tried == [[3, 1, 2, 5, 4], [3, 1], [2, 5, 4], [2], [5, 4]]
+    with pytest.raises(EmbedderError, match="input 7 does not fit into the memory of cuda:0"):
+        in_halves(compute, [1, 7], device="cuda:0")
 
 
 def test_the_narrowest_pictures(opened):

@@ -471,6 +471,13 @@ def test_the_narrowest_pictures(opened):
     assert np.isfinite(opened.encode_documents(inputs)).all()
 
 
+def test_bfloat16_stays_near(opened):
+    """How near on real weights is tests/benchmarks' matter; here only that every part follows the dtype."""
+    half = load_embedder(opened.folder, device="cpu", dtype="bfloat16")
+    inputs = [EmbedInput("", "a boat"), EmbedInput("", "", (IMAGES[0],))]
+    assert (half.encode_documents(inputs) * opened.encode_documents(inputs)).sum(1).min() > 0.99
+
+
 def test_idefics3_without_splitting(tmp_path):
     from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
