@@ -284,9 +284,14 @@ def add_command(
             note("left out: nothing was added")
             return
         held = ItemsByName.of_catalog(found.catalog, named)
-        for place in named:
-            if not held.at(place, None if judged.kind is None else (judged.kind,)):
+        for n, place in enumerate(named):
+            items = held.at(place, None if judged.kind is None else (judged.kind,))
+            if not items:
                 note(f"mmsearch: {printable(str(place))} is not in the library; it is added all the same")
+            elif (
+                len({item.path for item in items}) == 1
+            ):  # written as a hit of that file would be, so that neither comes twice
+                named[n] = replace(place, path=place_of(items[0], found.catalog).path)
     added = add_query(queries, replace(judged, relevant=tuple(dict.fromkeys(named))))
     if none:
         note(f"{queries}: {printable(str(judged))} has no answer" if added.is_new else f"{queries} says so already")
