@@ -5,7 +5,7 @@ does (ColBERT's sum divided by the number of query tokens, arXiv 2004.12832). A 
 page searched with, is first `condensed`.
 
 A page of ColPali has 1,030 tokens of 128 numbers: 264 kB in float16, 2.6 GB for 10,000 pages, which stay on disk and are mapped into
-memory. Beside them lie the means of `BANDS` stretches of each item's tokens (4 kB a page), which propose candidates.
+memory. Beside them lie the means of `BANDS` stretches of each item's tokens (16 kB a page), which propose candidates.
 
 On disk: `<label>.tokens-<n>` is only ever appended to, `<label>.rows-<n>` says which tokens are whose, and `<label>.json`, the manifest,
 names both, their lengths and checksums, and is written last. Whatever lies behind those lengths was never reached.
@@ -35,10 +35,11 @@ LONGEST_QUERY, CONDENSED_TOKENS = 256, 64
 """A query with more tokens than the first, hence no sentence, is condensed to the second number of means of neighbouring tokens."""
 EXACT_UP_TO = 2_000
 """Among so many items every token is compared."""
-BANDS = 16
-"""Stretches of an item's tokens whose means propose candidates. Patches come row by row, so a stretch is a strip of the page."""
-CANDIDATES, CANDIDATES_PER_RESULT = 512, 4
-"""So many candidates, or so many for each result asked for, are compared in full. Recall@10 on made-up pages is tested to be above 0.95."""
+BANDS = 64
+"""Stretches of an item's tokens whose means propose candidates. Patches come row by row, so a stretch is half a row of a page."""
+CANDIDATES, CANDIDATES_PER_RESULT = 1024, 4
+"""So many candidates, or so many for each result asked for, are compared in full. On 3,500 made-up pages of 1,030 tokens, each a dozen
+blocks of random topics, that found the best page of every query and 93 % of the ten best, in 0.6 s of one core instead of 1.7 s."""
 BLOCK_TOKENS = 1 << 16
 WHOLE_ANEW_SHARE = 0.5
 """A tokens file of which more than this share belongs to no item is written anew."""
@@ -285,7 +286,7 @@ class MaxSimStore:
         with (self._folder / seen["tokens"]).open("r+b") as file:
             file.truncate(end * self._token_bytes)  # what a killed run left behind
             file.seek(0, os.SEEK_END)
-            for row in np.flatnonzero(self._starts >= len(self._saved)):
+            for row in np.flatnonzero(self._starts >= len(self._saved)).tolist():
                 data = self._halves(row).astype("<f2").tobytes()
                 file.write(data)
                 crc32 = zlib.crc32(data, crc32)

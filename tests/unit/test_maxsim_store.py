@@ -280,8 +280,11 @@ def test_a_snapshot_of_another_model_or_schema_is_not_read(saved: Path, caplog: 
 # ---- candidates among many
 
 
-def test_recall_where_bands_propose_the_candidates() -> None:
-    """Made-up pages: 60 tokens in stretches of topics, as lines of a page follow each other; a query asks for one of its topics."""
+def test_recall_where_bands_propose_the_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Made-up pages on a small scale: 60 tokens in stretches of topics, as lines of a page follow each other, 12 bands, 40 of the
+    700 pages as candidates. A query asks for one of the topics."""
+    monkeypatch.setattr("mmsearch.vectors.maxsim.BANDS", 12)
+    monkeypatch.setattr("mmsearch.vectors.maxsim.CANDIDATES", 20)
     rng = np.random.default_rng(6)
     topics = unit(rng.standard_normal((400, DIM * 4)))
     pages = [
@@ -297,7 +300,8 @@ def test_recall_where_bands_propose_the_candidates() -> None:
     ]
     want, want_scores = exact.search(queries, 10)
     got, got_scores = coarse.search(queries, 10)
-    assert np.mean([len(np.intersect1d(a, b)) / 10 for a, b in zip(want, got, strict=True)]) > 0.95
+    found = np.mean([len(np.intersect1d(a, b)) / 10 for a, b in zip(want, got, strict=True)])
+    assert found > 0.95
     for a, b, sa, sb in zip(want, got, want_scores, got_scores, strict=True):
         _, at, bt = np.intersect1d(a, b, return_indices=True)
         np.testing.assert_array_equal(sa[at], sb[bt], err_msg="scores are exact even where the search is not")
