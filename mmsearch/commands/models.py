@@ -185,8 +185,11 @@ def _share(generation: dict[str, Any]) -> str:
 
 
 def _count(parameters: int) -> str:
-    """ "23M", "2.2B"."""
-    return f"{parameters / 1e9:.1f}B" if parameters >= 1e9 else f"{parameters / 1e6:.0f}M"
+    """ "2.2B", "23M", "52k"."""
+    for unit, factor, digits in (("B", 1e9, 1), ("M", 1e6, 0)):
+        if parameters >= factor:
+            return f"{parameters / factor:.{digits}f}{unit}"
+    return f"{parameters / 1e3:.0f}k"
 
 
 # ---------------------------------------------------------------- info
@@ -475,10 +478,10 @@ def compare_command(
         return
     for line in _cost_lines(costs):
         print(line)
-    drawn = "judged queries" if judged else "queries drawn from titles and names in the library"
+    drawn = "judged" if judged else "drawn from titles and names in the library"
     print(
-        f"of their first ten hits {agreed.overlap:.0%} are the same, the first hit for {agreed.same_first:.0%} of "
-        f"{agreed.queries} {drawn}"
+        f"of their first ten hits {agreed.overlap:.0%} are the same, the first hit for {agreed.same_first:.0%} of the queries "
+        f"({agreed.queries}, {drawn})"
     )
     for line in comparison_lines(comparison) if comparison else ():
         print(line)

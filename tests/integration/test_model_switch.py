@@ -24,7 +24,7 @@ from mmsearch.cli import app
 from mmsearch.commands import models
 from mmsearch.embedders.toy import ToyEmbedder
 from mmsearch.errors import CatalogError, EmbedderError
-from mmsearch.items import EmbedInput, Query
+from mmsearch.items import EmbedInput, Kind, Query
 from mmsearch.library import Library
 from tests import samples
 from tests.unit.test_vlm2vec import random_embedder
@@ -258,6 +258,7 @@ def test_it_takes_in_nothing_new_and_leaves_out_nothing(
     assert switch(tmp_path / "own", "toy", beside=True) == 0
     capsys.readouterr()
     compare(tmp_path, capsys)
+    overtake_a_search(tmp_path / "own")
 
     assert switch(tmp_path / "own", "recoloured") == 0
     with mmsearch.open(tmp_path / "own") as library:
@@ -289,11 +290,36 @@ def compare(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert agreed["queries"] == 2 and agreed["same_first"] < 1 and 0 <= agreed["overlap"] < 1
     models.compare_command("toy", "recoloured", place / "judged.jsonl", place / "own")
     out = capsys.readouterr().out
-    assert "dimensions    64" in out and "hit@1" in out and "judged queries" in out
+    assert "dimensions    64" in out and "hit@1" in out and "of the queries (2, judged)" in out
     models.compare_command("toy", "toy", None, place / "own")
     assert "of their first ten hits 100% are the same, the first hit for 100% of" in capsys.readouterr().out
     with pytest.raises(CatalogError, match=r"make them: mmsearch models use mini --beside"):
         models.compare_command("toy", "mini", None, place / "own")
+
+
+def overtake_a_search(place: Path) -> None:
+    """The change-over between the encoding of a query and its look-up: the query is encoded anew, by the model that answers."""
+    with mmsearch.open(place, store="exact") as library:
+        encode, answering = library.encode, []
+
+        def overtaken(query: Query, kinds: Sequence[Kind]) -> dict[Kind, np.ndarray]:
+            found = encode(query, kinds)
+            answering.append(library.model_key)
+            library.catalog.set_active_model_key("recoloured-1")
+            return found
+
+        library.encode = overtaken
+        hit = library.search("red", k=1, min_relevance=0, mode="dense")[0]
+        assert answering == ["toy-1", "recoloured-1"]
+        vector = library.catalog.vectors_of([hit.item.id], "recoloured-1")[1][0]
+        query = encode(Query(text="red"), [hit.item.kind])[hit.item.kind]
+        assert hit.score == pytest.approx(float(vector @ query), abs=1e-5)
+
+        library.catalog.set_active_model_key("toy-1")
+        (red,) = [item for item in library.catalog.first_items(["image"], limit=99) if item.path.name == "red1.png"]
+        near = library.search(like=red.id, k=1, min_relevance=0)[0]
+        assert near.path.name.startswith("red")
+        library.catalog.set_active_model_key("toy-1")
 
 
 def test_an_empty_library_is_told_how_to_begin(tmp_path: Path) -> None:

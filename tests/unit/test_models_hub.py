@@ -13,15 +13,19 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from mmsearch.embedders import load_embedder
 from mmsearch.embedders.checkpoint import find_checkpoint, model_tensors
 from mmsearch.embedders.hub import convert_pickle, download, plan_download
 from mmsearch.embedders.inventory import standing
 from mmsearch.embedders.known import KNOWN, KnownModel
 from mmsearch.errors import ConfigError, EmbedderError, ModelNotFound
+from mmsearch.items import EmbedInput
+from tests.unit.test_vlm2vec import random_embedder
 
 CONFIG = {"model_type": "qwen2_vl"}
 WEIGHT = {"model.layers.0.self_attn.q_proj.weight": torch.arange(12.0).reshape(3, 4)}
@@ -232,6 +236,36 @@ def test_pickles_of_known_models_become_safetensors(hub: Hub, monkeypatch: pytes
     converted = load_file(checkpoint.adapter / "adapter_model.safetensors")
     assert all(torch.equal(converted[key], tensor) for key, tensor in lora.items()) and len(converted) == 2
     assert standing("maker/old").state == "here"
+
+
+def test_what_was_pulled_embeds(hub: Hub, tmp_path: Path) -> None:
+    """VLM2Vec-V1 as published (a pickled LoRA over Qwen2-VL), tiny: the same vectors as from folders put together by hand."""
+    name, base = "TIGER-Lab/VLM2Vec-Qwen2VL-2B", "Qwen/Qwen2-VL-2B-Instruct"
+    random_embedder().save(hub.root / base, dtype=torch.float32)
+    (hub.root / base / "mmsearch.json").unlink()
+    generator = torch.Generator().manual_seed(0)
+    lora = {
+        f"base_model.model.model.layers.{layer}.self_attn.q_proj.lora_{part}.weight": torch.randn(
+            shape, generator=generator
+        )
+        for layer in range(3)
+        for part, shape in (("A", (2, 64)), ("B", (64, 2)))
+    }
+    told = {"base_model_name_or_path": base, "peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]}
+    config = (hub.root / base / "config.json").read_bytes()
+    repository(hub, name, config__json=config, adapter_config__json=told, adapter_model__bin=lora)
+    download(plan_download("VLM2Vec-Qwen2VL-2B"))
+
+    by_hand = tmp_path / "VLM2Vec-Qwen2VL-2B"
+    by_hand.mkdir()
+    save_file(lora, by_hand / "adapter_model.safetensors")
+    (by_hand / "adapter_config.json").write_text(json.dumps(told | {"base_model_name_or_path": str(hub.root / base)}))
+    query = [EmbedInput("Find an image.", "a dog", (), False, "image")]
+    pulled, expected = (load_embedder(one, dtype="float32") for one in (name, by_hand))
+    assert type(pulled).__name__ == "Vlm2VecV1Embedder"
+    assert np.array_equal(pulled.encode_queries(query), expected.encode_queries(query))
+    plain = load_embedder(hub.root / base, dtype="float32").encode_queries(query)
+    assert np.abs(pulled.encode_queries(query) - plain).max() > 0.01, "the adapter changes nothing"
 
 
 def test_sharded_pickles_are_converted_one_by_one(tmp_path: Path) -> None:
