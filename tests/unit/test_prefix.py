@@ -14,6 +14,7 @@ from mmsearch.embedders import packed
 from mmsearch.embedders.packed import halved
 from mmsearch.embedders.prefix import BranchedBatch, branched_batch, rows_on_same_visuals
 from mmsearch.embedders.vlm2vec import Vlm2VecEmbedder
+from tests.unit.test_qwen_families import Tiny, opened
 from tests.unit.test_vlm2vec import random_embedder
 
 V, I = "<|video_pad|>", "<|image_pad|>"  # noqa: E741
@@ -71,6 +72,15 @@ def test_equal_vectors_one_by_one_and_together(key_value_heads, attending, input
     monkeypatch.setattr("mmsearch.embedders.prefix.ATTENDING_TOKENS", attending)
     model = random_embedder(key_value_heads)
     np.testing.assert_allclose(model.embed_prompts(*inputs), alone(model, *inputs), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "family"), [("qwen2_vl", "vlm2vec_v1"), ("qwen2_5_vl", "vlm2vec")], ids=["V1", "Qwen2.5-VL"]
+)
+def test_families_with_other_sizes_and_towers(model_type, family, inputs, tmp_path):
+    model: Any = opened(Tiny(model_type, tmp_path), family)
+    np.testing.assert_allclose(model.embed_prompts(*inputs), alone(model, *inputs), atol=1e-5)
+    assert np.ptp(model.embed_prompts(*inputs), axis=0).max() > 0.1, "the inputs are told apart"
 
 
 @pytest.mark.parametrize("place", ["small", "cpu"])
