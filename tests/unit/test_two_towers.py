@@ -274,6 +274,10 @@ def test_together_as_alone_in_any_order(opened):
 def test_text_and_picture_together_are_the_sum_of_both(opened):
     both, words, image = opened.embedder.encode_queries([seen(IMAGES[0], words="x"), text("x"), seen(IMAGES[0])])
     np.testing.assert_allclose(both, unit(words + image), atol=1e-5)
+    with_clip, clip = opened.embedder.encode_queries(
+        [seen(*IMAGES, words="x", is_video=True), seen(*IMAGES, is_video=True)]
+    )
+    np.testing.assert_allclose(with_clip, unit(words + clip), atol=1e-5)
 
 
 def test_the_instruction_is_dropped(opened):
