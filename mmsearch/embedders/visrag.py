@@ -32,7 +32,9 @@ PREPROCESSING_VERSION = 1
 """Goes into the model key: raise it whenever the same input would give other ids or pixels."""
 QUERY_INSTRUCTION = "Represent this query for retrieving relevant documents: "
 MAX_TOKENS = 2048
-BEGIN, UNKNOWN, IMAGE, IMAGE_END, SLICE, SLICE_END = "<s>", "<unk>", "<image>", "</image>", "<slice>", "</slice>"
+SPECIAL_TOKENS = BEGIN, UNKNOWN, IMAGE, IMAGE_END, SLICE, SLICE_END = (
+    "<s>", "<unk>", "<image>", "</image>", "<slice>", "</slice>",
+)  # fmt: skip
 VISION_HEAD_DIM, RESAMPLER_HEAD_DIM = 72, 128
 DEFAULTS: Mapping[str, Any] = {
     "query_num": 64, "patch_size": 14, "max_slice_nums": 9, "scale_resolution": 448, "slice_mode": True,
@@ -59,10 +61,9 @@ class VisragEmbedder:
         self.max_pixels: Mapping[Kind, int] = dict(max_pixels)
         self.match_scale: Mapping[str, MatchScale] = match_scales(opened.sidecar)
         self._config = {**DEFAULTS, **opened.config}
-        self._ids = {
-            token: tokenizer.token_to_id(token) for token in (BEGIN, UNKNOWN, IMAGE, IMAGE_END, SLICE, SLICE_END)
-        }
-        if missing := [token for token, known in self._ids.items() if known is None]:
+        known = {token: tokenizer.token_to_id(token) for token in SPECIAL_TOKENS}
+        self._ids = {token: number for token, number in known.items() if number is not None}
+        if missing := [token for token in SPECIAL_TOKENS if token not in self._ids]:
             raise EmbedderError(f"{opened.checkpoint.base}: the tokenizer does not know {', '.join(missing)}")
         decisive = {
             "checkpoint": opened.checkpoint.sha256(),
@@ -152,7 +153,8 @@ class VisragEmbedder:
         return max(1, min(self._config["max_slice_nums"], budget // self._config["scale_resolution"] ** 2))
 
     def _prepare(self, text: str, image: Image.Image | None, budget: int) -> _Prepared:
-        ids, slots = [self._ids[BEGIN]], []
+        ids = [self._ids[BEGIN]]
+        slots: list[int] = []
         tiles: list[np.ndarray] = []
 
         def picture_here() -> None:

@@ -155,6 +155,35 @@ def test_a_library_of_the_first_schema_opens_with_its_vectors(tmp_path: Path, mo
         assert catalog.is_multi_vector("model-b")
 
 
+def test_items_of_many_vectors(catalog: Catalog) -> None:
+    """Items of 3 and 1 vectors: read back whole, in blocks, copied with their source; a store's tail names them only."""
+    of, copy = source("/a.pdf"), source("/b.pdf", "/a.pdf")
+    items = [np.stack([vector(0), vector(1), vector(2)]), vector(3)[None]]
+    source_id = catalog.begin_source(of, model_key=KEY)
+    catalog.save(source_id, [draft(of, 0, "plums"), draft(of, 1, "pears")], items, KEY)
+    catalog.finish_source(source_id)
+    assert (catalog.is_multi_vector(KEY), catalog.model_keys()) == (True, {KEY: DIM})
+    catalog.copy_source(source_id, copy)
+    ids, got = catalog.vectors_of([4, 1, 2, 3], KEY)
+    assert ids.tolist() == [1, 2, 3, 4]
+    for found, given in zip(got, [*items, *items], strict=True):
+        assert (found.shape, found.dtype) == (given.shape, np.float32)
+        np.testing.assert_allclose(found, given, atol=1e-3)
+    assert [[len(one) for one in some] for _, some in catalog.iter_vectors(KEY, "page", block=3)] == [[3, 1, 3], [1]]
+    tail = catalog.tail(KEY, "page", 0)
+    assert (tail.added.tolist(), tail.vectors) == ([1, 2, 3, 4], None)
+    catalog.save_generic_queries(KEY, "page", "v1", items)
+    kept = catalog.generic_queries(KEY, "page", "v1")
+    assert kept is not None and [len(one) for one in kept] == [3, 1]
+    np.testing.assert_allclose(np.concatenate(kept), np.concatenate(items), atol=1e-3)
+    with pytest.raises(DimensionMismatch):
+        catalog.save_generic_queries(KEY, "page", "v1", [np.eye(4, dtype=np.float32)])
+    other = catalog.begin_source(source("/c.pdf"), model_key=KEY)
+    for odd, error in ((vector(1)[None], CatalogError), ([items[0][:, :4]], ValueError), ([items[0] * 2], ValueError)):
+        with pytest.raises(error):
+            catalog.save(other, [draft(source("/c.pdf"))], odd, KEY)
+
+
 def test_an_existing_catalog_opens_without_alembic(catalog: Catalog) -> None:
     catalog.close()
     code = (
