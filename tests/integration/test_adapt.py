@@ -21,13 +21,14 @@ import pytest
 import torch
 
 import mmsearch
+from ingest.again import is_unchanged
 from ingest.pipeline import ingest_paths
 from mmsearch.adapt import judge, material, words
 from mmsearch.adapt import plan as planning
 from mmsearch.adapt import run as running
 from mmsearch.adapt.judge import Asked
 from mmsearch.adapt.mixing import Mixer
-from mmsearch.adapt.pictures import Pictures, is_unchanged
+from mmsearch.adapt.pictures import Pictures
 from mmsearch.adapt.plan import Plan, Question, make_plan
 from mmsearch.adapt.run import Adaptation, adapt_to_library
 from mmsearch.adapt.split import File, Look, split_files
