@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from mmsearch.embedders.toy import COLOURS, ToyEmbedder
 from mmsearch.errors import DatasetError
 from mmsearch.evaluation.mmeb.data import Side, TaskData, TaskQuery
 from mmsearch.evaluation.mmeb.encode import Input, SideEncoder, groups_of, share_by_cost, windows_of
-from mmsearch.evaluation.mmeb.run import Outcome, Watcher, evaluate
+from mmsearch.evaluation.mmeb.run import Outcome, evaluate
 from mmsearch.evaluation.mmeb.tasks import TASKS, Task
 from mmsearch.evaluation.vector_cache import VectorCache
 from mmsearch.items import EmbedInput
@@ -263,6 +264,7 @@ def test_two_processes_find_what_one_finds(tmp_path):
     first, second = run_processes(in_a_process, 2, meeting, tmp_path / "shared")
     assert first["scores"] == [outcome.scores for outcome in alone] + [None]
     assert second["scores"] == [None, None, None]
+    assert first["loaded_at"] < second["loaded_at"], "what loading unpacks is there when the second process comes"
     assert first["failures"] == second["failures"] == [None, None, "ViDoRe_docvqa: not here"]
     assert first["encoded"] + second["encoded"] == 6 + 6 and min(first["encoded"], second["encoded"]) > 2
     for file in sorted((tmp_path / "alone").glob("*/*_*.json*")):
@@ -276,8 +278,17 @@ def in_a_process(out: Path) -> dict[str, Any]:
     embedder = Counting()
     processes = Processes(dist.get_rank(), dist.get_world_size())
     tasks = [WIDE, NARROW, TASKS["ViDoRe_docvqa"]]
-    outcomes = run(out, pages(), answers(), embedder=embedder, tasks=tasks, processes=processes)
+    loaded_at = []
+
+    def load(task: Task) -> TaskData:
+        loaded_at.append(time.monotonic())
+        return loader(pages(), answers())(task)
+
+    with VectorCache(out / "vectors", processes.rank) as cache:
+        encoder = SideEncoder(embedder, cache, processes, precision="cpu")
+        outcomes = evaluate(tasks, load, encoder, out, precision="cpu")
     return {
+        "loaded_at": loaded_at[0],
         "scores": [outcome.scores for outcome in outcomes],
         "failures": [outcome.failure for outcome in outcomes],
         "encoded": len(embedder.given),
@@ -287,7 +298,7 @@ def in_a_process(out: Path) -> dict[str, Any]:
 def test_the_watcher_hears_of_every_task(tmp_path):
     heard: list[Any] = []
 
-    class Ear(Watcher):
+    class Ear:
         def task_begins(self, task: Task, number: int, of: int) -> None:
             heard.append((task.name, number, of))
 

@@ -108,7 +108,7 @@ class SideEncoder:
             found[rank :: self.processes.count] = keys
         return [Input(side, role, media, key) for side, (media, key) in zip(sides, found, strict=True)]
 
-    def encode(self, inputs: Sequence[Input], tell: Tell = lambda done, of: None) -> Encoded:
+    def encode(self, inputs: Sequence[Input], tell: Tell | None = None) -> Encoded:
         """Vectors of all inputs, from the cache where they are known. A collective.
 
         Raises:
@@ -153,7 +153,7 @@ class SideEncoder:
         content = json.dumps([self._about, *words]).encode()
         return media, hashlib.sha256(content + media).digest()
 
-    def _compute(self, groups: Sequence[list[Input]], tell: Tell) -> None:
+    def _compute(self, groups: Sequence[list[Input]], tell: Tell | None) -> None:
         windows = list(windows_of(groups))
         done, of = 0, sum(len(group) for window in windows for group in window)
 
@@ -170,7 +170,8 @@ class SideEncoder:
             vectors = self._embed(inputs, images)
             self.cache.put({one.key: vector for one, vector in zip(inputs, vectors, strict=True)})
             done += len(inputs)
-            tell(done, of)
+            if tell is not None:
+                tell(done, of)
 
     def _embed(self, inputs: Sequence[Input], images: Sequence[list[Image.Image]]) -> Vectors:
         embedder: Any = self.embedder

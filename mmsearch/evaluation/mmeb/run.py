@@ -120,10 +120,6 @@ def run_benchmark(
         return Finished(outcomes, embedder.model_key, embedder.dim, processes.is_first)
 
 
-class _Nobody(Watcher):
-    """Looks away."""
-
-
 def chosen(tasks: Iterable[Task], names: Sequence[str] = (), groups: Sequence[str] = ()) -> list[Task]:
     """Those that count and whose name fits one of the patterns and whose group or modality is among `groups`; by its full name any task.
 
@@ -169,26 +165,31 @@ def evaluate(
     Returns:
         An outcome per task, in order; scores in the first process only.
     """
-    watcher = watcher if watcher is not None and encoder.processes.is_first else _Nobody()
+    watcher = watcher if encoder.processes.is_first else None
     place = out if limit is None else out / f"first-{limit}"
     outcomes = []
     for number, task in enumerate(tasks, 1):
-        watcher.task_begins(task, number, len(tasks))
+        if watcher is not None:
+            watcher.task_begins(task, number, len(tasks))
         try:
             outcome = _one(task, load, encoder, place, precision, limit, watcher)
         except (MMSearchError, OSError) as error:
             outcome = Outcome(task, None, failure=str(error))
-        watcher.task_ends(outcome)
+        if watcher is not None:
+            watcher.task_ends(outcome)
         outcomes.append(outcome)
     return outcomes
 
 
 def _one(
-    task: Task, load: Load, encoder: SideEncoder, out: Path, precision: str, limit: int | None, watcher: Watcher
+    task: Task, load: Load, encoder: SideEncoder, out: Path, precision: str, limit: int | None, watcher: Watcher | None
 ) -> Outcome:
     started = time.perf_counter()
     found: list[TaskData] = []
-    encoder.together(lambda: found.append(load(task)))
+    is_first = encoder.processes.is_first
+    # The first process before the others: what is unpacked or sampled when first read is then there.
+    encoder.together(lambda: found.append(load(task)) if is_first else None)
+    encoder.together(lambda: None if is_first else found.append(load(task)))
     data = found[0] if limit is None else limited(found[0], limit)
     queries = encoder.inputs([query.side for query in data.queries], "query")
     candidates = encoder.inputs(list(data.candidates.values()), "document")
@@ -201,14 +202,14 @@ def _one(
         "limit": limit,
     }
     files = TaskFiles(out, task)
-    done = encoder.together(lambda: files.finished(made_from) if encoder.processes.is_first else None)[0]
+    done = encoder.together(lambda: files.finished(made_from) if is_first else None)[0]
     if done is not None:
         return Outcome(task, done["scores"], was_done=True, record=done)
     loaded = time.perf_counter()
-    encoded = encoder.encode([*queries, *candidates], watcher.encoding)
+    encoded = encoder.encode([*queries, *candidates], watcher.encoding if watcher is not None else None)
     encoded_at = time.perf_counter()
     outcome = Outcome(task, None)
-    if encoder.processes.is_first:
+    if is_first:
         answers = ranked(data, queries, candidates, encoded, device=encoder.processes.device)
         record: dict[str, Any] = {
             "schema": 1,
