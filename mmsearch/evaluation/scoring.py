@@ -47,10 +47,10 @@ def best(
     """The k best candidates of every query.
 
     Args:
-        queries, candidates: both single vectors or both several a piece. Single ones are compared by their product (the cosine, as
+        queries, candidates: at least one candidate; both single vectors or both several a piece. Single ones are compared by their product (the cosine, as
             embedders give unit length), several by the sum over the query's of the best product with one of the candidate's.
         k: at least 1; where there are fewer candidates, all are given.
-        lists: per query the columns that it may find, each once, equal scores in this order; None: all.
+        lists: per query the columns that it may find, at least one, each once, equal scores in this order; None: all.
         device: where the products are computed.
     """
     if len(queries) == 0:

@@ -198,6 +198,10 @@ def test_a_query_whose_own_list_names_a_stranger_is_refused(tmp_path):
     queries = [query("7", asked("red"), "red", candidates=("red", "stranger"))]
     (outcome,) = run(tmp_path, replace(answers(), queries=queries))
     assert outcome.failure == "query 7 names a candidate that the task does not have: stranger"
+    (outcome,) = run(tmp_path, replace(answers(), queries=[query("8", asked("red"), "red", candidates=())]))
+    assert outcome.failure == "query 8 has an empty list of candidates"
+    (outcome,) = run(tmp_path, replace(pages(), candidates={}))
+    assert outcome.failure == "ViDoRe_arxivqa has no candidates"
 
 
 class Prompted(Counting):

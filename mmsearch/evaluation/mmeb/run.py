@@ -256,9 +256,11 @@ def ranked(
 ) -> Answers:
     """Every query's best candidates: of all (global scope) or of its own list (local).
 
-    Raises: DatasetError: a list names a candidate that is not there.
+    Raises: DatasetError: no candidates, or a list names one that is not there.
     """
     names = list(data.candidates)
+    if not names:
+        raise DatasetError(f"{data.task.name} has no candidates")
     lists = None
     if data.task.scope == "local":
         column = {name: place for place, name in enumerate(names)}
@@ -279,6 +281,8 @@ def own_names(query: TaskQuery, known: Iterable[str]) -> list[str]:
     """The query's own candidates, each once, in order."""
     if query.candidates is None:
         raise DatasetError(f"query {query.key} has no candidates of its own, but its task's scope is local")
+    if not query.candidates:
+        raise DatasetError(f"query {query.key} has an empty list of candidates")
     if unknown := [name for name in query.candidates if name not in known]:
         raise DatasetError(f"query {query.key} names a candidate that the task does not have: {unknown[0]}")
     return list(dict.fromkeys(query.candidates))
