@@ -543,8 +543,15 @@ for name, group in (("models", models), ("train", train), ("eval", evaluate)):
 
 
 PAGE_OPTIONS = {
+    # All that matters for safety is said here, over whatever the user's own Streamlit settings are.
     "server.headless": "true",  # this command opens the browser, or does not
     "server.enableStaticServing": "false",
+    "server.enableCORS": "true",  # the protection, not the permission
+    "server.enableXsrfProtection": "true",
+    "server.enableAgentApi": "false",
+    "server.scriptHealthCheckEnabled": "false",
+    "server.baseUrlPath": "",
+    "global.developmentMode": "false",
     "server.fileWatcherType": "none",
     "server.maxUploadSize": "32",
     "browser.gatherUsageStats": "false",
@@ -560,8 +567,18 @@ def ui_command(
         int | None, typer.Option(min=1, max=65535, help="Port [default: 8501, or the next free one].")
     ] = None,
     host: Annotated[
-        str, typer.Option(help="Address to listen on. The page has no password: leave it at this machine.")
+        str, typer.Option(help="Address to listen on; another than this machine's own needs a token.")
     ] = "127.0.0.1",
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="MMSEARCH_TOKEN",
+            show_envvar=False,
+            metavar="TEXT|auto",
+            help="What a browser has to show first; `auto` makes one up. Better in MMSEARCH_TOKEN: others on this machine "
+            "see options.",
+        ),
+    ] = None,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open a browser.")] = False,
     library: LibraryOption = None,
     model: ModelOption = None,
@@ -573,13 +590,12 @@ def ui_command(
     from importlib.resources import as_file, files
 
     from mmsearch.config import find_library_folder
+    from ui import gate
 
-    if host not in ("127.0.0.1", "localhost", "::1"):
-        note(
-            f"mmsearch: anybody who reaches {host} can search this library and add folders of this machine: there is no password"
-        )
+    token = _checked_token(host, token)
     port = _free_port(host, port)
     environment = dict(os.environ, MMSEARCH_LIBRARY=str(find_library_folder(library)))
+    environment |= {gate.HOST_VARIABLE: host, gate.TOKEN_VARIABLE: token or ""}
     if model is not None:
         environment["MMSEARCH_MODEL"] = model
     if device is not None:
@@ -591,12 +607,12 @@ def ui_command(
             "theme.base": str(folder / "theme.toml"),
         }
         page = subprocess.Popen(
-            [sys.executable, "-P", "-m", "streamlit", "run", str(folder / "app.py")]
+            [sys.executable, "-P", "-m", "streamlit", "run", str(folder / "serve.py")]
             + [f"--{name}={value}" for name, value in settings.items()],
             env=environment,
             stdout=subprocess.DEVNULL,
         )
-        url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        url = _page_url(host, port, token)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(OK))  # the page ends with this command, however it is ended
         try:
             if not _answers(host, port, page):
@@ -611,6 +627,36 @@ def ui_command(
             page.terminate()
             page.wait()
     raise typer.Exit(code)
+
+
+def _checked_token(host: str, token: str | None) -> str | None:
+    """The token, made up if it is `auto`; the command ends where an address needs one, or one is easy to guess."""
+    import secrets
+
+    from ui import gate
+
+    if token == "auto":
+        return secrets.token_urlsafe(24)
+    if not token and not gate.is_local(host):
+        fail(
+            f"whoever reaches {host} could search this library and add folders of this machine: give the page a token "
+            "(--token auto makes one), or leave out --host",
+            USAGE,
+        )
+    if token and len(token) < gate.TOKEN_CHARACTERS:
+        fail(f"a token of {len(token)} characters can be guessed; take {gate.TOKEN_CHARACTERS} or more, or auto", USAGE)
+    return token or None
+
+
+def _page_url(host: str, port: int, token: str | None) -> str:
+    """Where a browser finds the page, with the token in it."""
+    import socket
+    from urllib.parse import urlencode
+
+    name = socket.gethostname() if host in ("0.0.0.0", "::") else host
+    return f"http://{f'[{name}]' if ':' in name else name}:{port}" + (
+        f"/?{urlencode({'token': token})}" if token else ""
+    )
 
 
 def _free_port(host: str, port: int | None) -> int:

@@ -19,6 +19,7 @@ from mmsearch.search import Hits
 from mmsearch.terminal import count_of
 from ui import adding, detail, gallery, judging, shelf
 from ui.gallery import Card, displayable, plain
+from ui.gate import Gate, is_local
 from ui.view import View
 
 PER_PAGE = 24
@@ -34,6 +35,11 @@ def main() -> None:
     # A named Material icon would be fetched from Google's servers; nothing here leaves the machine.
     st.set_page_config(page_title="mmsearch", page_icon=files("ui").joinpath("icon.svg").read_text(), layout="wide")
     st.html(f"<style>{files('ui').joinpath('page.css').read_text()}</style>")
+    if not Gate.stands and not is_local(st.get_option("server.address") or "0.0.0.0"):
+        st.error(
+            "Anybody on the network could search here. Start the page with `mmsearch ui`.", icon=":material/error:"
+        )
+        return
     view = View.from_url(st.query_params)
     try:
         library = shelf.open_library()
