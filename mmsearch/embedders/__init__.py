@@ -58,7 +58,8 @@ def load_embedder(
 
     Args:
         name_or_folder: "mini" (shipped), "toy" (no model: a hash of colours and words, for tests), a folder in the public
-            layout of its family (see `families`; a PEFT adapter folder too), or a hub name that is already in the local cache.
+            layout of its family (see `families`; a PEFT adapter folder too), or a hub name that is in the local cache
+            (`mmsearch models pull` fetches it; nothing here asks the network).
         device: "cpu", "cuda", …; chosen by itself if None.
         dtype: "float32" or "bfloat16"; if None, bfloat16 where the device computes it natively, else float32.
         min_pixels, max_pixels: bounds for every image or frame, over the checkpoint's own.

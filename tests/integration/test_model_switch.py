@@ -38,6 +38,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MODEL", "LIBRARY", "STORE", "DEVICE"):
         monkeypatch.delenv(f"MMSEARCH_{name}", raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # as the commands set it, for this process too
 
 
 @pytest.fixture(scope="module", autouse=True)

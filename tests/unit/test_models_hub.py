@@ -17,7 +17,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
+from mmsearch.cli import app
 from mmsearch.embedders import load_embedder
 from mmsearch.embedders.checkpoint import find_checkpoint, model_tensors
 from mmsearch.embedders.hub import convert_pickle, download, plan_download
@@ -187,6 +189,26 @@ def test_a_model_is_fetched_without_code_and_pickles_and_then_is_here(hub: Hub) 
     assert (checkpoint.name, standing("someone/thing").state) == ("thing", "here")
     assert torch.equal(model_tensors(checkpoint)["language_model.layers.0.self_attn.q_proj.weight"], *WEIGHT.values())
     assert plan_download("someone/thing").missing_bytes == 0
+
+
+def test_the_command_says_sizes_and_licence_first(hub: Hub) -> None:
+    plain(hub)
+    done = CliRunner().invoke(app, ["models", "pull", "someone/thing", "--dry-run"])
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert f"someone/thing at {hub.commit('someone/thing')[:12]}: 4 files, " in done.stderr
+    assert "licence apache-2.0" in done.stderr and "to fetch: " in done.stderr
+    assert not [request for request in hub.requests if "model.safetensors" in request]
+    done = CliRunner().invoke(app, ["models", "pull", "someone/thing"])
+    assert done.stdout.strip() == str(find_checkpoint("someone/thing").base)
+    assert "use it: mmsearch models use someone/thing" in done.stderr
+
+
+def test_a_revision_has_its_own_name(hub: Hub) -> None:
+    plain(hub)
+    commit = hub.commit("someone/thing")
+    checkpoint = download(plan_download("someone/thing", revision=commit))
+    assert find_checkpoint(f"someone/thing@{commit}") == checkpoint
+    assert standing("someone/thing").state == "not here", "the newest was not asked for"
 
 
 def test_an_adapter_brings_its_base(hub: Hub) -> None:
