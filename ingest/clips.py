@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 MIN_CLIP_S = 2.0
 MAX_CLIP_S = 20.0
 FRAMES_PER_CLIP = 8
+MAX_TEXT_CHARS = 100_000
+"""What is said within a clip, beyond this, is cut: no people speak so fast, broken subtitles do."""
 SAMPLES_KEPT = 48
 """Per clip; beyond it every other one is dropped. Eight frames are chosen among them."""
 
@@ -223,7 +225,7 @@ def drafts(
             ordinal=ordinal,
             start_s=clip.start_s,
             end_s=clip.end_s,
-            text=text_within(cues, clip.start_s, clip.end_s),
+            text=text_within(cues, clip.start_s, clip.end_s)[:MAX_TEXT_CHARS],
             images=frames,
             preview=media.webp_preview(frames[len(frames) // 2]),
             meta=dict(meta),

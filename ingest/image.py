@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ingest import clips
 from ingest.readers import Reading
 from mmsearch import media
-from mmsearch.errors import CorruptFile
+from mmsearch.errors import CorruptFile, FileTooLarge
 from mmsearch.items import ItemDraft, Kind, Source
 
 if TYPE_CHECKING:
@@ -59,8 +59,10 @@ def _frames(source: Source, animation: Image, frame_count: int, reading: Reading
     """The frames of an animation with their times; the last sample only says when it ends."""
     now_s = 0.0
     for index in range(frame_count):
+        reading.on_progress()
         try:
             animation.seek(index)
+            media.demand_size(animation, str(source.path), reading.max_image_pixels)
             frame = media.to_rgb(animation.copy())
         except (EOFError, OSError, SyntaxError, ValueError) as error:
             if index == 0:
@@ -72,9 +74,14 @@ def _frames(source: Source, animation: Image, frame_count: int, reading: Reading
 
 
 def _tiff_pages(source: Source, header: Image, frame_count: int, reading: Reading) -> Iterator[ItemDraft]:
-    for index in range(reading.first_ordinal, min(frame_count, reading.max_pages)):
+    if frame_count > reading.max_pages:
+        raise FileTooLarge(
+            source.path, f"{frame_count:,} pages; the limit is {reading.max_pages:,} (setting max_pages)"
+        )
+    for index in range(reading.first_ordinal, frame_count):
         reading.on_progress()
         header.seek(index)
+        media.demand_size(header, str(source.path), reading.max_image_pixels)
         image = media.to_rgb(header.copy())
         yield ItemDraft(
             source=source,

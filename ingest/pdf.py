@@ -7,6 +7,7 @@ an ordinal is always the page's index. One damaged page costs that page (`damage
 from __future__ import annotations
 
 import logging
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 
 MAX_TEXT_CHARS = 100_000
 """A page's text beyond this is cut: no page for people holds more, machine-made ones do."""
+MAX_LABEL_CHARS = 100
 INK_LEVELS = 8
 """A page whose grey levels span less than this (of 255) shows nothing."""
 
@@ -36,6 +38,7 @@ def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:
         CorruptFile: unreadable, no pages, or no page can be drawn. EncryptedFile: a password is needed.
         FileTooLarge: more pages than allowed.
     """
+    demand_unlocked(source.path)
     with media.open_document(source.path) as document:
         page_count = _page_count(document, source.path)
         if page_count > reading.max_pages:
@@ -47,11 +50,12 @@ def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:
         damage = ""
         for index in range(reading.first_ordinal, page_count):
             reading.on_progress()
+            media.take_document_warnings()
             try:
                 page = document[index]
                 image = media.draw_page(page, max_pixels=reading.budget["page"])
                 text = clean_text(page.get_text("text"))
-                label = page.get_label() if document.is_pdf else ""
+                label = clean_text(page.get_label())[:MAX_LABEL_CHARS] if document.is_pdf else ""
                 shape = (page.rect.width, page.rect.height)
             except MemoryError:
                 raise FileTooLarge(source.path, f"page {index + 1} needs more memory than allowed") from None
@@ -60,10 +64,15 @@ def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:
                 log.debug("%s: %s", source.path, damage)
                 reading.notes["damaged_pages"] += 1
                 continue
-            drawn += 1
             if not text and is_blank(image):
-                reading.notes["blank_pages"] += 1
+                if warning := media.take_document_warnings():  # MuPDF leaves out what it cannot draw, and says so there
+                    damage = f"page {index + 1}: {warning}"
+                    reading.notes["damaged_pages"] += 1
+                else:
+                    drawn += 1
+                    reading.notes["blank_pages"] += 1
                 continue
+            drawn += 1
             meta: dict[str, Any] = {"page_count": page_count}
             if label and label != str(index + 1):
                 meta["page_label"] = label
@@ -83,6 +92,30 @@ def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:
             raise CorruptFile(source.path, f"no page can be drawn ({damage})")
 
 
+LOCKS = {"META-INF/rights.xml", "META-INF/license.lcpl", "META-INF/sinf.xml"}
+"""What the shops' locks on e-books leave in them: Adobe's, Readium's, Apple's."""
+
+
+def demand_unlocked(path: Path) -> None:
+    """E-books and comics are archives, whose locks MuPDF does not tell from damage.
+
+    Raises:
+        EncryptedFile: members are encrypted.
+    """
+    try:
+        with path.open("rb") as handle:
+            if handle.read(4) != b"PK\x03\x04":
+                return
+            with zipfile.ZipFile(handle) as archive:
+                members = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        return  # MuPDF mends some, and names the damage of others
+    if any(member.flag_bits & 1 for member in members):
+        raise EncryptedFile(path, "the archive needs a password")
+    if any(member.filename in LOCKS for member in members):
+        raise EncryptedFile(path, "the e-book is locked by its shop (DRM)")
+
+
 def count_items(path: Path) -> tuple[Kind, int, float]:
     with media.open_document(path) as document:
         if document.is_reflowable:  # counting an e-book's pages means laying it out: guess from its size
@@ -96,7 +129,7 @@ def _page_count(document: Any, path: Path) -> int:
     except EncryptedFile:
         raise
     except Exception as error:
-        raise CorruptFile(path, f"damaged document ({type(error).__name__})") from error
+        raise CorruptFile(path, f"damaged document ({str(error)[:200] or type(error).__name__})") from error
     if page_count < 1:
         raise CorruptFile(path, "the document has no pages")
     return page_count

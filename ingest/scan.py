@@ -252,12 +252,17 @@ class _Walk:
 
 
 def hash_file(path: Path) -> Source | None:
-    """Read a file once, in blocks, for its SHA-256; None if it changed meanwhile. Raises OSError."""
+    """Read a file once, in blocks, for its SHA-256; None if it changed meanwhile. Raises OSError.
+
+    Never more than the size that it had: one that grows faster than it is read would have no end.
+    """
     digest = hashlib.sha256()
     with path.open("rb", buffering=0) as handle:
         before = os.fstat(handle.fileno())
-        while block := handle.read(HASH_BLOCK_BYTES):
+        left = before.st_size
+        while left > 0 and (block := handle.read(min(HASH_BLOCK_BYTES, left))):
             digest.update(block)
+            left -= len(block)
         after = os.fstat(handle.fileno())
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,7 +42,7 @@ def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:
         raise UnsupportedFile(path, "no video stream (sound only)")
     if info.width * info.height > reading.max_image_pixels:
         raise FileTooLarge(path, f"frames of {info.width} × {info.height} pixels")
-    frames = media.index_frames(path)
+    frames = media.index_frames(path, on_progress=reading.on_progress)
     meta = {"width": info.width, "height": info.height, "duration_s": round(frames.end_s, 3), "codec": info.codec}
     if info.captured_at:
         meta["captured_at"] = info.captured_at
@@ -70,10 +71,12 @@ def sample_indices(times_s: np.ndarray, end_s: float) -> list[int]:
     """Which frames to look at: the ones shown at steps of a quarter of a second, or closer in a short video."""
     start_s = float(times_s[0])
     step_s = min(1 / SAMPLES_PER_S, max((end_s - start_s) / MIN_SAMPLES, 1e-3))
-    count = max(1, int(np.ceil((end_s - start_s) / step_s - 1e-6)))
-    grid_s = start_s + step_s * np.arange(count)
-    shown = np.searchsorted(times_s, grid_s + 1e-6, "right") - 1
-    return [int(index) for index in np.unique(np.clip(shown, 0, len(times_s) - 1))]
+    count = max(1, math.ceil((end_s - start_s) / step_s - 1e-6))
+    # A frame is looked at if a step falls into the time for which it is shown. Counted by frames, not by steps: times may be absurd.
+    first_step = np.ceil((times_s - start_s - 1e-6) / step_s)
+    is_shown = first_step < np.append(first_step[1:], count)
+    is_shown[0] |= not is_shown.any()
+    return [int(index) for index in np.flatnonzero(is_shown & (first_step < count))]
 
 
 def _locate(path: Path, frames: media.FrameIndex, before: clips.Sample, after: clips.Sample) -> float:

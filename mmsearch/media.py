@@ -16,7 +16,7 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -45,6 +45,7 @@ TINY_SIDE_PX = 56
 HEADER_LIMIT_PIXELS = 400_000_000
 """Images whose header announces more are refused before any pixel is decoded."""
 PREVIEW_SIDE_PX = 320
+MAX_CAMERA_CHARS = 100
 FRAME_BLOCK = 16
 """Frames decoded at once; bounds the memory of a video whatever its length."""
 
@@ -114,18 +115,39 @@ def page_size(width: float, height: float, max_pixels: int) -> tuple[int, int]:
 # Photos
 
 
-_PILLOW_LIMIT = threading.Lock()
+class _OwnPixelLimit:
+    """Pillow's process-wide limit is lifted while any picture is open: ours is per call and an error, not a warning.
+
+    Pillow asks its own again when it decodes a TIFF or goes on to another frame.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open = 0
+        self._before: int | None = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._open:
+                self._before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            self._open += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._open -= 1
+            if not self._open:
+                Image.MAX_IMAGE_PIXELS = self._before
 
 
-@contextmanager
-def _own_pixel_limit() -> Iterator[None]:
-    """Pillow's process-wide limit is lifted while a header is read: ours is per call and an error, not a warning."""
-    with _PILLOW_LIMIT:
-        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = before
+_OWN_PIXEL_LIMIT = _OwnPixelLimit()
+
+
+def demand_size(image: Image.Image, name: str, limit_pixels: int) -> None:
+    """Raises FileTooLarge for an image, or the frame of one, whose header announces more pixels than allowed."""
+    if image.width * image.height > limit_pixels:
+        raise FileTooLarge(
+            name, f"{image.width} × {image.height} pixels; the limit is {limit_pixels / 1e6:.0f} million"
+        )
 
 
 def _name(source: PathOrFile) -> str:
@@ -145,6 +167,16 @@ def _is_heif(head: bytes) -> bool:
         b"mif1",
         b"msf1",
     }
+
+
+def _begins_as_picture(head: bytes) -> bool:
+    """Whether the first bytes promise a format that `open_header` reads."""
+    return (
+        head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"))
+        or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+        or head[4:12] in {b"ftypavif", b"ftypavis"}
+        or _is_heif(head)
+    )
 
 
 def _register_heif(name: str) -> None:
@@ -174,15 +206,13 @@ def open_header(source: PathOrFile, *, header_limit_pixels: int = HEADER_LIMIT_P
         if _is_heif(head):
             _register_heif(name)
         try:
-            with _own_pixel_limit():
+            with _OWN_PIXEL_LIMIT:
                 image = Image.open(handle)
-            pixels = image.width * image.height
-            if pixels > header_limit_pixels:
-                raise FileTooLarge(
-                    name, f"{image.width} × {image.height} pixels; the limit is {header_limit_pixels / 1e6:.0f} million"
-                )
-            yield image
+                demand_size(image, name, header_limit_pixels)
+                yield image
         except UnidentifiedImageError:
+            if _begins_as_picture(head):
+                raise CorruptFile(name, "damaged picture (its header cannot be read)") from None
             raise UnsupportedFile(name, "not a picture in a known format") from None
         except MemoryError:
             raise FileTooLarge(name, "decoding needs more memory than allowed") from None
@@ -301,7 +331,7 @@ def image_meta(image: Image.Image) -> dict[str, Any]:
         maker, model = (_clean(exif.get(tag)) for tag in (ExifTags.Base.Make, ExifTags.Base.Model))
         camera = model if maker and model.lower().startswith(maker.lower()) else f"{maker} {model}".strip()
         if camera:
-            meta["camera"] = camera
+            meta["camera"] = camera[:MAX_CAMERA_CHARS]
         if gps := _position(exif.get_ifd(ExifTags.IFD.GPSInfo)):
             meta["gps"] = gps
     except Exception:  # EXIF is a foreign format of its own: nothing in it may cost the picture
@@ -372,6 +402,12 @@ def load_pymupdf() -> ModuleType:
     return module
 
 
+def take_document_warnings() -> str:
+    """The last thing that MuPDF complained of since this was last called, "" for nothing. It keeps them until somebody asks."""
+    lines = str(load_pymupdf().TOOLS.mupdf_warnings()).splitlines()
+    return lines[-1].strip() if lines else ""
+
+
 @contextmanager
 def open_document(source: str | os.PathLike[str] | pymupdf.Document) -> Iterator[pymupdf.Document]:
     """A PyMuPDF document (PDF, EPUB, XPS, CBZ, SVG), closed at the end if it was opened here.
@@ -391,7 +427,7 @@ def open_document(source: str | os.PathLike[str] | pymupdf.Document) -> Iterator
             document = pymupdf.open(name)  # recognised by content; only the parts in use are read
         else:  # MuPDF takes UTF-8 names only
             document = pymupdf.open(stream=Path(source).read_bytes(), filetype="pdf")
-    except OSError:
+    except (OSError, MemoryError):
         raise
     except Exception as error:  # PyMuPDF raises RuntimeErrors and MuPDF's own classes
         raise CorruptFile(name, "damaged document: it cannot be opened") from error
@@ -503,7 +539,8 @@ def _open_video(path: str | os.PathLike[str]) -> Iterator[av.container.InputCont
         except MemoryError:
             raise FileTooLarge(name, "decoding needs more memory than allowed") from None
         except (av.FFmpegError, ValueError) as error:
-            raise CorruptFile(name, f"damaged video ({_first_line(error)})") from error
+            said = getattr(error, "strerror", None)  # without the path
+            raise CorruptFile(name, f"damaged video ({said or _first_line(error)})") from error
 
 
 def _video_stream(container: av.container.InputContainer) -> av.video.stream.VideoStream | None:
@@ -540,6 +577,8 @@ def probe_video(path: str | os.PathLike[str]) -> VideoInfo:
 
     with _open_video(path) as container:
         stream = _video_stream(container)
+        if not container.streams:
+            raise CorruptFile(path, "damaged video (it holds neither pictures nor sound)")
         if stream is None:
             return VideoInfo((container.duration or 0) / av.time_base, 0, 0, 0, "", 0, has_video=False)
         if stream.duration and stream.time_base:
@@ -631,8 +670,10 @@ class FrameIndex:
         return len(self.times_s)
 
 
-def index_frames(path: str | os.PathLike[str]) -> FrameIndex:
+def index_frames(path: str | os.PathLike[str], *, on_progress: Callable[[], None] = lambda: None) -> FrameIndex:
     """Where a container stores no pts, frames are spaced by its average rate.
+
+    `on_progress` is called while packets are read: all of a large file passes by.
 
     Raises:
         UnsupportedFile: no video stream. CorruptFile: unreadable, or no frame.
@@ -648,6 +689,7 @@ def index_frames(path: str | os.PathLike[str]) -> FrameIndex:
         rate = stream.average_rate or Fraction(25)
         try:
             for packet in container.demux(stream):
+                on_progress()
                 if packet.size and not packet.is_discard:
                     ticks.append(packet.pts)
                     durations.append(packet.duration or 0)

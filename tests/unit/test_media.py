@@ -215,6 +215,24 @@ def test_a_truncated_picture_is_corrupt(tmp_path, suffix):
     assert caught.value.path == str(path)
 
 
+def test_one_limit_counts_whatever_pillows_own(tmp_path, monkeypatch):
+    """Pillow asks for its own limit again when it decodes a TIFF."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    path = samples.photo(tmp_path / "a.tiff", size=(100, 100))
+    with media.open_header(path) as outer:
+        assert media.open_image(path).size == outer.size == (100, 100)
+        assert Image.MAX_IMAGE_PIXELS is None
+    assert Image.MAX_IMAGE_PIXELS == 1000
+
+
+def test_a_broken_promise_of_the_first_bytes_is_damage(tmp_path):
+    """Not a file of another kind, as Pillow has it."""
+    for magic in (b"\x89PNG\r\n\x1a\n", b"GIF89a", b"RIFF\0\0\1\0WEBP", b"II*\0\x08\0\0\0", b"\0\0\0\x18ftypavif"):
+        (tmp_path / "a").write_bytes(magic + b"\xfe" * 500)
+        with pytest.raises(CorruptFile, match="damaged picture"):
+            media.open_image(tmp_path / "a")
+
+
 def test_text_is_no_picture(tmp_path):
     (tmp_path / "a.jpg").write_text("hello")
     with pytest.raises(UnsupportedFile):
@@ -362,8 +380,12 @@ def test_broken_videos_are_corrupt(tmp_path):
     with pytest.raises(CorruptFile):
         media.frame_times(tmp_path / "a.mp4")
     path = samples.cut_short(samples.scenes(tmp_path / "b.mp4", [2.0]), 0.5)  # its index lay at the end
-    with pytest.raises(CorruptFile):
+    with pytest.raises(CorruptFile) as caught:
         media.probe_video(path)
+    assert caught.value.reason == "damaged video (Invalid data found when processing input)"
+    (tmp_path / "c.avi").write_bytes(b"RIFF\0\0\1\0AVI " + b"\xfe" * 500)
+    with pytest.raises(CorruptFile, match="neither pictures nor sound"):
+        media.probe_video(tmp_path / "c.avi")
 
 
 def test_a_damaged_stretch_costs_its_frames_only(tmp_path):

@@ -12,10 +12,11 @@ import pytest
 from PIL import Image
 
 from ingest import clips, readers, video
+from mmsearch import media
 from mmsearch.errors import CorruptFile, EncryptedFile, FileTooLarge, SourceError, UnsupportedFile
 from mmsearch.items import ItemDraft, Source
 from mmsearch.media import load_pymupdf
-from tests import samples
+from tests import poison, samples
 
 BUDGET = {"page": 200_704, "image": 50_176, "clip": 12_544}
 
@@ -327,6 +328,61 @@ def test_video_errors(tmp_path):
     (tmp_path / "junk.mp4").write_bytes(b"\0\0\0\x18ftypisom" + bytes(range(256)) * 20)
     with pytest.raises(CorruptFile):
         read(tmp_path / "junk.mp4")
+
+
+def test_frames_are_looked_at_in_steps_however_absurd_their_times():
+    """The oracle counts by steps of time; a clock whose frames last 68 years would need 10^12 of them."""
+
+    def by_steps(times_s: np.ndarray, end_s: float) -> list[int]:
+        step_s = min(1 / video.SAMPLES_PER_S, max((end_s - times_s[0]) / video.MIN_SAMPLES, 1e-3))
+        count = max(1, int(np.ceil((end_s - times_s[0]) / step_s - 1e-6)))
+        shown = np.searchsorted(times_s, times_s[0] + step_s * np.arange(count) + 1e-6, "right") - 1
+        return [int(index) for index in np.unique(np.clip(shown, 0, len(times_s) - 1))]
+
+    rng = np.random.default_rng(1)
+    for trial in range(300):
+        count = int(rng.integers(1, 200))
+        steps_s = (rng.exponential(0.1, count), np.full(count, 1 / 25), rng.choice([0, 0.02, 0.25, 9.0], count))[
+            trial % 3
+        ]
+        times_s = rng.choice([0.0, 1.3, -0.5]) + np.append(0, np.cumsum(steps_s)[:-1])
+        end_s = float(times_s[-1] + steps_s[-1])
+        assert video.sample_indices(times_s, end_s) == by_steps(times_s, end_s)
+    assert video.sample_indices(np.arange(50) * 2.0**31, 50 * 2.0**31) == list(range(50))
+
+
+def test_long_texts_and_names_are_cut(tmp_path):
+    """What a reader hands on stays small: a worker's message has a limit."""
+    (draft,), _ = read(poison.wordy_film(tmp_path / "a.mp4"))
+    assert len(draft.text) == clips.MAX_TEXT_CHARS and draft.text.startswith("word0 xxx")
+    (draft,), _ = read(poison.jpeg_with_endless_exif(tmp_path / "a.jpg"))
+    assert len(draft.meta["camera"]) == 100
+
+
+def test_limits_hold_beyond_the_first_page_of_a_picture(tmp_path):
+    path = poison.many_paged_tiff(tmp_path / "a.tiff", 3)
+    assert len(read(path, max_pages=3)[0]) == 3
+    with pytest.raises(FileTooLarge, match="3 pages; the limit is 2"):
+        read(path, max_pages=2)
+    with pytest.raises(FileTooLarge, match="60000 × 60000 pixels; the limit is 400 million"):
+        read(poison.tiff_with_a_bomb_behind(tmp_path / "b.tiff"))
+
+
+def test_progress_is_told_while_frames_are_read_that_give_no_item_yet(tmp_path):
+    calls = []
+    read(samples.animation(tmp_path / "a.gif", [samples.RED, samples.GREEN] * 8), on_progress=lambda: calls.append(1))
+    assert len(calls) >= 16
+    calls.clear()
+    media.index_frames(samples.scenes(tmp_path / "v.mp4", [1.0]), on_progress=lambda: calls.append(1))
+    assert len(calls) >= 20
+
+
+def test_a_page_that_cannot_be_drawn_is_not_a_blank_one(tmp_path):
+    """MuPDF leaves out what it cannot draw, and only warns."""
+    with pytest.raises(CorruptFile, match="no page can be drawn"):
+        read(poison.deep_array(tmp_path / "a.pdf"))
+    drafts, notes = read(samples.pdf(tmp_path / "b.pdf", ["words", None]))  # no complaint of the former file is left
+    assert len(drafts) == 1 and notes == {"blank_pages": 1}
 
 
 def test_mangled_copies_give_source_errors_or_items(tmp_path):

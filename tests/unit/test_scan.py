@@ -219,6 +219,27 @@ def test_a_file_that_changes_while_it_is_read_waits_for_the_next_run(tmp_path, m
     assert names(find_sources([tmp_path]), tmp_path) == ["a.jpg", "growing.jpg"]
 
 
+def test_a_file_that_grows_faster_than_it_is_read_is_left(tmp_path, monkeypatch):
+    target = tmp_path / "growing.jpg"
+    target.write_bytes(JPEG * 1000)
+    monkeypatch.setattr(scan, "HASH_BLOCK_BYTES", 1024)
+    real = hashlib.sha256
+
+    class Growing:
+        def __init__(self):
+            self.inner, self.blocks = real(), 0
+
+        def update(self, block):
+            self.blocks += 1
+            assert self.blocks <= 4, "read beyond the size it had"
+            with target.open("ab") as handle:
+                handle.write(bytes(4096))
+            self.inner.update(block)
+
+    monkeypatch.setattr(scan.hashlib, "sha256", Growing)
+    assert scan.hash_file(target) is None
+
+
 def test_names_that_are_not_utf8_survive(tmp_path):
     raw = os.fsencode(tmp_path) + b"/caf\xe9 \xff.jpg"
     with open(raw, "wb") as handle:  # noqa: PTH123
