@@ -178,6 +178,16 @@ def test_canonical_numbers(embedder: LateInteractionEmbedder, folder: Path) -> N
     np.testing.assert_allclose(found, CANONICAL[folder.name], atol=2e-5)
 
 
+def test_bfloat16_says_nearly_the_same(folder: Path, embedder: LateInteractionEmbedder) -> None:
+    half = load_embedder(folder, device="cpu", dtype="bfloat16")
+    for got, want in (
+        (half.encode_queries(texts(TEXTS[0])), embedder.encode_queries(texts(TEXTS[0]))),
+        (half.encode_documents(pages(PICTURES[0])), embedder.encode_documents(pages(PICTURES[0]))),
+    ):
+        assert got[0].dtype == np.float32
+        assert np.einsum("td,td->t", got[0], want[0]).mean() > 0.98
+
+
 def test_another_layout_of_names_and_a_language_head_are_read(folder: Path, tmp_path: Path) -> None:
     """As `vidore/colqwen2-v1.0-hf` (`vlm.model.…`) and `vidore/colpali-v1.3-hf` (with `lm_head`) store them."""
     copy = copied(folder, tmp_path)

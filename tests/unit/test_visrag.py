@@ -228,6 +228,12 @@ def test_many_at_once_are_as_one_by_one(embedder: VisragEmbedder) -> None:
     np.testing.assert_allclose(np.linalg.norm(single, axis=1), 1, atol=1e-5)
 
 
+def test_bfloat16_says_nearly_the_same(folder: Path, embedder: VisragEmbedder) -> None:
+    half = load_embedder(folder, device="cpu", dtype="bfloat16")
+    inputs = [page(PICTURES[0]), EmbedInput("", text="a dog")]
+    assert (half.encode_documents(inputs) * embedder.encode_documents(inputs)).sum(1).min() > 0.98
+
+
 def test_a_clip_is_the_mean_of_its_frames(embedder: VisragEmbedder) -> None:
     frames = embedder.encode_documents([page(image) for image in PICTURES[:3]])
     (clip,) = embedder.encode_documents([EmbedInput("", images=tuple(PICTURES[:3]), is_video=True, kind="clip")])
