@@ -69,7 +69,9 @@ def test_every_task_is_scored_and_the_report_says_that_it_is_a_miniature(out):
     assert len(list(out.glob("*/*_pred.jsonl"))) == len(list(out.glob("*/*_info.jsonl"))) == 78
     assert "another number of queries than the benchmark" in (out / "mini.md").read_text()
     about = read(out / "video" / "NExTQA_run.json")
-    assert about["made_from"]["precision"] == "cpu float32" and about["made_from"]["model_key"].startswith("mmsearch-mini-")
+    assert about["made_from"]["precision"] == "cpu float32" and about["made_from"]["model_key"].startswith(
+        "mmsearch-mini-"
+    )
 
 
 @pytest.fixture(scope="module")
