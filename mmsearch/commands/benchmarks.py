@@ -45,6 +45,12 @@ DtypeOption = Annotated[
     str | None,
     typer.Option("--dtype", metavar="TYPE", help="float32 or bfloat16 [default: what the device does well]."),
 ]
+FramesOption = Annotated[
+    int | None,
+    typer.Option(
+        "--frames", min=1, metavar="N", help="Of a video, at most [default: what the model was made for, else 8]."
+    ),
+]
 CacheOption = Annotated[
     Path | None, typer.Option("--cache", metavar="DIR", help="Where vectors are kept [default: <out>/vectors].")
 ]
@@ -57,6 +63,7 @@ def mmeb_v2_command(
     tasks: TasksOption = None,
     group: GroupOption = None,
     limit: LimitOption = None,
+    frames: FramesOption = None,
     cache: CacheOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
@@ -90,6 +97,7 @@ def mmeb_v2_command(
         dtype=dtype,
         limit=limit,
         cache=cache,
+        frames=frames,
         watcher=_Lines(),
     )
     if finished.is_first:

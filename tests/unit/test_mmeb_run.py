@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmsearch.embedders.qwen3vl_embedding import Qwen3VLEmbedder
 from mmsearch.embedders.toy import COLOURS, ToyEmbedder
 from mmsearch.errors import DatasetError
 from mmsearch.evaluation.mmeb.data import Side, TaskData, TaskQuery
 from mmsearch.evaluation.mmeb.encode import Input, SideEncoder, groups_of, share_by_cost, windows_of
-from mmsearch.evaluation.mmeb.run import Outcome, evaluate
+from mmsearch.evaluation.mmeb.run import Outcome, evaluate, with_frames
 from mmsearch.evaluation.mmeb.tasks import TASKS, Task
 from mmsearch.evaluation.vector_cache import VectorCache
 from mmsearch.items import EmbedInput
@@ -353,3 +354,10 @@ def test_the_cache_reads_what_other_processes_wrote_and_keeps_the_first(tmp_path
             b"m": [[1, 2], [3, 4], [5, 6]],
         }
         assert second.get([b"m"])[b"m"].dtype == np.float32
+
+
+def test_a_model_made_for_more_frames_is_given_them():
+    video, moments = (replace(TASKS[name], frames=frames) for name, frames in (("MSR-VTT", 8), ("MomentSeeker", None)))
+    assert with_frames(video, None) is video and with_frames(moments, 64) is moments, "None takes all that there are"
+    assert with_frames(video, 64) == replace(video, frames=64)
+    assert Qwen3VLEmbedder.frames == 64

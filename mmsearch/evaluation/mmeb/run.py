@@ -98,6 +98,7 @@ def run_benchmark(
     dtype: str | None = None,
     limit: int | None = None,
     cache: Path | None = None,
+    frames: int | None = None,
     watcher: Watcher | None = None,
 ) -> Finished:
     """`evaluate` with a checkpoint, in this process or in all that `torchrun` started.
@@ -105,6 +106,7 @@ def run_benchmark(
     Args:
         model, device, dtype: as for `mmsearch.embedders.load_embedder`; each process has a GPU of its own where there are any.
         cache: folder of the vectors, `<out>/vectors` if None; several benchmarks may share it.
+        frames: of a video, instead of the model's own number (`embedder.frames`, where it has one) or the task's.
 
     Raises:
         ModelNotFound, EmbedderError, ConfigError: before anything is evaluated.
@@ -113,11 +115,17 @@ def run_benchmark(
         place = torch.device(processes.device).type
         precision = f"{place} {dtype or str(default_dtype(place)).removeprefix('torch.')}"
         embedder = load_embedder(model, device=processes.device, dtype=dtype)
+        tasks = [with_frames(task, frames or getattr(embedder, "frames", None)) for task in tasks]
         with VectorCache(cache or out / "vectors", processes.rank) as vectors:
             encoder = SideEncoder(embedder, vectors, processes, precision=precision)
             outcomes = evaluate(tasks, load, encoder, out, precision=precision, limit=limit, watcher=watcher)
         processes.wait()
         return Finished(outcomes, embedder.model_key, embedder.dim, processes.is_first)
+
+
+def with_frames(task: Task, frames: int | None) -> Task:
+    """The task with so many frames of a video; one that takes all that there are stays as it is."""
+    return task if frames is None or task.frames is None else replace(task, frames=frames)
 
 
 def chosen(tasks: Iterable[Task], names: Sequence[str] = (), groups: Sequence[str] = ()) -> list[Task]:
