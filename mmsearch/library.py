@@ -211,7 +211,7 @@ class Library:
         if (active := self.model_key) not in (None, embedder.model_key):
             raise ModelMismatch(
                 f"the library holds vectors of model {active} ({self.catalog.model_name(active or '') or 'no name'}), not of"
-                f" {self.model_name!r} ({embedder.model_key}): ingest with that model first, or ask with the library's own"
+                f" {self.model_name!r} ({embedder.model_key}): switch to it with `mmsearch models use`, or ask with the library's own"
             )
         is_text = not (query.images or query.frames)
         keys = {kind: (embedder.model_key, query.text, query.instruction, kind) for kind in kinds}
