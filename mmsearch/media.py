@@ -14,6 +14,7 @@ import importlib
 import io
 import math
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -44,6 +45,8 @@ TINY_SIDE_PX = 56
 
 HEADER_LIMIT_PIXELS = 400_000_000
 """Images whose header announces more are refused before any pixel is decoded."""
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "JPEG2000", "AVIF")
+"""Of Pillow's forty, those that are read: fewer decoders for hostile files, and no EPS, for which it starts Ghostscript."""
 PREVIEW_SIDE_PX = 320
 MAX_CAMERA_CHARS = 100
 FRAME_BLOCK = 16
@@ -207,7 +210,7 @@ def open_header(source: PathOrFile, *, header_limit_pixels: int = HEADER_LIMIT_P
             _register_heif(name)
         try:
             with _OWN_PIXEL_LIMIT:
-                image = Image.open(handle)
+                image = Image.open(handle, formats=(*FORMATS, "HEIF") if _is_heif(head) else FORMATS)
                 demand_size(image, name, header_limit_pixels)
                 yield image
         except UnidentifiedImageError:
@@ -408,6 +411,11 @@ def take_document_warnings() -> str:
     return lines[-1].strip() if lines else ""
 
 
+def is_out_of_memory(error: BaseException | str) -> bool:
+    """MuPDF has no class for it: `code=2: malloc (4104 bytes) failed`."""
+    return isinstance(error, MemoryError) or re.search(r"alloc \(.*\) failed", str(error)) is not None
+
+
 @contextmanager
 def open_document(source: str | os.PathLike[str] | pymupdf.Document) -> Iterator[pymupdf.Document]:
     """A PyMuPDF document (PDF, EPUB, XPS, CBZ, SVG), closed at the end if it was opened here.
@@ -430,6 +438,8 @@ def open_document(source: str | os.PathLike[str] | pymupdf.Document) -> Iterator
     except (OSError, MemoryError):
         raise
     except Exception as error:  # PyMuPDF raises RuntimeErrors and MuPDF's own classes
+        if is_out_of_memory(error):
+            raise FileTooLarge(name, "decoding needs more memory than allowed") from error
         raise CorruptFile(name, "damaged document: it cannot be opened") from error
     try:
         if document.needs_pass:

@@ -201,7 +201,7 @@ def _controls(library: Library, view: View) -> None:
                 key=f"picture-{st.session_state.setdefault('uploads', 0)}",
                 on_change=_picture_dropped,
                 args=(library,),
-                max_upload_size=32,
+                max_upload_size=shelf.UPLOAD_BYTES >> 20,
             )
     with st.container(key="narrow", horizontal=True, vertical_alignment="center", gap="small"):
         st.pills(

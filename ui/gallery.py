@@ -13,6 +13,7 @@ import streamlit as st
 
 from mmsearch.items import Item, Kind
 
+WORD_JOINER = "\u2060"
 KIND_NAMES: dict[Kind, str] = {"page": "Page", "image": "Photo", "clip": "Clip"}
 
 
@@ -60,8 +61,17 @@ def displayable(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """`text` for a label that knows Markdown, without its having any effect."""
-    return re.sub(r"([^\w\s])", r"\\\1", displayable(text))
+    """`text` in one line for a label that knows Markdown, without its having any effect.
+
+    Backslashes hold off Markdown itself. Streamlit also reads the finished text: it makes links of addresses, arrows of "->",
+    pictures of ":streamlit:"; an invisible word joiner before the decisive characters keeps it from that.
+    """
+    line = " ".join(displayable(text).split())
+    return re.sub(r"([^\w\s]|_)", lambda found: _inert(found[0]), line)
+
+
+def _inert(mark: str) -> str:
+    return f"{WORD_JOINER}\\{mark}" if mark in ":.@>-" else f"\\{mark}"
 
 
 def preview(item: Item) -> str | None:

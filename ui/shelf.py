@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 import threading
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from PIL import Image
 import mmsearch
 from mmsearch import config, examples, sandbox
 from mmsearch.catalog import Filters
-from mmsearch.errors import LibraryMissing
+from mmsearch.errors import FileTooLarge, LibraryMissing
 from mmsearch.items import KINDS, Item, Kind
 from mmsearch.library import Library
 from mmsearch.search import Hits
@@ -23,6 +24,7 @@ from mmsearch.terminal import items_sentence
 from ui.gallery import displayable
 from ui.view import View
 
+UPLOAD_BYTES = 32 << 20
 HITS_AT_MOST = 240
 """Hits kept of an answer: ten pages of cards."""
 
@@ -69,6 +71,8 @@ class Picture:
 
 def decode_picture(library: Library, content: bytes) -> Picture:
     """Read an uploaded file, whatever it claims to be, in a child process. Raises SourceError."""
+    if len(content) > UPLOAD_BYTES:  # Streamlit refuses it too, before it is here
+        raise FileTooLarge("upload", f"it has more than {UPLOAD_BYTES >> 20} MB")
     with tempfile.NamedTemporaryFile(prefix="mmsearch-") as file:
         file.write(content)
         file.flush()
@@ -148,14 +152,20 @@ def neighbours(library: Library, item: Item) -> Neighbours:
 
 
 def viewable_file(library: Library, item: Item) -> Path | None:
-    """The item's file if it may be read for the page: it exists, and lies inside a folder that was added, links resolved."""
-    if not item.path.is_file():
+    """The item's file if it may be read for the page: it exists, and lies, links resolved, inside a folder that was added.
+
+    Catalogs hold folders with their links resolved: one that is a link now was swapped since.
+    """
+    file = Path(os.path.realpath(item.path))  # resolve() raises on loops
+    if not file.is_file():
         return None
-    roots = [root for root in library.catalog.roots() if item.path.is_relative_to(root)]
-    if not roots:  # a file that was named by itself
-        return None if item.path.is_symlink() else item.path
-    file = item.path.resolve()
-    return file if any(file.is_relative_to(root.resolve()) for root in roots) else None
+    if file == item.path:
+        return file
+    return (
+        file
+        if any(file.is_relative_to(root) and item.path.is_relative_to(root) for root in library.catalog.roots())
+        else None
+    )
 
 
 # ---------------------------------------------------------------- what is covered

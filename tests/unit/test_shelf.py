@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from mmsearch.errors import SourceError
 from mmsearch.items import Item
 from ui.gallery import displayable, plain
-from ui.shelf import viewable_file
+from ui.shelf import UPLOAD_BYTES, decode_picture, viewable_file
 
 
 def library_of(*roots: Path) -> SimpleNamespace:
@@ -18,6 +21,13 @@ def library_of(*roots: Path) -> SimpleNamespace:
 
 def item_at(path: Path) -> Item:
     return Item(1, 1, path, "image", 0, None, None, None, "", {}, None)
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG of a few bytes whose header announces this size."""
+    parts = (b"IHDR" + struct.pack(">II5B", width, height, 8, 2, 0, 0, 0), b"IDAT" + zlib.compress(bytes(64)))
+    chunks = (struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part)) for part in parts)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
 @pytest.fixture
@@ -32,9 +42,13 @@ def test_a_file_in_an_added_folder(root: Path):
     assert viewable_file(library_of(root), item_at(root / "a.png")) == root / "a.png"
 
 
-def test_a_folder_that_was_added_through_a_link(root: Path, tmp_path: Path):
+def test_a_folder_that_was_swapped_for_a_link(root: Path, tmp_path: Path):
+    """Folders are kept with their links resolved: `link` was a folder when it was added."""
     (tmp_path / "link").symlink_to(root)
-    assert viewable_file(library_of(tmp_path / "link"), item_at(tmp_path / "link" / "a.png")) == root / "a.png"
+    assert viewable_file(library_of(tmp_path / "link"), item_at(tmp_path / "link" / "a.png")) is None
+    assert (
+        viewable_file(library_of(), item_at(tmp_path / "link" / "a.png")) is None
+    )  # of a file that was added by itself
 
 
 def test_a_file_that_was_added_by_itself(root: Path, tmp_path: Path):
@@ -54,11 +68,35 @@ def test_links_do_not_lead_out(root: Path, tmp_path: Path):
     (tmp_path / "rootless" / "out.png").symlink_to(tmp_path / "elsewhere" / "a.png")
     assert viewable_file(library_of(root), item_at(root / "out.png")) is None
     assert viewable_file(library_of(root), item_at(root / "folder" / "a.png")) is None
+    assert viewable_file(library_of(root), item_at(root / ".." / "elsewhere" / "a.png")) is None
+    (root / "within.png").symlink_to(root / "a.png")
+    assert viewable_file(library_of(root), item_at(root / "within.png")) == root / "a.png"
+    (root / "loop.png").symlink_to(root / "loop.png")
+    assert viewable_file(library_of(root), item_at(root / "loop.png")) is None
     assert viewable_file(library_of(root), item_at(tmp_path / "rootless" / "out.png")) is None
 
 
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n", "not a picture"),  # Pillow would start Ghostscript
+        (b"<svg onload=alert(1)>", "not a picture"),
+        (b"P6 8 8 255 " + bytes(192), "not a picture"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(64), "damaged"),
+        (bomb(60_000, 60_000), "pixels"),
+        (bytes(UPLOAD_BYTES + 1), "32 MB"),
+    ],
+    ids=["eps", "svg", "ppm", "damaged", "bomb", "large"],
+)
+def test_an_upload_is_read_like_any_untrusted_file(content: bytes, error: str):
+    library = SimpleNamespace(embedder=SimpleNamespace(max_pixels={"image": 1024}))
+    with pytest.raises(SourceError, match=error):
+        decode_picture(library, content)
+
+
 def test_names_cannot_steer_markdown_or_break_the_transport():
-    assert plain("**a** [b](c) <d> :smile:") == r"\*\*a\*\* \[b\]\(c\) \<d\> \:smile\:"
+    assert plain("**a** [b](c) <d> _e_\n    f") == "\\*\\*a\\*\\* \\[b\\]\\(c\\) \\<d\u2060\\> \\_e\\_ f"
+    assert plain(":smile: a@b.c ->") == "\u2060\\:smile\u2060\\: a\u2060\\@b\u2060\\.c \u2060\\-\u2060\\>"
     assert displayable("caf\udce9") == "caf\ufffd"
     displayable("\ud800").encode()
 
