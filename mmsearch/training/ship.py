@@ -69,6 +69,8 @@ Made by `mmsearch/training` (recipe `mini`, {steps:,} steps, {date.today().isofo
   (Apache-2.0) gives to its words, contrastively against a bank of other such vectors; page texts also to queries made of their own
   words. Each kind of item has a direction of its own beside that (`mmsearch/training/kind_axes.py`), so that an instruction's kind comes
   first in a mixed library. What was run, failures too: `mmsearch/training/LOG.md`.
+- The first three coordinates tell the kind (page, image, clip), the rest are the teacher's principal axes, widest first: a vector may be cut off behind
+  any of them and brought to unit length again.
 - It reads English. How far it reads print from pixels, the rows "picture alone" below tell.
 
 ## Numbers
