@@ -89,6 +89,8 @@ def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:
                 meta=meta,
             )
         if damage and not drawn and reading.first_ordinal == 0:
+            if media.is_out_of_memory(damage):
+                raise FileTooLarge(source.path, "every page needs more memory than allowed")
             raise CorruptFile(source.path, f"no page can be drawn ({damage})")
 
 
@@ -129,6 +131,8 @@ def _page_count(document: Any, path: Path) -> int:
     except EncryptedFile:
         raise
     except Exception as error:
+        if media.is_out_of_memory(error):
+            raise FileTooLarge(path, "decoding needs more memory than allowed") from error
         raise CorruptFile(path, f"damaged document ({str(error)[:200] or type(error).__name__})") from error
     if page_count < 1:
         raise CorruptFile(path, "the document has no pages")

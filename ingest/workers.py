@@ -359,9 +359,11 @@ class _Worker:
             )
             while True:
                 began = time.monotonic()
-                with watch.within(min(deadline_s, max(allowed_s - worked_s, 0.01))):
-                    header, body = read_message(self._stdout)
-                worked_s += time.monotonic() - began
+                try:
+                    with watch.within(min(deadline_s, max(allowed_s - worked_s, 0.01))):
+                        header, body = read_message(self._stdout)
+                finally:
+                    worked_s += time.monotonic() - began
                 match header["type"]:
                     case "progress":
                         continue

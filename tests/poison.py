@@ -183,11 +183,11 @@ def long_animation(path: Path) -> Path:
     return path
 
 
-def vast_animation(path: Path) -> Path:
-    """A canvas of 16,000 × 16,000 pixels on which two small frames lie."""
+def vast_animation(path: Path, side: int) -> Path:
+    """A canvas of side² pixels on which two small frames lie."""
     samples.animation(path, [samples.RED, samples.BLUE])
     content = bytearray(path.read_bytes())
-    content[6:10] = struct.pack("<HH", 16_000, 16_000)
+    content[6:10] = struct.pack("<HH", side, side)
     path.write_bytes(content)
     return path
 
@@ -230,7 +230,7 @@ def one_page(path: Path, content: bytes = HELLO, *more: bytes, box: bytes = b"[0
 def many_pages(path: Path, count: int, *, text: bool = True) -> Path:
     """`count` pages that share one content."""
     kids = b" ".join(b"%d 0 R" % (4 + n) for n in range(count))
-    tree = b"<</Type/Pages/Kids[" + kids + b"]/Count %d/MediaBox[0 0 30 40]/Resources<<" % count + FONT + b">>>>"
+    tree = b"<</Type/Pages/Kids[" + kids + b"]/Count %d/MediaBox[0 0 300 400]/Resources<<" % count + FONT + b">>>>"
     leaf = b"<</Type/Page/Parent 2 0 R/Contents 3 0 R>>"
     return raw_pdf(path, [CATALOG, tree, stream(HELLO if text else b""), *([leaf] * count)])
 
@@ -295,8 +295,8 @@ def deep_state(path: Path) -> Path:
 
 
 def content_bomb(path: Path) -> Path:
-    """A page's content of 256 MB, packed twice into a kilobyte."""
-    return one_page(path, zeros(256 << 20, times=2), entries=b"/Filter[/FlateDecode/FlateDecode]")
+    """A page's content of 1 GB, packed twice into a few kilobytes."""
+    return one_page(path, zeros(1 << 30, times=2), entries=b"/Filter[/FlateDecode/FlateDecode]")
 
 
 def image_bomb(path: Path, side: int, *, stored: bytes | None = None) -> Path:
@@ -620,7 +620,7 @@ POISON: tuple[Poison, ...] = (
     Poison("colour-16.png", deep_colour_png, items=1),
     Poison("float.tiff", float_tiff, items=1),
     Poison("long.gif", long_animation, items=19),
-    Poison("wide.gif", vast_animation, items=1, is_heavy=True),
+    Poison("wide.gif", with_(vast_animation, 16_000), items=1, is_heavy=True),
     Poison("zeros.png", with_(png_of_zeros, 19_000), items=1, is_heavy=True),
     # Documents.
     Poison("encrypted.pdf", samples.encrypted_pdf, error=EncryptedFile, word="password"),
@@ -643,12 +643,12 @@ POISON: tuple[Poison, ...] = (
     Poison("deep-array.pdf", deep_array, error=CorruptFile, word="no page can be drawn"),
     Poison("deep-tree.pdf", with_(deep_tree, 3000), items=1),
     Poison("deep-state.pdf", deep_state, error=CorruptFile, word="graphics states"),
-    Poison("content-bomb.pdf", content_bomb, is_heavy=True),
+    Poison("content-bomb.pdf", content_bomb, error=DecodeTimeout, word="no progress", is_heavy=True),
     Poison("image-bomb.pdf", with_(image_bomb, 60_000, stored=zeros(1 << 20)), items=1),
     Poison("large-image.pdf", with_(image_bomb, 4_000), items=1),
     Poison("vast-image.pdf", with_(image_bomb, 30_000), items=1, is_heavy=True),
     Poison("acting.pdf", acting_pdf, items=1),
-    Poison("bomb.epub", epub_bomb, error=DecodeTimeout, word="no progress", is_heavy=True),
+    Poison("bomb.epub", epub_bomb, error=FileTooLarge, word="memory", is_heavy=True),
     Poison("bomb-inside.cbz", comic_with_a_bomb, items=1),
     Poison("laughing.svg", laughing_svg, items=1),
     Poison("branching.svg", branching_svg, error=DecodeTimeout, word="no progress", is_heavy=True),
@@ -717,7 +717,10 @@ def strange_places(folder: Path) -> dict[str, int]:
             listener.bind(f"/proc/self/fd/{here}/socket.pdf")  # a socket's path must be short
         finally:
             os.close(here)
-    for name, device in (("endless.png", os.makedev(1, 5)), ("random.pdf", os.makedev(1, 8))):  # /dev/zero, /dev/random
+    for name, device in (
+        ("zeros-device.png", os.makedev(1, 5)),
+        ("random-device.pdf", os.makedev(1, 8)),
+    ):  # /dev/zero, /dev/random
         try:
             os.mknod(folder / name, 0o600 | stat.S_IFCHR, device)
         except OSError:

@@ -1,0 +1,266 @@
+"""One ingest of everything in tests/poison.py by the real command: each file ends in its right row, and the run goes on.
+
+Files that take long are read by `make torture` only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import mmsearch.library
+from ingest import pipeline
+from ingest.pipeline import ingest_paths
+from ingest.scan import hash_file
+from ingest.workers import Event, Limits, Task, WorkerPool
+from mmsearch.errors import DecodeTimeout, FileTooLarge
+from mmsearch.library import Library
+from tests import poison, samples
+
+pytestmark = pytest.mark.slow
+
+LIGHT = [one for one in poison.POISON if not one.is_heavy]
+BUDGET = {"page": 50_176, "image": 12_544, "clip": 12_544}
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MMSEARCH_")}
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "mmsearch", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        errors="surrogateescape",
+        env=environment | {"MMSEARCH_MODEL": "toy", "NO_COLOR": "1", "OMP_NUM_THREADS": "1"},
+        timeout=280,
+    )
+
+
+def opened(folder: Path) -> Library:
+    return mmsearch.library.open(folder, create=True, model="toy", store="exact")
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What became of a file: its items, its error."""
+
+    items: int = 0
+    error: str = ""
+    reason: str = ""
+
+
+def endings(library: Library) -> dict[bytes, Ending]:
+    """By the file's name as bytes."""
+    errors = {os.fsencode(row.path): row for row in library.catalog.errors()}
+    found = {}
+    for row in library.catalog.sources(states=("indexed", "failed")):
+        error = errors.get(os.fsencode(row.path))
+        items = len(library.catalog.items_of(row.id))
+        found[os.fsencode(row.path.name)] = Ending(items, error.type, error.reason) if error else Ending(items)
+    return found
+
+
+@dataclass(frozen=True)
+class Ingested:
+    folder: Path
+    library: Path
+    command: subprocess.CompletedProcess[str]
+    found: dict[bytes, Ending]
+    strange: dict[str, int]
+
+
+BAD_NAMES = (b"two\nbad lines.png", b"bad \xff\xfe.mp4", b"\x1b[31mbad.pdf")
+
+
+@pytest.fixture(scope="module")
+def ingested(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ingested]:
+    """The corpus, good files with odd names, bad ones too, places that are no files; one run over them."""
+    base = tmp_path_factory.mktemp("poison")
+    folder, library = base / "files", base / "index_data"
+    folder.mkdir()
+    poison.write(folder, LIGHT)
+    poison.odd_names(folder)
+    strange = poison.strange_places(folder)
+    for name in BAD_NAMES:
+        (folder / "bad").write_bytes(b"%PDF-1.7\n" + name)
+        (folder / "bad").rename(Path(os.fsdecode(os.fsencode(folder) + b"/" + name)))
+    command = run("ingest", folder, "--library", library, "--json")
+    with opened(library) as reading:
+        found = endings(reading)
+    yield Ingested(folder, library, command, found, strange)
+    shutil.rmtree(base)
+
+
+def report_of(command: subprocess.CompletedProcess[str]) -> dict:
+    return json.loads(command.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("one", LIGHT, ids=lambda one: one.name)
+def test_a_file_ends_in_its_row(ingested: Ingested, one: poison.Poison):
+    ending = ingested.found[one.name.encode()]
+    assert (ending.items, ending.error) == (one.items, one.error.__name__ if one.error else ""), ending.reason
+    assert one.word in ending.reason
+    assert str(ingested.folder) not in ending.reason  # the row has the path; a reason is for people
+
+
+def test_the_run_goes_on_and_says_that_some_failed(ingested: Ingested):
+    failed = {os.fsdecode(name) for name, ending in ingested.found.items() if ending.error}
+    assert ingested.command.returncode == 4, ingested.command.stderr[-2000:]
+    report = report_of(ingested.command)
+    assert {os.path.basename(one["path"]) for one in report["failures"]} == failed  # noqa: PTH119 - names with line breaks
+    assert len(report["failures"]) == len(failed) == sum(one.error is not None for one in LIGHT) + len(BAD_NAMES)
+    assert report["changing"] == [] and not report["interrupted"]
+    assert "Traceback" not in ingested.command.stderr
+
+
+@pytest.mark.parametrize("name", poison.ODD_NAMES, ids=ascii)
+def test_good_files_with_odd_names_are_found(ingested: Ingested, name: bytes):
+    assert ingested.found[name] == Ending(items=1)
+
+
+def test_links_pipes_sockets_and_devices_are_passed_over(ingested: Ingested):
+    from ingest.scan import find_sources
+
+    with opened(ingested.library) as library:
+        names = {row.path.name for row in library.catalog.sources()}
+    passed_over = {"self.jpg", "nowhere.jpg", "ping.jpg", "pong.jpg", "pipe.mp4", "socket.pdf", "zeros-device.png"}
+    assert not names & passed_over
+    scan = find_sources([ingested.folder])
+    assert {"links": scan.links, "special": scan.special} == ingested.strange
+
+
+def test_nothing_in_a_file_is_obeyed(ingested: Ingested):
+    """Launch actions and scripts of a PDF are not run; a drawing does not get at the files beside it."""
+    assert not (ingested.folder / "written-by-an-action").exists()
+    from mmsearch import media
+
+    page = media.render_page(ingested.folder / "prying.svg", 0, max_pixels=BUDGET["page"])
+    red, green, blue = (channel.getextrema()[0] for channel in page.split())
+    assert red == green == blue  # black letters; the picture that it asks for is green
+
+
+def test_bad_files_are_listed_left_alone_retried_and_taken_once_mended(
+    ingested: Ingested, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    failed = {name: ending for name, ending in ingested.found.items() if ending.error}
+    listed = run("errors", "--library", ingested.library)
+    assert listed.returncode == 4
+    lines = listed.stdout.splitlines()
+    assert len(lines) == len(failed) and all("\x1b" not in line for line in lines)
+    for line in lines:
+        assert any(f"  {ending.error}  " in line for ending in failed.values())
+    records = json.loads(run("errors", "--json", "--library", ingested.library).stdout)
+    assert {os.fsencode(record["path"]).rpartition(b"/")[2]: record["type"] for record in records} == {
+        name: ending.error for name, ending in failed.items()
+    }
+
+    with opened(ingested.library) as library:
+        with monkeypatch.context() as without_workers:
+            without_workers.setattr(pipeline, "WorkerPool", None)
+            again = ingest_paths(library, [ingested.folder])
+        assert (again.failed_before, again.failures, again.files) == (len(failed), [], 0)
+        assert endings(library) == ingested.found
+
+        retried = ingest_paths(library, [ingested.folder], retry_failed=True)
+        assert {os.fsencode(one.path.name): one.type for one in retried.failures} == {
+            name: ending.error for name, ending in failed.items()
+        }
+        assert endings(library) == ingested.found
+
+        for number, name in enumerate(("truncated.jpg", "magic.png", "empty.pdf", "bomb.png")):
+            samples.photo(tmp_path / "good.png", (9, 9, number)).replace(ingested.folder / name)
+        mended = ingest_paths(library, [ingested.folder])
+        assert (mended.files, mended.failures, mended.failed_before) == (4, [], len(failed) - 4)
+        now = endings(library)
+        assert {now[name] for name in (b"truncated.jpg", b"magic.png", b"empty.pdf", b"bomb.png")} == {Ending(items=1)}
+
+
+def test_files_that_vanish_or_grow_before_they_are_read_are_left_for_the_next_run(tmp_path: Path):
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for number, name in enumerate(("vanishes.png", "grows.png", "stays.png", "becomes-a-folder.png")):
+        samples.photo(folder / name, (number * 60, 0, 0))
+    samples.pdf(folder / "grows.pdf", ["before"])
+
+    def meddle(progress: pipeline.Progress) -> None:
+        if progress.stage == "read" and (folder / "vanishes.png").exists():
+            (folder / "vanishes.png").unlink()
+            (folder / "becomes-a-folder.png").unlink()
+            (folder / "becomes-a-folder.png").mkdir()
+            for name in ("grows.png", "grows.pdf"):
+                with (folder / name).open("ab") as handle:
+                    handle.write(bytes(100))
+
+    with opened(tmp_path / "library") as library:
+        report = ingest_paths(library, [folder], progress=meddle)
+        assert {path.name for path in report.changing} == {
+            "vanishes.png",
+            "grows.png",
+            "grows.pdf",
+            "becomes-a-folder.png",
+        }
+        assert report.failures == [] and report.files == 1 and library.catalog.errors() == []
+        assert ingest_paths(library, [folder]).files == 2
+        assert {row.path.name for row in library.catalog.sources()} == {"stays.png", "grows.png", "grows.pdf"}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_what_may_not_be_read_is_told_and_not_taken_for_deleted(tmp_path: Path):
+    folder = tmp_path / "files"
+    (folder / "closed").mkdir(parents=True)
+    for path in (folder / "a.png", folder / "b.png", folder / "closed" / "c.png"):
+        samples.photo(path, (len(path.name), ord(path.name[0]), 0))
+    with opened(tmp_path / "library") as library:
+        assert ingest_paths(library, [folder]).files == 3
+        os.utime(folder / "a.png")
+        (folder / "a.png").chmod(0)
+        (folder / "closed").chmod(0)
+        try:
+            report = ingest_paths(library, [folder])
+        finally:
+            (folder / "closed").chmod(0o755)
+        assert {(one.path.name, one.reason) for one in report.failures} == {
+            ("a.png", "cannot be read: Permission denied"),
+            ("closed", "cannot be read: Permission denied"),
+        }
+        assert len(library.catalog.sources(states=("indexed",))) == 3
+
+
+def outcome(path: Path, limits: Limits) -> tuple[Event, float]:
+    source = hash_file(path)
+    assert source is not None
+    with WorkerPool(BUDGET, jobs=1, limits=limits) as pool:
+        events = [event for event in pool.read([Task(0, source)]) if event is not None]
+    return events[-1], events[-1].seconds
+
+
+@pytest.mark.parametrize("make", [poison.branching_svg, poison.branching_forms], ids=["svg", "pdf"])
+def test_what_never_ends_is_stopped_at_the_deadline(tmp_path: Path, make: poison.Maker):
+    make(tmp_path / f"a.{'svg' if make is poison.branching_svg else 'pdf'}")
+    began = time.monotonic()
+    (path,) = tmp_path.iterdir()
+    event, seconds = outcome(path, Limits(deadline_s=2.0))
+    assert isinstance(event.error, DecodeTimeout) and 2.0 <= seconds < 10 and time.monotonic() - began < 60
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the memory limit needs Linux")
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("a.png", poison.with_(poison.png, 19_000, 19_000, colour=2)),  # 1.4 GB as RGB
+        ("a.gif", poison.with_(poison.vast_animation, 19_000)),
+    ],
+    ids=["png", "gif"],
+)
+def test_what_needs_more_memory_than_allowed_is_named_so(tmp_path: Path, name: str, make: poison.Maker):
+    make(tmp_path / name)
+    event, _ = outcome(tmp_path / name, Limits(memory_bytes=1 << 30))
+    assert isinstance(event.error, FileTooLarge) and "more memory than allowed" in event.error.reason
