@@ -212,7 +212,7 @@ def _engine(file: Path, mode: str) -> Engine:
         for pragma in (
             f"busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}",
             "foreign_keys = ON",
-            "synchronous = NORMAL",
+            "synchronous = FULL",  # a commit outlives a power cut: the log is on the disk before it counts
             "temp_store = MEMORY",
             "cache_size = -32768",
         ):

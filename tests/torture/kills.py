@@ -307,6 +307,7 @@ def scenarios(bed: Bed, killer: Killer, kills: int, few: int) -> list[Tally]:
         lambda: kill_command(bed, killer, few, "compact", lambda library: ["compact", "--library", library], prepare=bury),
         lambda: kill_command(bed, killer, few, "backup", lambda library: ["backup", archive, "--overwrite", "--library", library], check=whole_or_absent),
         lambda: kill_restore(bed, killer, few, restore_command),
+        lambda: kill_switch(bed, killer, few),
     ]  # fmt: skip
     tallies = []
     for step in steps:
@@ -339,6 +340,33 @@ def kill_restore(bed: Bed, killer: Killer, kills: int, command: Callable[[Path],
                 killer.run(command(library))
         tally.completed += 1
         tally.problems += compare(bed, library, f"after {tally.kills} kills")
+    return tally
+
+
+def kill_switch(bed: Bed, killer: Killer, kills: int) -> Tally:
+    """The switch to another model, a tiny random VLM2Vec: until it is done the old one answers as before, then the new one."""
+    from tests.unit.test_vlm2vec import random_embedder
+
+    tally, checkpoint = Tally("models use"), bed.folder / "tiny"
+    random_embedder(page_text_tokens=16).save(checkpoint)
+
+    def command(library: Path) -> list[str | Path]:
+        return ["models", "use", checkpoint, "--library", library]
+
+    reference = bed.copy("switched")
+    within_s = killer.run(command(reference))
+    expected = answers(reference)
+    while tally.kills < kills:
+        library = bed.copy("switching")
+        if killer.run_or_kill(command(library), within_s):
+            tally.kills += 1
+            tally.problems += [f"after kill {tally.kills}: {fault}" for fault in faults(library)]
+            if answers(library) not in (bed.expected, expected):
+                tally.problems.append(f"after kill {tally.kills}: neither the old model's answers nor the new one's")
+            killer.run(command(library))
+        tally.completed += 1
+        if answers(library) != expected:
+            tally.problems.append(f"after {tally.kills} kills: other answers than after an uninterrupted switch")
     return tally
 
 
