@@ -211,7 +211,9 @@ def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
             raise ModelNotFound(f"no tokenizer.json (nor vocab.json and merges.txt) in {checkpoint.base}")
         from transformers import AutoTokenizer
 
-        slow_to_load: Any = AutoTokenizer.from_pretrained(vocabulary.parent, local_files_only=True)
+        slow_to_load: Any = AutoTokenizer.from_pretrained(
+            vocabulary.parent, local_files_only=True, trust_remote_code=False
+        )
         tokenizer = slow_to_load.backend_tokenizer
     tokenizer.no_truncation()
     tokenizer.no_padding()

@@ -101,7 +101,9 @@ class Teacher:
         if self._model is None:
             from transformers import BertModel
 
-            self._model = BertModel.from_pretrained(teacher_folder(), attn_implementation="sdpa").eval()
+            self._model = BertModel.from_pretrained(
+                teacher_folder(), attn_implementation="sdpa", local_files_only=True, use_safetensors=True
+            ).eval()
         length = max(map(len, ids))
         tokens = torch.zeros(len(ids), length, dtype=torch.long)
         mask = torch.zeros(len(ids), length, dtype=torch.long)
