@@ -36,7 +36,7 @@ bench: $(VENV)/.installed-test ## measure speed and memory; BENCH="--quick --fol
 bench-encoding: $(VENV)/.installed-test ## encoding against the reference's loop on the same checkpoint; BENCH="--scale 0.3" for a first look
 	@$(BIN)/python tests/benchmarks/reference_loop.py $(BENCH)
 
-torture: $(VENV)/.installed-test ## kill everything that writes at random moments, and look whether anything is lost; TORTURE="--kills 20"
+torture: $(VENV)/.installed-test ## kill everything that writes, feed it damaged files, measure its memory, and look whether anything is lost; TORTURE="--only fuzz"
 	@$(BIN)/python -m tests.torture $(TORTURE)
 
 constraints: ## write constraints.txt anew from the newest versions, in an environment of its own

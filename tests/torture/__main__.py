@@ -7,30 +7,72 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from tests.torture import kills
+from tests.torture import fuzz, heavy, kills, memory
+
+PARTS = ["kills", "poison", "fuzz", "memory"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="Kill everything that writes, at random moments, and look whether anything is lost."
+        description="Kill everything that writes, feed it damaged files, and look whether anything is lost, hangs or swells."
     )
+    parser.add_argument("--only", choices=PARTS, action="append", help="this part; may be given again (default: all)")
     parser.add_argument("--files", type=int, default=300, help="in the folder that is ingested")
     parser.add_argument("--kills", type=int, default=100, help="of ingestion")
     parser.add_argument("--few", type=int, default=10, help="kills of each other command")
+    parser.add_argument("--fuzz", type=int, default=10_000, metavar="N", help="damaged files to read")
+    parser.add_argument(
+        "--small-files", type=int, default=100_000, metavar="N", help="in the folder for the look at memory"
+    )
+    parser.add_argument("--documents", type=int, default=10, metavar="N", help="of 1,000 pages, for the same")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write the figures there")
     arguments = parser.parse_args()
-    killer = kills.Killer(arguments.seed)
-    with tempfile.TemporaryDirectory(prefix="mmsearch-torture-") as folder:
-        bed = kills.Bed.make(Path(folder), arguments.files, killer)
-        print(f"{arguments.files} files are ingested in {bed.ingest_s:.1f} s when nobody interrupts", flush=True)
-        tallies = kills.scenarios(bed, killer, arguments.kills, arguments.few)
-    figures = kills.summary(tallies)
+    parts = arguments.only or PARTS
+    figures: dict[str, Any] = {}
+    if "kills" in parts:
+        figures |= kill(arguments)
+    if "poison" in parts:
+        figures["poison"] = heavy.summary(heavy.read_all(say=say))
+    if "fuzz" in parts:
+        figures["fuzzing"] = fuzz_files(arguments)
+    if "memory" in parts:
+        figures["memory"] = look_at_memory(arguments)
     print(json.dumps(figures, indent=2))
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
-    sys.exit(1 if figures["problems"] else 0)
+    found = [figures, *(part for part in figures.values() if isinstance(part, dict))]
+    sys.exit(1 if any(part.get("problems") for part in found) else 0)
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+def kill(arguments: argparse.Namespace) -> dict[str, Any]:
+    killer = kills.Killer(arguments.seed)
+    with tempfile.TemporaryDirectory(prefix="mmsearch-torture-") as folder:
+        bed = kills.Bed.make(Path(folder), arguments.files, killer)
+        say(f"{arguments.files} files are ingested in {bed.ingest_s:.1f} s when nobody interrupts")
+        return kills.summary(kills.scenarios(bed, killer, arguments.kills, arguments.few))
+
+
+def fuzz_files(arguments: argparse.Namespace) -> dict[str, Any]:
+    tally = fuzz.fuzz(arguments.fuzz, seed=arguments.seed, say=say)
+    for name in ("problems", "died", "stopped", "unnamed"):
+        for one in getattr(tally, name)[:20]:
+            say(f"  {name}: {one}")
+    return fuzz.summary(tally)
+
+
+def look_at_memory(arguments: argparse.Namespace) -> dict[str, Any]:
+    peaks = memory.runs(arguments.small_files, arguments.documents)
+    for peak in peaks:
+        for problem in peak.problems:
+            say(f"  {peak.name}: {problem}")
+    return memory.summary(peaks)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,31 @@
+"""The short version of the fuzzing of `make torture`, and of its look at memory."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.torture import fuzz
+
+pytestmark = pytest.mark.slow
+
+pytest.importorskip("psutil")
+
+
+def test_damaged_files_end_in_items_or_error_rows_and_nothing_is_left_over() -> None:
+    tally = fuzz.fuzz(300, seed=5)
+    assert tally.problems == []
+    assert tally.inputs == 300 == tally.read + sum(tally.refused.values())
+    assert tally.read > 30 and sum(tally.refused.values()) > 30  # neither too gentle nor too rough
+
+
+def test_an_input_is_the_same_whenever_it_is_made(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 20
+    mutants = [fuzz.mutant(content, fuzz.draw_of(1, number)) for number in range(50)]
+    assert mutants == [fuzz.mutant(content, fuzz.draw_of(1, number)) for number in range(50)]
+    assert len(set(mutants)) == 50 and content not in mutants
+    for mutate in fuzz.MUTATIONS:
+        short = bytearray(b"7")
+        mutate(short, random.Random(0))  # no mutation needs more than a byte
