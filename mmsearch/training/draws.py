@@ -94,7 +94,9 @@ def open_material(recipe: Recipe, data: Path | None, work: Path, groups: Mapping
     elif any(stage.mixture for stage in recipe.stages) or (
         recipe.model.initial == "teacher" and not recipe.model.checkpoint
     ):
-        material.teacher = Teacher(work / "teacher", max_tokens=recipe.page_text_tokens or 256)
+        material.teacher = Teacher(
+            work / "teacher", max_tokens=recipe.teacher_text_tokens or recipe.page_text_tokens or 256
+        )
         material.groups = load_groups(recipe.record(), work, material.teacher, data)
     if recipe.loss.kind_strength or recipe.loss.principal_order:
         if "text" not in material.groups:

@@ -232,6 +232,8 @@ class Recipe(Section):
         adapter: None: all weights are trained (those of a frozen tower apart).
         vision_tower: a frozen tower is never trained, whatever a stage says.
         vision_cache_gb: features of a frozen tower are kept on disk up to this size; 0: computed every time.
+        page_text_tokens: of a page's text, that the finished model is given at most.
+        teacher_text_tokens: of every text, that the teacher of teacher-vector groups is given at most; None: `page_text_tokens`.
         precision: of the arithmetic; "auto" is bfloat16 where the device computes it natively, else float32.
         chunk_positions: GradCache embeds as many examples at once as have this many visual patches and tokens together;
             `chunk_rows` examples at most, if given.
@@ -250,6 +252,7 @@ class Recipe(Section):
     min_pixels: PositiveInt = 56 * 56
     max_pixels: dict[Literal["page", "image", "clip"], PositiveInt]
     page_text_tokens: int = Field(default=0, ge=0)
+    teacher_text_tokens: PositiveInt | None = None
     query_text_tokens: PositiveInt = 128
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     gradient_checkpointing: bool = False
