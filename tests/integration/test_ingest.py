@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -82,9 +83,33 @@ def test_a_folder_becomes_searchable(library, folder):
     assert (hit.path, hit.item.page_number) == (folder / "report.pdf", 2)
     assert set(report.seconds_by_stage) >= {"scan", "plan", "decode", "embed", "save", "sync", "wait"}
     assert sum(s for stage, s in report.seconds_by_stage.items() if stage != "decode") <= report.seconds + 0.1
-    assert [call.stage for call in calls][:2] == ["scan", "plan"] and calls[-1].stage == "sync"
+    assert [stage for stage, _ in itertools.groupby(call.stage for call in calls)] == ["scan", "plan", "read", "sync"]
     (last,) = [call for call in calls if call.stage == "read"][-1:]
     assert last.items == last.expected == {"image": 2, "page": 3, "clip": 2} and last.fraction == 1.0
+
+
+def test_telling_takes_little_of_the_time_however_long_it_takes(library, tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "PROGRESS_INTERVAL_S", 0.0)
+    data = tmp_path / "data"
+    data.mkdir()
+    samples.pdf(data / "long.pdf", [f"page number {n}" for n in range(60)])
+    calls, began = [], time.monotonic()
+
+    def slow(progress):
+        calls.append(progress.stage)
+        time.sleep(0.02)
+
+    ingest_paths(library, [data], progress=slow)
+    seconds = time.monotonic() - began
+    assert calls.count("read") <= 3 + seconds / (0.02 / pipeline.PROGRESS_SHARE)
+    assert calls.count("read") < 60  # as many as pages otherwise
+
+
+def test_a_long_scan_says_how_many_files_it_found(library, folder, monkeypatch):
+    monkeypatch.setattr(pipeline, "PROGRESS_INTERVAL_S", 0.0)
+    sentences = []
+    ingest_paths(library, [folder], progress=lambda now: sentences.append(now.sentence()))
+    assert sentences[0] == "looking for files" and "looking for files: 3 found" in sentences
 
 
 def test_stored_vectors_are_those_of_the_model(library, folder):
