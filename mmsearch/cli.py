@@ -569,6 +569,12 @@ def ui_command(
     host: Annotated[
         str, typer.Option(help="Address to listen on; another than this machine's own needs a token.")
     ] = "127.0.0.1",
+    name: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--name", metavar="NAME", help="A name by which browsers call the page, say behind a proxy; repeat."
+        ),
+    ] = None,
     token: Annotated[
         str | None,
         typer.Option(
@@ -595,7 +601,7 @@ def ui_command(
     token = _checked_token(host, token)
     port = _free_port(host, port)
     environment = dict(os.environ, MMSEARCH_LIBRARY=str(find_library_folder(library)))
-    environment |= {gate.HOST_VARIABLE: host, gate.TOKEN_VARIABLE: token or ""}
+    environment |= {gate.HOSTS_VARIABLE: ",".join([host, *(name or [])]), gate.TOKEN_VARIABLE: token or ""}
     if model is not None:
         environment["MMSEARCH_MODEL"] = model
     if device is not None:

@@ -24,7 +24,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 TOKEN_VARIABLE = "MMSEARCH_TOKEN"
-HOST_VARIABLE = "MMSEARCH_UI_HOST"
+HOSTS_VARIABLE = "MMSEARCH_UI_HOSTS"
+"""The address that the page listens on, and further names; with commas."""
 TOKEN_CHARACTERS = 12
 """Of a token at least: at one guess a second, what a program can make up stays out."""
 WRONG_TOKEN_S = 1.0
@@ -44,7 +45,7 @@ HEADERS: Headers = [
     ),
     (b"x-frame-options", b"DENY"),
     (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
+    (b"referrer-policy", b"same-origin"),  # with no-referrer, browsers send `Origin: null` with the token's form
     (b"cross-origin-resource-policy", b"same-origin"),
 ]
 
@@ -86,7 +87,7 @@ class Gate:
         hosts, origins = _values(scope, b"host"), _values(scope, b"origin")
         name = host_name(hosts[0]) if len(hosts) == 1 else None
         if name is None or not (name in self.hosts or _is_address(name)):
-            return 421, "This page is called by its IP address, or by the name given with `mmsearch ui --host NAME`."
+            return 421, "This page is called by its IP address, or by a name given with `mmsearch ui --name NAME`."
         if any(urlsplit(origin).netloc.lower() != hosts[0].lower() for origin in origins):
             return 403, "Another site may not use this page."
         return None
@@ -137,9 +138,9 @@ class Gate:
 
 def from_environment() -> dict[str, Any]:
     """The gate's arguments as `mmsearch ui` passes them on; the token is taken out, so that no child process has it."""
-    host = os.environ.pop(HOST_VARIABLE, "127.0.0.1")
+    host, *names = os.environ.pop(HOSTS_VARIABLE, "127.0.0.1").split(",")
     token = os.environ.pop(TOKEN_VARIABLE, None) or None
-    return {"hosts": names_of(host), "token": token}
+    return {"hosts": names_of(host) | set(names), "token": token}
 
 
 def names_of(host: str) -> frozenset[str]:

@@ -168,7 +168,7 @@ def passed(got: Answer) -> dict[str, str]:
 
 def test_the_token_in_the_address_lets_in_and_is_taken_out_of_it(locked: Gate):
     got = ask(locked, f"/?q=a+b&token={TOKEN.replace(' ', '+')}")
-    assert got.header("location") == "/?q=a+b" and got.header("referrer-policy") == "no-referrer"
+    assert got.header("location") == "/?q=a+b" and got.header("referrer-policy") == "same-origin"
     for place in PLACES:
         assert ask(locked, place, headers=passed(got)).body == PAGE
     assert ask(locked, "/_stcore/stream", type="websocket", headers=passed(got)).types == ["websocket.accept"]
@@ -262,8 +262,9 @@ def test_the_command_refuses_before_it_listens():
 
 def test_the_token_does_not_reach_the_processes_that_the_page_starts(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(gate.TOKEN_VARIABLE, TOKEN)
-    monkeypatch.setenv(gate.HOST_VARIABLE, "mine.lan")
-    assert gate.from_environment()["token"] == TOKEN
+    monkeypatch.setenv(gate.HOSTS_VARIABLE, "192.168.1.7,mine.lan")
+    given = gate.from_environment()
+    assert given["token"] == TOKEN and {"192.168.1.7", "mine.lan"} <= given["hosts"]
     assert gate.TOKEN_VARIABLE not in os.environ and gate.from_environment() == {
         "hosts": gate.LOCAL_HOSTS,
         "token": None,
