@@ -295,7 +295,7 @@ def deep_state(path: Path) -> Path:
 
 
 def content_bomb(path: Path) -> Path:
-    """A page's content of 1 GB, packed twice into a few kilobytes."""
+    """A page's content of 1 GB of nothing, packed twice into two kilobytes: read through, and blank."""
     return one_page(path, zeros(1 << 30, times=2), entries=b"/Filter[/FlateDecode/FlateDecode]")
 
 
@@ -643,7 +643,7 @@ POISON: tuple[Poison, ...] = (
     Poison("deep-array.pdf", deep_array, error=CorruptFile, word="no page can be drawn"),
     Poison("deep-tree.pdf", with_(deep_tree, 3000), items=1),
     Poison("deep-state.pdf", deep_state, error=CorruptFile, word="graphics states"),
-    Poison("content-bomb.pdf", content_bomb, error=DecodeTimeout, word="no progress", is_heavy=True),
+    Poison("content-bomb.pdf", content_bomb, is_heavy=True),
     Poison("image-bomb.pdf", with_(image_bomb, 60_000, stored=zeros(1 << 20)), items=1),
     Poison("large-image.pdf", with_(image_bomb, 4_000), items=1),
     Poison("vast-image.pdf", with_(image_bomb, 30_000), items=1, is_heavy=True),

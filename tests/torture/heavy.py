@@ -13,7 +13,7 @@ from ingest.workers import Event, Limits, Task, WorkerPool
 from tests import poison
 
 BUDGET = {"page": 200_704, "image": 50_176, "clip": 12_544}
-LIMITS = Limits(deadline_s=60.0)
+LIMITS = Limits()
 
 
 @dataclass(frozen=True)
