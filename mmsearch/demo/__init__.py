@@ -36,7 +36,7 @@ DEMO_QUERIES = (
         "image",
         ("photos/2024 Portugal/IMG_4021.jpg", "photos/2024 Portugal/IMG_4040.jpg"),
     ),
-    DemoQuery("a football match", "image", ("photos/IMG_5400.jpg",)),
+    DemoQuery("a football game on a field", "image", ("photos/IMG_5400.jpg",)),
     DemoQuery("why does a pendulum swing", "clip", ("videos/lesson.mp4",)),
 )
 
