@@ -29,3 +29,31 @@ def test_an_input_is_the_same_whenever_it_is_made(tmp_path: Path) -> None:
     for mutate in fuzz.MUTATIONS:
         short = bytearray(b"7")
         mutate(short, random.Random(0))  # no mutation needs more than a byte
+
+
+SICK_READERS = '''
+"""Loaded by the worker's interpreter: every file costs a handle, and a BMP the worker."""
+import os, signal
+try:
+    import ingest.readers as readers
+except ImportError:
+    pass
+else:
+    honest, kept = readers.read_items, []
+
+    def read_items(source, *arguments, **terms):
+        kept.append(open(source.path, "rb"))
+        if source.path.suffix == ".bmp":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return honest(source, *arguments, **terms)
+
+    readers.read_items = read_items
+'''
+
+
+def test_what_must_not_be_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sitecustomize.py").write_text(SICK_READERS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    tally = fuzz.fuzz(150, seed=5)
+    assert tally.inputs == 150 and tally.died and all(".bmp: the decoder died (signal 11)" in one for one in tally.died)
+    assert any("a worker holds" in problem and "file handles" in problem for problem in tally.problems)

@@ -31,6 +31,7 @@ LIMITS = Limits(deadline_s=20.0, memory_bytes=2 << 30)
 SLACK_S = 20.0
 """What a busy machine may add to a deadline: a new worker takes seconds to start there."""
 BATCH = 200
+LOOK_EVERY_S = 0.2
 HANDLES_OVER = 10
 """A worker may hold so many more file handles than after its first file; one that leaks them holds more soon."""
 MEMORY_OVER_BYTES = 300 << 20
@@ -302,7 +303,7 @@ class _Workers:
         self.looked = 0.0
 
     def look(self) -> None:
-        if time.monotonic() - self.looked < 0.5:
+        if time.monotonic() - self.looked < LOOK_EVERY_S:
             return
         self.looked = time.monotonic()
         for child in psutil.Process().children():
