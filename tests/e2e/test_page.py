@@ -305,6 +305,9 @@ def test_names_and_texts_are_never_markup(page: Page, address: str):
     expect(page.get_by_test_id("stText").filter(has_text="<img src=x onerror=alert(1)>").first).to_be_visible()
     expect(page.get_by_text("Title")).to_be_visible()
     page.get_by_role("button", name="Right answer").hover()
+    tooltip = page.get_by_test_id("stTooltipContent")  # Markdown, with the query in it
+    expect(tooltip).to_contain_text("$x^2$")
+    expect(tooltip.locator("em, strong, img, a, span.stMarkdownColoredText")).to_have_count(0)
     expect_no_markup(page)
     page.goto(f"{address}/?" + urlencode({"q": HOSTILE, "path": HOSTILE}))
     expect(page.get_by_text("No item passes the filters")).to_be_visible()
