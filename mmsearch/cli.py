@@ -610,6 +610,8 @@ def ui_command(
         settings = PAGE_OPTIONS | {
             "server.address": host,
             "server.port": str(port),
+            # Without it Streamlit asks a server on the net for this machine's address there, to print it.
+            "browser.serverAddress": _page_name(host),
             "theme.base": str(folder / "theme.toml"),
         }
         page = subprocess.Popen(
@@ -654,15 +656,20 @@ def _checked_token(host: str, token: str | None) -> str | None:
     return token or None
 
 
+def _page_name(host: str) -> str:
+    """What a browser calls a page that listens on `host`."""
+    import socket
+
+    return socket.gethostname() if host in ("0.0.0.0", "::") else host
+
+
 def _page_url(host: str, port: int, token: str | None) -> str:
     """Where a browser finds the page, with the token in it."""
-    import socket
     from urllib.parse import urlencode
 
-    name = socket.gethostname() if host in ("0.0.0.0", "::") else host
-    return f"http://{f'[{name}]' if ':' in name else name}:{port}" + (
-        f"/?{urlencode({'token': token})}" if token else ""
-    )
+    name = _page_name(host)
+    shown = f"/?{urlencode({'token': token})}" if token else ""
+    return f"http://{f'[{name}]' if ':' in name else name}:{port}{shown}"
 
 
 def _free_port(host: str, port: int | None) -> int:

@@ -18,12 +18,13 @@ def _is_here(host):
     if host in (None, "", "localhost"):
         return True
     try:
-        return ipaddress.ip_address(host.split("%")[0]).is_loopback
+        address = ipaddress.ip_address(host.split("%")[0])
+        return address.is_loopback or address.is_unspecified
     except ValueError:
         return host == __import__("socket").gethostname()
 
 def _deny(event, arguments):
-    if event in ("socket.connect", "socket.sendto", "socket.sendmsg", "socket.bind"):
+    if event in ("socket.connect", "socket.sendto", "socket.sendmsg"):
         address = arguments[1] if len(arguments) > 1 else None
         host = address[0] if isinstance(address, tuple) and address else None
     elif event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"):

@@ -317,6 +317,7 @@ def test_names_and_texts_are_never_markup(page: Page, address: str):
 def test_on_another_address_the_token_comes_first(browser: Browser, library: Path, tmp_path: Path, address: str):
     token = "correct horse battery"
     env = os.environ | {"MMSEARCH_MODEL": "toy", "MMSEARCH_LIBRARY": str(library), "MMSEARCH_TOKEN": token}
+    env |= without_network(tmp_path / "hook")
     with serving(env, "--host", "0.0.0.0") as guarded:
         page = browser.new_page()
         page.set_default_timeout(20_000)
@@ -339,6 +340,7 @@ def test_on_another_address_the_token_comes_first(browser: Browser, library: Pat
         with browser.new_context() as stranger:
             assert stranger.request.get(urljoin(guarded, shown)).status == 401
         page.close()
+    assert tried(tmp_path / "hook") == []
 
 
 def answered(address: str, **headers: str) -> int:
