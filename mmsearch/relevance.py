@@ -20,11 +20,12 @@ reasons to believe that the item is relevant (noisy-or); but where words are fou
 
 from __future__ import annotations
 
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from mmsearch.items import MatchScale
+from mmsearch.items import Kind, MatchScale
 
 SAMPLE_SIZE = 2000
 """Stored vectors per kind that form a background."""
@@ -32,6 +33,8 @@ PRIOR_ITEMS = 50
 """A sample of so many items counts as much as the generic queries."""
 SD_FLOOR = 0.02
 """Cosine differences below this are never taken for more than one standard deviation."""
+
+PICTURES: tuple[Kind, ...] = ("image", "clip")
 
 MIDDLE_Z = 0.4
 MIDDLE_PER_CHANCE = 1.0
@@ -111,6 +114,18 @@ def own_background(own: np.ndarray, prior: Background) -> Background:
     mean = weight * centre + (1 - weight) * prior.centre
     sd = float(np.sqrt(weight * spread**2 + (1 - weight) * prior.spread**2))
     return Background(mean, max(sd, SD_FLOOR))
+
+
+def pooled(usual: Mapping[Kind, Background], measured: Container[str]) -> dict[Kind, Background]:
+    """The backgrounds of a text query, that of photos and clips made one where the scores of both were `measured`.
+
+    Both show what words describe, so a clip stands out among all of them, not among a few clips that are much alike.
+    """
+    both = [usual[kind] for kind in PICTURES if kind in usual and kind in measured]
+    if len(both) < len(PICTURES):
+        return dict(usual)
+    one = Background(*np.mean([(own.centre, own.spread) for own in both], axis=0).tolist())
+    return {**usual, **dict.fromkeys(PICTURES, one)}
 
 
 def typicality(above: np.ndarray, scale: MatchScale | None) -> np.ndarray:

@@ -206,11 +206,11 @@ def _candidates(
     """What is near by meaning in any kind, joined with what matches by words, both as relevance 0…1."""
     ids, cosine, dense = [np.empty(0, np.int64)], [np.empty(0)], [np.empty(0)]
     is_other, is_page = [np.empty(0, bool)], [np.empty(0, bool)]
-    for kind, query in queries.items() if scope.searched else ():
+    backgrounds = _backgrounds(library, queries, is_text=is_text) if scope.searched else {}
+    for kind, usual in backgrounds.items():
+        query = queries[kind]
         near, scores = library.nearest(kind, query, depth, scope.allowed)
         worded, worded_scores = library.cosines(kind, query, matches.ids[~np.isin(matches.ids, near)])
-        sample, prior = library.background(kind, is_text=is_text)
-        usual = relevance.own_background(dot(sample, query), prior)
         scores = np.concatenate([scores, worded_scores]).astype(np.float64)
         above = scores - usual.centre
         scale = library.match_scale(kind) if is_text else None
@@ -240,6 +240,18 @@ def _candidates(
     return _Candidates(
         every, np.concatenate(cosine), np.concatenate(dense), lexical, np.concatenate(is_other), has_text
     )
+
+
+def _backgrounds(
+    library: Library, queries: Mapping[Kind, np.ndarray], *, is_text: bool
+) -> dict[Kind, relevance.Background]:
+    """How the query scores on random items of each kind."""
+    usual: dict[Kind, relevance.Background] = {}
+    for kind, query in queries.items():
+        sample, prior = library.background(kind, is_text=is_text)
+        usual[kind] = relevance.own_background(dot(sample, query), prior)
+    measured = [kind for kind in usual if library.match_scale(kind) is not None] if is_text else []
+    return relevance.pooled(usual, measured)
 
 
 def _reliability(library: Library, kind: Kind, ids: Sequence[np.ndarray], scale: MatchScale | None) -> np.ndarray:

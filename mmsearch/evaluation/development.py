@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mmsearch import relevance
 from mmsearch.embedders import load_embedder
 from mmsearch.errors import ConfigError, MissingExtra
 from mmsearch.evaluation import fusion
@@ -160,7 +161,7 @@ def page_scores(evaluation: Evaluation, queries: Sequence[str]) -> dict[str, np.
     asked = encoded.questions(queries, "page")
     dense = asked @ encoded.pages.T
     words = bm25_scores(queries, split.page_texts)
-    relevance = fusion.dense_relevance(
+    worth = fusion.dense_relevance(
         asked,
         encoded.pages,
         encoded.generic["page"],
@@ -170,7 +171,7 @@ def page_scores(evaluation: Evaluation, queries: Sequence[str]) -> dict[str, np.
     )
     systems = {
         DENSE: dense,
-        FUSED: fusion.served(relevance, WordIndex(split.page_texts).relevance(queries), dense, encoded.has_text()),
+        FUSED: fusion.served(worth, WordIndex(split.page_texts).relevance(queries), dense, encoded.has_text()),
         RANK_FUSED: fusion.reciprocal_rank_fusion(dense, fusion.found_only(words)),
         PICTURE: asked @ encoded.page_pictures.T,
         BM25: words,
@@ -311,6 +312,9 @@ def obeyed(scores: np.ndarray, kind_of: np.ndarray, queries: Sequence[KindQuery]
 def _relevance(encoded: Encoded, vectors: dict[str, np.ndarray], asked: dict[Kind, np.ndarray]) -> np.ndarray:
     """The application's dense relevance over all kinds, float64 [q, items of all kinds]."""
     searched = sum(map(len, vectors.values()))
+    alone = {kind: fusion.backgrounds(asked[kind], vectors[kind], encoded.generic[kind]) for kind in KINDS}
+    rows = [dict(zip(alone, of_query, strict=True)) for of_query in zip(*alone.values(), strict=True)]
+    together = [relevance.pooled(of_query, KINDS) for of_query in rows]
     parts = []
     for kind in KINDS:
         scale = encoded.match_scale[kind]
@@ -323,6 +327,7 @@ def _relevance(encoded: Encoded, vectors: dict[str, np.ndarray], asked: dict[Kin
                 searched=searched,
                 scale=scale,
                 reliability=reliability,
+                usual=[of_query[kind] for of_query in together],
             )
         )
     return np.concatenate(parts, 1)

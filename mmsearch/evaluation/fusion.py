@@ -37,6 +37,7 @@ def dense_relevance(
     searched: int,
     scale: MatchScale | None,
     reliability: float | np.ndarray = 1.0,
+    usual: Sequence[relevance.Background] | None = None,
 ) -> np.ndarray:
     """What the application makes of cosines within one kind: float64 [q, n], 0…1.
 
@@ -44,15 +45,21 @@ def dense_relevance(
         queries: float32 [q, dim]. items: float32 [n, dim]. generic: the encoded `relevance.GENERIC_QUERIES` of this kind.
         searched: items of all kinds that are searched together.
         scale: what right answers score, if measured; `reliability` of each item, or of all.
+        usual: each query's background, if it is not that of these items alone.
     """
-    prior = relevance.background(generic, items)
+    usual = backgrounds(queries, items, generic) if usual is None else usual
     fused = np.empty((len(queries), len(items)))
-    for row, own in enumerate(queries @ items.T):
-        usual = relevance.own_background(own, prior)
-        above = own.astype(np.float64) - usual.centre
-        worth = relevance.dense_relevance(above / usual.spread, searched, is_measured=scale is not None)
+    for row, (own, about) in enumerate(zip(queries @ items.T, usual, strict=True)):
+        above = own.astype(np.float64) - about.centre
+        worth = relevance.dense_relevance(above / about.spread, searched, is_measured=scale is not None)
         fused[row] = worth * relevance.typicality(above, scale) * reliability
     return fused
+
+
+def backgrounds(queries: np.ndarray, items: np.ndarray, generic: np.ndarray) -> list[relevance.Background]:
+    """Each query's background among the items of a kind; arguments as for `dense_relevance`."""
+    prior = relevance.background(generic, items)
+    return [relevance.own_background(own, prior) for own in queries @ items.T]
 
 
 def served(dense: np.ndarray, lexical: np.ndarray, cosines: np.ndarray, has_text: np.ndarray | bool) -> np.ndarray:
