@@ -9,6 +9,7 @@ Source: illuin-tech/colpali `colpali_engine/models` and transformers' `ColPaliFo
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -37,7 +38,7 @@ Piece = str | Image.Image
 """What goes through the model as one sequence: a complete text prompt, or a picture."""
 
 
-class LateInteractionEmbedder:
+class LateInteractionEmbedder(ABC):
     """Multi-vector embedders of one projection over a vision-language model; `mmsearch.embedders.Embedder` but for lists.
 
     Attributes:
@@ -156,17 +157,17 @@ class LateInteractionEmbedder:
         halves = (pieces[:half], pieces[half:])
         return [tokens for some in halves for tokens in self._embed(some, self._prepare(some))]
 
+    @abstractmethod
     def _cost(self, piece: Piece) -> tuple[int, int]:
         """(patches, tokens) of a piece; exact where `is_padded` is false."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _prepare(self, pieces: Sequence[Piece]) -> Any:
         """What `_forward` takes, on the CPU; may run in another thread."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _forward(self, prepared: Any) -> list[torch.Tensor]:
         """[tokens, dim] of each piece, not yet of unit length."""
-        raise NotImplementedError
 
 
 def opened_model(

@@ -12,6 +12,7 @@ video, and the baseline of VideoCoCa (arXiv 2212.04979).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -37,7 +38,7 @@ Shot = tuple[Image.Image, ...]
 """What the vision tower sees as one: a picture, or the frames of a clip where it knows clips."""
 
 
-class TwoTowerEmbedder:
+class TwoTowerEmbedder(ABC):
     """An embedder over a dual encoder of transformers; implements `mmsearch.embedders.Embedder`.
 
     A subclass says which model it is, how text becomes ids and how pictures become pixels, and reads the features off.
@@ -96,33 +97,33 @@ class TwoTowerEmbedder:
         return cls(found, max_pixels=max_pixels)
 
     @staticmethod
+    @abstractmethod
     def architecture() -> Any:
         """The class of transformers."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _describe(self, opened: Opened, max_pixels: int | None) -> tuple[int, int, int, Any]:
         """Set up, and tell: the dimension, the patches of a shot, the pixels of a picture as seen, and what decides them (JSON)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def token_ids(self, text: str) -> list[int]:
         """As the text tower reads them, with its special tokens, cut to its length."""
-        raise NotImplementedError
 
+    @abstractmethod
     def text_features(self, ids: Sequence[list[int]]) -> torch.Tensor:
         """[n, dim], any length."""
-        raise NotImplementedError
 
     def shots(self, item: EmbedInput) -> list[Shot]:
         """What of an input goes through the vision tower as one each."""
         return [(image,) for image in item.images]
 
+    @abstractmethod
     def prepared(self, shot: Shot) -> Any:
         """Pixels of a shot, on the CPU; may run in another thread."""
-        raise NotImplementedError
 
+    @abstractmethod
     def picture_features(self, prepared: Sequence[Any]) -> torch.Tensor:
         """[n, dim], any length."""
-        raise NotImplementedError
 
     def encode_queries(self, inputs: Sequence[EmbedInput]) -> np.ndarray:
         """float32 [len(inputs), dim], unit length, finite, in the order given."""
