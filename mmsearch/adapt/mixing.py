@@ -26,7 +26,7 @@ class Mixer:
 
     def __init__(self, old: str, trained: Path, *, device: str | None = None) -> None:
         """`trained` is a checkpoint folder of the same shape."""
-        self.embedder = Vlm2VecEmbedder.load(old, device=device)
+        self.embedder = Vlm2VecEmbedder.load(old, device=device, dtype="float32")  # bfloat16 would round every mean
         stored = files.find_checkpoint(old).json("config.json")
         name = stored.get("torch_dtype") or stored.get("dtype")
         self._dtype = {"float32": torch.float32, "float16": torch.float16}.get(str(name), torch.bfloat16)

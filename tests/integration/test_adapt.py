@@ -451,8 +451,9 @@ def test_mixed_weights_are_the_weighted_mean(tmp_path):
         for name, weight in old.items():
             torch.testing.assert_close(mixed[name], weight * (1 + 2 * share))
     mixer.save(tmp_path / "mixed", name="mixed")
+    mixed = mmsearch.embedders.load_embedder(tmp_path / "mixed", dtype="float32")
     assert mixer.embedder.embed_prompts(["a"], [None], [False]) == pytest.approx(
-        mmsearch.embedders.load_embedder(tmp_path / "mixed").embed_prompts(["a"], [None], [False]), abs=1e-6
+        mixed.embed_prompts(["a"], [None], [False]), abs=1e-6
     )
 
 
@@ -464,6 +465,9 @@ def test_training_sees_an_item_as_ingestion_does(library, tmp_path):
 
     plan = make_plan(library.catalog, {})
     embedder = library.embedder
+    rounding = (
+        1e-5 if next(embedder.model.parameters()).dtype == torch.float32 else 1e-2
+    )  # the processor may have bfloat16
     items = library.catalog.items([pair.item_id for pair in plan.pairs])
     pictures = Pictures(tmp_path / "pictures")
     pictures.fill(library, embedder, items)
@@ -487,9 +491,9 @@ def test_training_sees_an_item_as_ingestion_does(library, tmp_path):
         with torch.no_grad():
             query, target = embedder.forward(batch).numpy()
         _, (stored,) = library.catalog.vectors_of([own[0].item_id], embedder.model_key)
-        np.testing.assert_allclose(target, stored, atol=2e-3)  # float16
+        np.testing.assert_allclose(target, stored, atol=2e-3 + rounding)  # float16
         asked = running._encoded([Question(own[0].query, own[0].kind, "", (), (), "")], embedder)
-        np.testing.assert_allclose(query, asked[0], atol=1e-5)
+        np.testing.assert_allclose(query, asked[0], atol=rounding)
 
 
 def test_plans_survive_the_disk(library, tmp_path):
