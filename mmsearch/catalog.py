@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -66,6 +67,7 @@ class Catalog:
         self.folder = folder
         self.read_only = read_only
         self._engine = engine
+        self._of_thread = threading.local()  # `connection`: the one of `steady`
 
     @classmethod
     def open(cls, folder: Path, *, create: bool = False, read_only: bool = False) -> Catalog:
@@ -94,7 +96,24 @@ class Catalog:
         self.close()
 
     @contextmanager
+    def steady(self) -> Iterator[None]:
+        """Inside, this thread reads the catalog as it is now, whatever others commit. To be short: the log cannot be cut meanwhile."""
+        if getattr(self._of_thread, "connection", None) is not None:
+            yield
+            return
+        with self._engine.connect() as connection:
+            _generation(connection)  # a transaction sees what is there when it first reads
+            self._of_thread.connection = connection
+            try:
+                yield
+            finally:
+                self._of_thread.connection = None
+
+    @contextmanager
     def _reading(self) -> Iterator[Connection]:
+        if (steady := getattr(self._of_thread, "connection", None)) is not None:
+            yield steady
+            return
         with self._engine.connect() as connection:
             yield connection
 
@@ -671,6 +690,7 @@ class Catalog:
             raw = connection.connection.driver_connection
             assert raw is not None
             raw.execute("VACUUM").close()
+            raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").close()  # it has gone through the log as a whole
         return sorted(before - after)
 
 

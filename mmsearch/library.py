@@ -89,7 +89,7 @@ class Library:
         self._generic: dict[tuple[str, Kind], Vectors] = {}
         self._queries: OrderedDict[tuple[str, str, str | None, Kind], np.ndarray] = OrderedDict()
         self._guard = threading.RLock()  # stores, and what is derived from them, are not safe to change while read
-        self._steady_state: tuple[int, str | None] | None = None
+        self._of_thread = threading.local()  # `state`: the one of `steady`
         self._textless: tuple[int, np.ndarray] | None = None
         self._counts: tuple[int, dict[Kind, int]] | None = None
         self._loading = threading.Lock()
@@ -114,12 +114,12 @@ class Library:
     @property
     def model_key(self) -> str | None:
         """The model key of the generation that answers queries, known without loading the model; None while empty."""
-        return self._state()[1]
+        return self.state()[1]
 
-    def _state(self) -> tuple[int, str | None]:
-        """The catalog's generation and active model key."""
-        if self._steady_state is not None:
-            return self._steady_state
+    def state(self) -> tuple[int, str | None]:
+        """The catalog's generation, and the model key that answers queries."""
+        if (steady := getattr(self._of_thread, "state", None)) is not None:
+            return steady
         generation, active = self.catalog.state()
         return generation, self._asked_key or active
 
@@ -147,14 +147,24 @@ class Library:
         return Library(self.catalog, settings, model_key=keys[0])
 
     @contextmanager
-    def steady(self) -> Iterator[None]:
-        """Inside, vectors stay at one generation of the catalog, and it is not asked again for a newer one."""
+    def steady(self, kinds: Sequence[Kind] = ()) -> Iterator[None]:
+        """Inside, this thread sees the library at one generation, the catalog and the vectors of `kinds` alike.
+
+        Whatever takes long is done before: meanwhile no other thread gets at the vectors, and the catalog's log grows.
+        """
         with self._guard:
-            outer, self._steady_state = self._steady_state, self._state()
-            try:
+            if getattr(self._of_thread, "state", None) is not None:
                 yield
-            finally:
-                self._steady_state = outer
+                return
+            if self.model_key is not None:
+                for kind in kinds:
+                    self.store(kind)  # opened now, since a snapshot on disk may be newer than what is seen inside
+            with self.catalog.steady():
+                self._of_thread.state = self.state()
+                try:
+                    yield
+                finally:
+                    self._of_thread.state = None
 
     @property
     def model_name(self) -> str:
@@ -203,11 +213,13 @@ class Library:
             ModelMismatch: the model is not the one whose vectors answer queries.
         """
         embedder = self.embedder
-        if (active := self.model_key) not in (None, embedder.model_key) and self._follows_library:
-            with self._loading:
+        while (active := self.model_key) not in (None, embedder.model_key) and self._follows_library:
+            with self._guard, self._loading:  # nobody is in the middle of a search with the former one
                 if self._embedder is embedder:
                     self._embedder = None
-            embedder = self.embedder
+            former, embedder = embedder, self.embedder
+            if former.model_key == embedder.model_key:
+                break
         if (active := self.model_key) not in (None, embedder.model_key):
             raise ModelMismatch(
                 f"the library holds vectors of model {active} ({self.catalog.model_name(active or '') or 'no name'}), not of"
@@ -232,10 +244,10 @@ class Library:
 
     def item_counts(self) -> dict[Kind, int]:
         """How many items of each kind can be found; counted once per generation."""
-        generation = self._state()[0]
         counts = self._counts
-        if counts is None or counts[0] != generation:
-            self._counts = counts = generation, self.catalog.item_counts()
+        if counts is None or counts[0] != self.state()[0]:
+            with self.catalog.steady():
+                self._counts = counts = self.catalog.generation(), self.catalog.item_counts()
         return counts[1]
 
     def store(self, kind: Kind) -> VectorStore:
@@ -301,7 +313,7 @@ class Library:
             read_only=read_only,
         )
         saved = store.generation
-        is_ahead = saved > self._state()[0]  # the catalog is an older one, restored from a backup
+        is_ahead = saved > self.state()[0]  # the catalog is an older one, restored from a backup
         added = 0 if is_ahead else self._catch_up(store, key, kind)
         sums = len(store), int(store.ids().sum())
         if is_ahead or (saved and self.catalog.vector_sums(key, kind, store.generation) not in (None, sums)):
@@ -313,7 +325,7 @@ class Library:
 
     def _catch_up(self, store: VectorStore, key: str, kind: Kind) -> int:
         """Bring a store to the catalog's present generation. Returns how many vectors were added."""
-        if store.generation >= self._state()[0]:
+        if store.generation >= self.state()[0]:
             return 0
         tail = self.catalog.tail(key, kind, store.generation)
         store.remove(np.setdiff1d(store.ids(), tail.added) if tail.is_whole else tail.removed)
@@ -409,7 +421,10 @@ class Library:
                     self._generic[key, kind] = stored
         missing = [kind for kind in kinds if (key, kind) not in self._generic]
         if missing:
-            encoded = self.embedder.encode_queries([one for kind in missing for one in inputs[kind]])
+            embedder = self.embedder
+            if embedder.model_key != key:
+                raise ModelMismatch(f"{self.model_name!r} is not the model {key} that answers queries: ask again")
+            encoded = embedder.encode_queries([one for kind in missing for one in inputs[kind]])
             count = len(relevance.GENERIC_QUERIES)
             for place, kind in enumerate(missing):
                 vectors = encoded[place * count : (place + 1) * count]

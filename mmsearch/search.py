@@ -111,28 +111,39 @@ def search(
     if mode == "text" and has_pictures:
         raise ValueError("pictures cannot be searched for by their words")
 
-    scope = _scope(library, kinds, filters)
-    depth, text_depth = max(DEPTH_FLOOR, 2 * (k + offset)), max(TEXT_DEPTH_FLOOR, 2 * (k + offset))
-    matches, queries, model_ms = NO_MATCHES, {}, 0.0
-    answering = library.model_key
-    if scope.searched and mode != "text":
-        encoding = time.perf_counter()
-        queries = library.encode(query, scope.kinds)
-        model_ms = 1e3 * (time.perf_counter() - encoding)
-    if scope.searched and mode != "dense" and not has_pictures:
-        total = sum(library.item_counts().values())
-        matches = library.catalog.match_text(query.text, text_depth, scope.kinds, scope.allowed, total=total)
-    with library.steady():
-        if library.model_key != answering:  # switched to another model since the query was encoded
-            return search(
-                library, query, k=k, kinds=kinds, filters=filters, min_relevance=min_relevance, offset=offset, mode=mode
-            )
-        named = frozenset() if has_pictures else kinds_named(query.text)
-        found = _candidates(library, scope, queries, matches, depth, named, is_text=not has_pictures)
-    hits = _hits(library, found, k, offset, min_relevance, query.text if len(matches) else "")
-    hits.searched, hits.model_ms = scope.searched, model_ms
-    hits.took_ms = 1e3 * (time.perf_counter() - started)
-    return hits
+    depth = max(DEPTH_FLOOR, 2 * (k + offset))
+    named = frozenset() if has_pictures else kinds_named(query.text)
+    queries: dict[Kind, np.ndarray] = {}
+    model_ms = 0.0
+
+    def look() -> tuple[_Scope, TextMatches]:
+        scope = _scope(library, kinds, filters)
+        if not scope.searched or mode == "dense" or has_pictures:
+            return scope, NO_MATCHES
+        total, text_depth = sum(library.item_counts().values()), max(TEXT_DEPTH_FLOOR, 2 * (k + offset))
+        return scope, library.catalog.match_text(query.text, text_depth, scope.kinds, scope.allowed, total=total)
+
+    while True:
+        generation, answering = library.state()
+        scope, matches = look()
+        if scope.searched and mode != "text":
+            encoding = time.perf_counter()
+            queries = library.encode(query, scope.kinds)
+            model_ms += 1e3 * (time.perf_counter() - encoding)
+        with library.steady(tuple(queries)):
+            now, active = library.state()
+            if active != answering:
+                continue  # switched to another model since the query was encoded
+            if now != generation:  # something was saved since: an answer is of one generation
+                scope, matches = look()
+                if scope.searched and mode != "text" and not queries.keys() >= set(scope.kinds):
+                    continue  # the first items of a kind
+            asked = {kind: queries[kind] for kind in scope.kinds if kind in queries}
+            found = _candidates(library, scope, asked, matches, depth, named, is_text=not has_pictures)
+            hits = _hits(library, found, k, offset, min_relevance, query.text if len(matches) else "")
+        hits.searched, hits.model_ms = scope.searched, model_ms
+        hits.took_ms = 1e3 * (time.perf_counter() - started)
+        return hits
 
 
 def more_like(
@@ -153,34 +164,37 @@ def more_like(
         KeyError: no visible item of that id. CatalogError: it has no vector of the active model.
     """
     started = time.perf_counter()
-    item = library.catalog.item(item_id)
-    scope = _scope(library, kinds or (filters.kinds if filters else ()) or (item.kind,), filters)
-    own: dict[Kind, np.ndarray] = {}
-    answering = library.model_key
-    if item.kind in scope.kinds:
-        _, vectors = library.catalog.vectors_of([item_id], answering or "")
-        if len(vectors):
-            own[item.kind] = vectors[0]
-    encoding = time.perf_counter()
-    others = [kind for kind in scope.kinds if kind != item.kind]
-    if others and item.preview is not None and item.preview.exists():
-        own |= library.encode(Query(images=(library.picture(item.preview),)), others)
-    model_ms = 1e3 * (time.perf_counter() - encoding)
-
-    scope = replace(scope, kinds=tuple(kind for kind in scope.kinds if kind in own))
     depth = max(DEPTH_FLOOR, 2 * (k + offset)) + 1
-    with library.steady():
-        if library.model_key != answering:  # as in `search`
-            return more_like(
-                library, item_id, k=k, kinds=kinds, filters=filters, min_relevance=min_relevance, offset=offset
-            )
-        found = _candidates(library, scope, own, NO_MATCHES, depth, frozenset(), is_text=False)
-    keep = found.ids != item_id
-    found = _Candidates(*(getattr(found, column.name)[keep] for column in fields(found)))
-    hits = _hits(library, found, k, offset, min_relevance, "")
-    hits.searched, hits.model_ms = max(0, scope.searched - 1), model_ms
-    hits.took_ms = 1e3 * (time.perf_counter() - started)
-    return hits
+    model_ms = 0.0
+    while True:
+        generation, answering = library.state()
+        item = library.catalog.item(item_id)
+        chosen = kinds or (filters.kinds if filters else ()) or (item.kind,)
+        scope = _scope(library, chosen, filters)
+        own: dict[Kind, np.ndarray] = {}
+        if item.kind in scope.kinds:
+            _, vectors = library.catalog.vectors_of([item_id], answering or "")
+            if len(vectors):
+                own[item.kind] = vectors[0]
+        encoding = time.perf_counter()
+        others = [kind for kind in scope.kinds if kind != item.kind]
+        if others and item.preview is not None and item.preview.exists():
+            own |= library.encode(Query(images=(library.picture(item.preview),)), others)
+        model_ms += 1e3 * (time.perf_counter() - encoding)
+        with library.steady(tuple(own)):
+            now, active = library.state()
+            if active != answering:
+                continue  # as in `search`
+            if now != generation:
+                scope = _scope(library, chosen, filters)
+            scope = replace(scope, kinds=tuple(kind for kind in scope.kinds if kind in own))
+            found = _candidates(library, scope, own, NO_MATCHES, depth, frozenset(), is_text=False)
+            keep = found.ids != item_id
+            found = _Candidates(*(getattr(found, column.name)[keep] for column in fields(found)))
+            hits = _hits(library, found, k, offset, min_relevance, "")
+        hits.searched, hits.model_ms = max(0, scope.searched - 1), model_ms
+        hits.took_ms = 1e3 * (time.perf_counter() - started)
+        return hits
 
 
 def _scope(library: Library, kinds: Sequence[Kind] | None, filters: Filters | None) -> _Scope:

@@ -19,7 +19,7 @@ import faiss as faiss_typed
 import numpy as np
 
 from mmsearch.vectors.exact import ROUNDING, checked, checked_queries, ranked
-from mmsearch.vectors.snapshot import Outdated, replace, set_aside
+from mmsearch.vectors.snapshot import PATIENCE_S, Outdated, replace, set_aside
 
 faiss: Any = faiss_typed  # the stubs know neither the Python side (callbacks, numpy arguments) nor the concrete indexes
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class FaissStore:
     ) -> FaissStore:
         """Load the snapshot in `folder`; an unusable one is said in the log, set aside unless `read_only`, and left out."""
         store = cls(dim, folder=folder, label=label, model_key=model_key, catalog_id=catalog_id)
-        for is_last in (False, False, True):
+        for wait_s in (*(PATIENCE_S if read_only else ()), None):
             try:
                 store._load()
                 return store
@@ -87,7 +87,7 @@ class FaissStore:
                 log.info("%s: %s; it is built anew", store._file, reason)
                 break
             except Exception as reason:  # whatever FAISS makes of odd bytes
-                if is_last:
+                if wait_s is None:
                     log.warning(
                         "%s is unusable (%s); %sbuilt anew from the catalog",
                         store._file,
@@ -97,7 +97,7 @@ class FaissStore:
                     if not read_only:
                         set_aside((store._file, store._manifest))
                 else:
-                    time.sleep(0.05)  # another process may be replacing it at this moment
+                    time.sleep(wait_s)
         return cls(dim, folder=folder, label=label, model_key=model_key, catalog_id=catalog_id)
 
     def __len__(self) -> int:

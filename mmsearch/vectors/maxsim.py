@@ -28,7 +28,7 @@ import numpy as np
 
 from mmsearch.errors import DimensionMismatch
 from mmsearch.vectors.exact import UNIT_TOLERANCE
-from mmsearch.vectors.snapshot import Outdated, replace, set_aside
+from mmsearch.vectors.snapshot import PATIENCE_S, Outdated, replace, set_aside
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ class MaxSimStore:
             return cls(dim, folder=folder, label=label, model_key=model_key, catalog_id=catalog_id)
 
         store = empty()
-        for is_last in (False, False, True):
+        for wait_s in (*(PATIENCE_S if read_only else ()), None):
             try:
                 store._load()
                 return store
@@ -115,8 +115,8 @@ class MaxSimStore:
                 break
             except Exception as odd:  # whatever odd bytes lead to
                 reason = odd
-            if not is_last:
-                time.sleep(0.05)  # another process may be replacing it at this moment
+            if wait_s is not None:
+                time.sleep(wait_s)
                 continue
             manner = "" if read_only else "set aside, "
             log.warning("%s is unusable (%s); %sbuilt anew from the catalog", store._manifest, reason, manner)

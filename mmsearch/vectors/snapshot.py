@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+PATIENCE_S = (0.05, 0.2, 1.0)
+"""After so many seconds each, a reader looks again at a snapshot that another process may be replacing at this moment."""
+
 
 class Outdated(Exception):
     """A snapshot in a form that this version does not read."""

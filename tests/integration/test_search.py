@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import ClassVar
@@ -13,7 +14,7 @@ from PIL import Image
 
 import mmsearch
 from mmsearch import prompts, relevance
-from mmsearch.catalog import Filters
+from mmsearch.catalog import Catalog, Filters
 from mmsearch.embedders.toy import ToyEmbedder
 from mmsearch.errors import SourceError
 from mmsearch.items import KINDS, WITHOUT_TEXT, EmbedInput, ItemDraft, Kind, Query, Source
@@ -252,17 +253,47 @@ def test_an_item_without_a_vector_is_found_by_its_words(library: Library) -> Non
     assert (hit.path.name, hit.score, hit.matched_by) == ("new.pdf", None, ("text",))
 
 
-def test_an_item_deleted_meanwhile_is_left_out(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    nearest = Library.nearest
+MOMENTS = {
+    "filtered": (Catalog, "allowed_ids"),
+    "encoded": (Library, "encode"),
+    "matched": (Catalog, "match_text"),
+    "near": (Library, "nearest"),
+    "loaded": (Catalog, "items"),
+}
 
-    def then_delete(self: Library, *args: object) -> object:
-        found = nearest(self, *args)  # type: ignore[arg-type]
-        library.catalog.retire([library.catalog.find_indexed(source("/photos/0.jpg").sha256) or 0])
+
+@pytest.mark.parametrize(("owner", "step"), MOMENTS.values(), ids=MOMENTS.keys())
+@pytest.mark.parametrize("path", [None, "/docs/**"], ids=["all", "filtered"])
+def test_an_answer_is_of_one_generation(
+    library: Library, monkeypatch: pytest.MonkeyPatch, owner: type, step: str, path: str | None
+) -> None:
+    """Whenever in a search a document is replaced by its next version, and a photo deleted: nothing of both, nothing lost."""
+    original, changes = getattr(owner, step), iter([1])
+
+    def then_change(self: object, *arguments: object, **options: object) -> object:
+        found = original(self, *arguments, **options)
+        if next(changes, None):
+            new = replace(source("/docs/report.pdf"), sha256="f" * 64)
+            drafts = [ItemDraft(new, "page", n, page_number=n + 1, text=f"revenue, again {n}") for n in range(2)]
+            vectors = library.embedder.encode_documents([prompts.document_input(one) for one in drafts])
+            former = library.catalog.find_indexed(source("/docs/report.pdf").sha256)
+            source_id = library.catalog.begin_source(new, model_key="toy-1", replaces=former)
+            library.catalog.save(source_id, drafts, vectors, "toy-1")
+            library.catalog.finish_source(source_id)
+            library.catalog.retire([library.catalog.find_indexed(source("/photos/0.jpg").sha256) or 0])
         return found
 
-    monkeypatch.setattr(Library, "nearest", then_delete)
-    hits = library.search("red", min_relevance=0, k=20)
-    assert len(hits) == 9 and "0.jpg" not in {hit.path.name for hit in hits}
+    monkeypatch.setattr(owner, step, then_change)
+    hits = library.search("revenue", min_relevance=0, k=20, path=path)
+    assert not list(changes), "the moment came"
+    former, new = ((3, 10), (2, 8)) if path is None else ((3, 3), (2, 2))
+    pages = [hit for hit in hits if hit.item.kind == "page"]
+    assert (len(pages), len(hits)) in (former, new)
+    assert {"again" in hit.item.text for hit in pages} == {(len(pages), len(hits)) == new}
+    assert [hit.rank for hit in hits] == list(range(1, len(hits) + 1)) and hits.total == hits.searched == len(hits)
+    assert all(hit.score is not None for hit in hits)
+    after = library.search("revenue", min_relevance=0, k=20, path=path)
+    assert len(after) == new[1]
 
 
 # ---- calibration, on populations that resemble a real model's
