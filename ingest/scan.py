@@ -3,20 +3,22 @@
 A file whose size and time are as the catalog remembers them is not opened. Nothing here decodes anything.
 """
 
-# ruff: noqa: PTH100, PTH111, PTH112, PTH116, PTH118, PTH119, PTH120, PTH122, PTH123
+# ruff: noqa: PTH100, PTH111, PTH112, PTH116, PTH118, PTH119, PTH120, PTH122
 # A walk meets hundreds of thousands of names: strings cost a fifth of Path objects.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
+import re
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from ingest.readers import SUFFIX_TYPES, sniff
 from mmsearch.items import Source
@@ -32,7 +34,10 @@ JUNK_NAMES = {"thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r"}
 JUNK_FOLDERS = {"@eadir", "$recycle.bin", "system volume information", "lost+found", "__macosx"}
 """Lower case. Hidden names (with a leading dot, so `._*`, `.DS_Store`, `.git` too) are junk as well."""
 HASH_BLOCK_BYTES = 1 << 20
-MAX_IGNORE_BYTES = 1_000_000
+MAX_IGNORE_BYTES = 64_000
+MAX_IGNORE_LINES = 1000
+MAX_WILDCARDS = 3
+"""In one line of an ignore file. Its time to match grows by the length of a name with each; it comes with the folder, and five take seconds."""
 
 
 class Known(Protocol):
@@ -257,7 +262,7 @@ def hash_file(path: Path) -> Source | None:
     Never more than the size that it had: one that grows faster than it is read would have no end.
     """
     digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as handle:
+    with open_regular(path) as handle:
         before = os.fstat(handle.fileno())
         left = before.st_size
         while left > 0 and (block := handle.read(min(HASH_BLOCK_BYTES, left))):
@@ -303,11 +308,38 @@ def _spec(globs: Sequence[str]) -> GitIgnoreSpec | None:
 
 
 def _read_ignore_file(path: str) -> GitIgnoreSpec | None:
+    """The patterns of an ignore file, which is as little to be trusted as the files beside it; None where there are none."""
     from pathspec import GitIgnoreSpec
 
     try:
-        with open(path, encoding="utf-8", errors="replace") as handle:
-            return GitIgnoreSpec.from_lines(handle.read(MAX_IGNORE_BYTES).splitlines())
+        with open_regular(path) as handle:
+            content = handle.read(MAX_IGNORE_BYTES + 1)
+        lines = content[:MAX_IGNORE_BYTES].decode("utf-8", "replace").splitlines()
+        if len(content) > MAX_IGNORE_BYTES or len(lines) > MAX_IGNORE_LINES:
+            log.warning("%s: only the first %d lines or %d bytes are used", path, MAX_IGNORE_LINES, MAX_IGNORE_BYTES)
+        usable = []
+        for number, line in enumerate(lines[:MAX_IGNORE_LINES], 1):
+            if len(re.findall(r"\*+", line)) <= MAX_WILDCARDS or line.startswith("#"):
+                usable.append(line)
+            else:
+                log.warning("%s, line %d: more than %d wildcards; it is left out", path, number, MAX_WILDCARDS)
+        return GitIgnoreSpec.from_lines(usable)
     except (OSError, ValueError) as error:
         log.warning("%s cannot be used and is left out: %s", path, error)
         return None
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a regular file to read, without a buffer. A pipe that stands under its name is refused, not waited for.
+
+    Raises:
+        OSError: it cannot be opened, or is no regular file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+        return os.fdopen(descriptor, "rb", buffering=0)
+    except BaseException:
+        os.close(descriptor)
+        raise

@@ -104,6 +104,41 @@ def test_ignore_files_nest_and_can_take_back(tmp_path):
     assert result.ignored == 2
 
 
+def test_an_ignore_file_that_means_harm_costs_no_time(tmp_path, caplog):
+    """It comes with the folder: a pipe in its place, a pattern that takes minutes to match, more of them than anybody writes."""
+    long = "a" * 240
+    make(tmp_path, "pipe/a.jpg", f"slow/{long}.jpg", "slow/b.jpg", "many/a.jpg", "large/a.jpg", "link/a.jpg")
+    os.mkfifo(tmp_path / "pipe" / ".mmsearchignore")
+    (tmp_path / "link" / ".mmsearchignore").symlink_to("/dev/zero")
+    (tmp_path / "slow" / ".mmsearchignore").write_text("*a" * 12 + "*c\nb.*\n")
+    (tmp_path / "many" / ".mmsearchignore").write_text("b.jpg\n" * scan.MAX_IGNORE_LINES + "a.jpg\n")
+    (tmp_path / "large" / ".mmsearchignore").write_text("#" * scan.MAX_IGNORE_BYTES + "\na.jpg\n")
+    began = time.monotonic()
+    result = find_sources([tmp_path])
+    assert time.monotonic() - began < 5
+    assert names(result, tmp_path) == ["large/a.jpg", "link/a.jpg", "many/a.jpg", "pipe/a.jpg", f"slow/{long}.jpg"]
+    told = "\n".join(caplog.messages)
+    assert "slow/.mmsearchignore, line 1: more than 3 wildcards" in told
+    assert "pipe/.mmsearchignore cannot be used" in told and "link/.mmsearchignore cannot be used" in told
+    assert told.count("are used") == 2
+
+
+def test_the_wildcards_that_are_left_are_quick(tmp_path):
+    """The slowest line that is taken, on the longest name, in a deep folder."""
+    deep = tmp_path.joinpath(*["a" * 250] * 8)
+    make(deep, "a" * 250)
+    (tmp_path / ".mmsearchignore").write_text("*a" * (scan.MAX_WILDCARDS - 1) + "*c\n")
+    began = time.monotonic()
+    assert len(find_sources([tmp_path]).sources) == 1
+    assert time.monotonic() - began < 2
+
+
+def test_a_pipe_that_takes_a_files_place_after_the_walk_saw_it_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.jpg")
+    with pytest.raises(OSError, match="not a regular file"):
+        scan.hash_file(tmp_path / "a.jpg")
+
+
 def test_include_and_exclude(tmp_path):
     make(tmp_path, "a.jpg", "talks/b.jpg", "talks/old/c.jpg", "d.jpeg")
     assert names(find_sources([tmp_path], include=["*.jpg"], exclude=["talks/old"]), tmp_path) == [
