@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 import mmsearch.errors
+from mmsearch import sandbox
 from mmsearch.errors import CorruptFile, DecodeTimeout, FileTooLarge, MMSearchError, SourceError
 from mmsearch.items import ItemDraft, Kind, Source
 
@@ -309,6 +310,7 @@ class _Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env=_environment(),
+            process_group=0,  # so that what a decoder may start dies with it
         )
         terms = {
             "budget": dict(budget),
@@ -319,7 +321,7 @@ class _Worker:
         }
         try:
             write_message(self._stdin, terms)
-            with _Watch(self._process).within(START_DEADLINE_S):
+            with _Watch(self._kill_group).within(START_DEADLINE_S):
                 read_message(self._stdout)
         except (EOFError, BrokenPipeError, ValueError) as error:
             self.kill()
@@ -344,7 +346,7 @@ class _Worker:
         worked_s = 0.0
         deadline_s = task.deadline_s(self.limits)
         allowed_s = deadline_s * (TOTAL_DEADLINES + source.size_bytes / BYTES_PER_DEADLINE)
-        watch = _Watch(self._process)
+        watch = _Watch(self._kill_group)
         try:
             write_message(
                 self._stdin,
@@ -391,7 +393,7 @@ class _Worker:
                         )
                     case other:
                         raise ValueError(f"message of type {other!r}")
-        except (EOFError, BrokenPipeError, ValueError, KeyError, TypeError, IndexError):
+        except (EOFError, BrokenPipeError, ValueError, KeyError, TypeError, IndexError, ArithmeticError):
             self.is_spent = True
             if watch.has_expired:
                 limit = deadline_s if worked_s < allowed_s else allowed_s
@@ -401,19 +403,42 @@ class _Worker:
 
     def _last_words(self, path: Path) -> SourceError:
         """What the worker died of, as far as its exit status tells."""
-        try:
-            status = self._process.wait(timeout=2)
-        except subprocess.TimeoutExpired:
+        if not self._has_ended(within_s=2.0):
             self.kill()
             return CorruptFile(path, "the decoder sent nonsense and was stopped")
+        self._kill_group()
+        status = self._process.wait()
         if status == -signal.SIGKILL:  # the system's last resort
             return FileTooLarge(path, "decoding needs more memory than allowed")
         if status < 0:
             return CorruptFile(path, f"the decoder died (signal {-status})")
         return CorruptFile(path, f"the decoder died (exit status {status})")
 
-    def kill(self) -> None:
+    def _has_ended(self, within_s: float) -> bool:
+        """Whether it ends in time. It is not reaped: its number stays its own, and that of its group."""
+        if not hasattr(os, "waitid"):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=within_s)
+            return self._process.returncode is not None
+        until = time.monotonic() + within_s
+        with contextlib.suppress(ChildProcessError):  # another thread has closed the pool
+            while os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+                if time.monotonic() > until:
+                    return False
+                time.sleep(0.01)
+        return True
+
+    def _kill_group(self) -> None:
+        """Kill the process and what it started: a child of its own would hold the pipe open, and outlive it."""
+        if self._process.returncode is not None:
+            return
+        if hasattr(os, "killpg"):
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS says so of zombies
+                os.killpg(self._process.pid, signal.SIGKILL)
         self._process.kill()
+
+    def kill(self) -> None:
+        self._kill_group()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             with contextlib.suppress(OSError):
@@ -422,10 +447,10 @@ class _Worker:
 
 
 class _Watch:
-    """Kills a process that outstays a time limit; the reader of its pipe then meets the end of the stream."""
+    """Calls `kill` when a time limit is outstayed; the reader of the killed process's pipe then meets the end of the stream."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self._process = process
+    def __init__(self, kill: Callable[[], None]) -> None:
+        self._kill = kill
         self.has_expired = False
 
     @contextlib.contextmanager
@@ -440,7 +465,7 @@ class _Watch:
 
     def _expire(self) -> None:
         self.has_expired = True
-        self._process.kill()
+        self._kill()
 
 
 def _environment() -> dict[str, str]:
@@ -483,7 +508,10 @@ def read_message(stream: IO[bytes]) -> tuple[dict[str, Any], bytes]:
     head_bytes, body_bytes = LENGTHS.unpack(_read_exactly(stream, LENGTHS.size))
     if head_bytes > MAX_HEADER_BYTES or body_bytes > MAX_BODY_BYTES:
         raise ValueError("message too long")
-    header = json.loads(_read_exactly(stream, head_bytes))
+    try:
+        header = json.loads(_read_exactly(stream, head_bytes))
+    except RecursionError as error:
+        raise ValueError("a header nested too deep") from error
     if not isinstance(header, dict):
         raise ValueError("no header")
     return header, _read_exactly(stream, body_bytes)
@@ -557,9 +585,9 @@ def main() -> None:
         terms, _ = read_message(stdin)
     except EOFError:
         return
-    _die_with(terms["parent"])
+    sandbox.die_with(terms["parent"])
     _load_decoders()
-    _limit_memory(terms["memory_bytes"])
+    sandbox.limit_memory(terms["memory_bytes"])
     write_message(stdout, {"type": "ready"})
     while True:
         try:
@@ -643,37 +671,6 @@ class _Clock:
         write_message(self._stdout, header, body)
         self._last_message = time.monotonic()
         self._waited_s += self._last_message - began
-
-
-def _limit_memory(memory_bytes: int) -> None:
-    if not memory_bytes:
-        return
-    try:
-        import resource
-
-        _, hard = resource.getrlimit(resource.RLIMIT_AS)
-        limit = memory_bytes if hard == resource.RLIM_INFINITY else min(memory_bytes, hard)
-        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
-    except (ImportError, AttributeError, OSError, ValueError):
-        pass  # a platform without it (Windows; macOS ignores it)
-
-
-def _die_with(parent: int) -> None:
-    """End with the parent even inside a decoder that hangs: by the kernel on Linux, else by a thread that looks."""
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:
-            os._exit(0)
-        return
-
-    def look() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(0)
-
-    threading.Thread(target=look, daemon=True).start()
 
 
 def _resident_bytes() -> int:

@@ -2,6 +2,7 @@
 
 Ingestion has its own pool of workers; this is the single call. A child process (`python -m mmsearch.sandbox`) decodes under
 a memory limit and a deadline, writes the bytes to its stdout, and dies; a file that kills it is a `SourceError` here.
+`die_with` and `limit_memory` are what both kinds of children are bound by.
 """
 
 from __future__ import annotations
@@ -9,8 +10,12 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
+import stat
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,10 +87,17 @@ def video(path: str | os.PathLike[str], start_s: float, end_s: float) -> tuple[b
 def _decode(what: str, path: str | os.PathLike[str], **arguments: Any) -> bytes:
     """Run `_TASKS[what]` on `path` in a child process and return what it writes."""
     try:
+        if not stat.S_ISREG(Path(path).stat().st_mode):  # a pipe would be waited for until the deadline
+            raise CorruptFile(path, "not a regular file")
+    except (OSError, ValueError) as error:
+        raise CorruptFile(path, f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    child = [sys.executable, "-P", "-m", "mmsearch.sandbox", str(os.getpid())]
+    try:
         done = subprocess.run(
-            [sys.executable, "-P", "-m", "mmsearch.sandbox", what, os.fspath(path), json.dumps(arguments)],
+            [*child, what, os.fspath(path), json.dumps(arguments)],
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
             timeout=TIMEOUT_S,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
@@ -94,9 +106,9 @@ def _decode(what: str, path: str | os.PathLike[str], **arguments: Any) -> bytes:
     if done.returncode == 0:
         return done.stdout
     try:
-        report = json.loads(done.stderr.splitlines()[-1])
+        report = json.loads(done.stdout)
         raise getattr(mmsearch.errors, report["type"])(path, report["reason"])
-    except (IndexError, ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError):
         raise CorruptFile(path, "the decoder died on it") from None
 
 
@@ -157,32 +169,63 @@ def _encoded(image: Image, format: str, **options: Any) -> bytes:
 _TASKS: Mapping[str, Callable[..., bytes]] = {"query": _query, "photo": _photo, "page": _page, "video": _video}
 
 
-def _child(what: str, path: str, arguments: str) -> int:
-    """Decode under limits; the bytes go to stdout, an error as one JSON line to stderr."""
+def _child(parent: str, what: str, path: str, arguments: str) -> int:
+    """Decode under limits; what is written to stdout is the bytes, or for exit status 1 an error as JSON."""
+    with os.fdopen(os.dup(1), "wb") as answer:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)  # decoders print
+        die_with(int(parent))
+        limit_memory(MEMORY_BYTES)
+        try:
+            result = _TASKS[what](Path(path), **json.loads(arguments))
+        except SourceError as error:
+            problem = {"type": type(error).__name__, "reason": error.reason}
+        except MemoryError:
+            problem = {"type": FileTooLarge.__name__, "reason": f"decoding needs more than {MEMORY_BYTES >> 30} GB"}
+        except IndexError:
+            problem = {"type": CorruptFile.__name__, "reason": "the file no longer has that place"}
+        except OSError as error:
+            problem = {"type": CorruptFile.__name__, "reason": f"cannot be read: {error.strerror or error}"}
+        else:
+            answer.write(result)
+            return 0
+        answer.write(json.dumps(problem).encode())
+        return 1
+
+
+def limit_memory(memory_bytes: int) -> None:
+    """Limit this process's address space (0: not at all), and leave no image of its memory behind if it dies.
+
+    Nothing happens on a platform without such limits (Windows; macOS ignores the first).
+    """
     try:
         import resource
 
-        _, hard = resource.getrlimit(resource.RLIMIT_AS)
-        limit = MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(MEMORY_BYTES, hard)
-        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    except ImportError:  # Windows has no such limits; the deadline remains
+        if memory_bytes:
+            _, hard = resource.getrlimit(resource.RLIMIT_AS)
+            limit = memory_bytes if hard == resource.RLIM_INFINITY else min(memory_bytes, hard)
+            resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    except (ImportError, AttributeError, OSError, ValueError):
         pass
-    try:
-        result = _TASKS[what](Path(path), **json.loads(arguments))
-    except SourceError as error:
-        problem = {"type": type(error).__name__, "reason": error.reason}
-    except MemoryError:
-        problem = {"type": FileTooLarge.__name__, "reason": f"decoding needs more than {MEMORY_BYTES >> 30} GB"}
-    except IndexError:
-        problem = {"type": CorruptFile.__name__, "reason": "the file no longer has that place"}
-    except OSError as error:
-        problem = {"type": CorruptFile.__name__, "reason": f"cannot be read: {error.strerror or error}"}
-    else:
-        sys.stdout.buffer.write(result)
-        return 0
-    print(json.dumps(problem), file=sys.stderr)
-    return 1
+
+
+def die_with(parent: int) -> None:
+    """End with the process `parent` even inside a decoder that hangs: by the kernel on Linux, else by a thread that looks."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:
+            os._exit(0)
+        return
+
+    def look() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(0)
+
+    threading.Thread(target=look, daemon=True).start()
 
 
 if __name__ == "__main__":

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
+import subprocess
+import sys
+import time
 import zlib
 from pathlib import Path
 
@@ -15,6 +19,7 @@ from PIL import Image
 
 from mmsearch import media, sandbox
 from mmsearch.errors import CorruptFile, DecodeTimeout, EncryptedFile, FileTooLarge, UnsupportedFile
+from tests import samples
 
 
 def decoded(content: bytes) -> Image.Image:
@@ -100,15 +105,75 @@ def test_a_locked_document(tmp_path: Path):
         sandbox.page(tmp_path / "a.pdf", 1)
 
 
-def test_the_deadline_and_a_missing_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_deadline_and_what_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(CorruptFile, match="No such file"):
         sandbox.photo(tmp_path / "none.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    began = time.monotonic()
+    for path in (tmp_path / "pipe.png", tmp_path, Path("/dev/zero")):
+        with pytest.raises(CorruptFile, match="not a regular file"):
+            sandbox.photo(path)
+    assert time.monotonic() - began < 5  # a pipe is not waited for
     monkeypatch.setattr(sandbox, "TIMEOUT_S", 0.01)
     with pytest.raises(DecodeTimeout):
-        sandbox.photo(tmp_path / "none.png")
+        sandbox.photo(samples.photo(tmp_path / "a.png"))
 
 
 def test_a_decoder_that_dies_is_a_damaged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sandbox.sys, "executable", "/bin/false")
     with pytest.raises(CorruptFile, match="died"):
-        sandbox.photo(tmp_path / "a.png")
+        sandbox.photo(samples.photo(tmp_path / "a.png"))
+
+
+BEHAVIOUR = """
+import os, sys, time
+if "mmsearch.sandbox" in sys.orig_argv:
+    import mmsearch.media as media
+    honest = media.open_image
+
+    def open_image(path, **terms):
+        os.write(1, b"printed by a decoder\\n")
+        os.write(2, b"complained by a decoder\\n" * 10_000)
+        if "hang" in str(path):
+            open(f"{path}.begun", "w").close()
+            time.sleep(1000)
+        return honest(path, **terms)
+
+    media.open_image = open_image
+"""
+
+
+@pytest.fixture
+def chatty_decoders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "patch").mkdir()
+    (tmp_path / "patch" / "sitecustomize.py").write_text(BEHAVIOUR)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "patch"), str(Path(__file__).parents[2])]))
+
+
+def test_what_a_decoder_prints_does_not_get_into_the_picture(chatty_decoders: None, tmp_path: Path):
+    path = samples.photo(tmp_path / "red.png", samples.RED, (40, 30))
+    assert sandbox.query_image(path, max_pixels=10_000).getpixel((5, 5)) == samples.RED
+    (tmp_path / "words.png").write_text("no picture")
+    with pytest.raises(UnsupportedFile, match="not a picture"):
+        sandbox.query_image(tmp_path / "words.png", max_pixels=10_000)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's help is Linux's")
+def test_a_decoder_that_hangs_ends_with_the_process_that_asked(chatty_decoders: None, tmp_path: Path):
+    psutil = pytest.importorskip("psutil")
+    path = samples.photo(tmp_path / "hang.png")
+    asking = subprocess.Popen(
+        [sys.executable, "-P", "-c", f"from mmsearch import sandbox; sandbox.photo({str(path)!r})"]
+    )
+    try:
+        begun = tmp_path / "hang.png.begun"
+        until = time.monotonic() + 30
+        while not begun.exists() and time.monotonic() < until:
+            time.sleep(0.02)
+        (child,) = psutil.Process(asking.pid).children()
+        assert child.rlimit(psutil.RLIMIT_CORE) == (0, 0) and child.rlimit(psutil.RLIMIT_AS)[0] == sandbox.MEMORY_BYTES
+    finally:
+        asking.kill()
+        asking.wait()
+    psutil.wait_procs([child], timeout=10)
+    assert not child.is_running()

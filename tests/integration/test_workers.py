@@ -35,6 +35,14 @@ else:
             print(name, reading.first_ordinal, file=log)
         if name.startswith("hang"):
             ctypes.PyDLL(None).sleep(1000)  # inside native code, holding the interpreter's lock
+        if name.startswith("parent"):
+            if not (child := os.fork()):
+                time.sleep(1000)  # holds what its parent held
+            (source.path.parent / f"child-{child}").touch()
+        if name.startswith("parent and dies"):
+            os.kill(os.getpid(), signal.SIGABRT)
+        if name.startswith("parent and hangs"):
+            time.sleep(1000)
         if name.startswith("greedy"):
             bytearray(3 << 30)
         for draft in honest(source, reading):
@@ -142,6 +150,31 @@ def test_a_dying_decoder_is_tried_twice_and_the_file_named(bad_decoders):
     assert events[-1].type == "done" and events[-1].task.key == 1
 
 
+def test_what_a_decoder_starts_dies_with_it(bad_decoders):
+    """It holds the worker's pipe open: without its death the end of that pipe would never come."""
+    psutil = pytest.importorskip("psutil")
+    dies, hangs, goes_on = (
+        samples.pdf(bad_decoders / f"{name}.pdf") for name in ("parent and dies", "parent and hangs", "parent")
+    )
+    began = time.monotonic()
+    events = do(tasks(dies, hangs, goes_on), limits=Limits(deadline_s=2.0))
+    assert [event.type for event in events] == ["failed", "failed", "draft", "done"]
+    assert all(isinstance(event.error, DecodeTimeout) for event in events[:2]) and time.monotonic() - began < 40
+    started = [int(path.name[6:]) for path in bad_decoders.glob("child-*")]
+    assert len(started) == 3
+    assert wait_until(lambda: not any(psutil.pid_exists(pid) for pid in started)), "a decoder's child is left over"
+
+
+def test_a_worker_leaves_no_image_of_its_memory(bad_decoders):
+    psutil = pytest.importorskip("psutil")
+    before = children()
+    with WorkerPool(BUDGET, jobs=1) as pool:
+        events = pool.read(tasks(samples.pdf(bad_decoders / "hang.pdf")), tick_s=0.2)
+        assert next(events) is None and wait_until(lambda: (bad_decoders / "attempts.log").exists())
+        (worker,) = (psutil.Process(pid) for pid in children() - before)
+        assert worker.rlimit(psutil.RLIMIT_CORE) == (0, 0)
+
+
 @pytest.mark.slow
 def test_a_decoder_that_always_dies_is_given_up(bad_decoders):
     # The crash comes with page 2 of the second document again and again: each attempt starts on that page.
@@ -240,6 +273,6 @@ def test_messages_from_a_worker_are_not_trusted():
     write_message(stream, {"type": "draft", "name": "\udcff"}, [b"ab", b"c"])
     stream.seek(0)
     assert read_message(stream) == ({"type": "draft", "name": "\udcff"}, b"abc")
-    for bad in (b"", b"\xff" * 8, b"\0\0\0\2\0\0\0\0[]", b"\0\0\0\2\0\0\0\0{"):
+    for bad in (b"", b"\xff" * 8, b"\0\0\0\2\0\0\0\0[]", b"\0\0\0\2\0\0\0\0{", b"\0\1\0\0\0\0\0\0" + b"[" * 65536):
         with pytest.raises((EOFError, ValueError)):
             read_message(io.BytesIO(bad))
