@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import json
 import os
-import sqlite3
 import threading
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,8 @@ from sqlalchemy import delete, select, text, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.engine import Connection, Engine
 
-from mmsearch import indexing, integrity, lexical, schema, stored_vectors
-from mmsearch.errors import CatalogError, CorruptIndex, SourceError
+from mmsearch import copies, indexing, integrity, lexical, schema, stored_vectors
+from mmsearch.errors import CatalogError, SourceError
 from mmsearch.filters import Filters, absolute, allowed_ids, read_ids, under_any
 from mmsearch.items import Item, ItemDraft, Kind, Source, Vectors
 from mmsearch.lexical import TextMatches
@@ -654,17 +653,10 @@ class Catalog:
         Raises:
             CorruptIndex: the copy is not sound, so the catalog is damaged; the copy is removed.
         """
-        with self._engine.connect() as connection, closing(sqlite3.connect(file)) as copy:
+        with self._engine.connect() as connection:
             raw = connection.connection.driver_connection
             assert raw is not None
-            raw.backup(copy)
-            copy.execute("PRAGMA journal_mode = DELETE").close()
-            said = [row[0] for row in copy.execute("PRAGMA quick_check(3)")]
-        if said != ["ok"]:
-            file.unlink()
-            raise CorruptIndex(
-                f"{self.folder / schema.CATALOG_NAME} is damaged ({said[0]}): `mmsearch doctor` says more"
-            )
+            copies.copy_database(raw, self.folder / schema.CATALOG_NAME, file)
 
     def compact(self) -> list[str]:
         """Delete tombstones and vectors of other models for good, and give their space back.

@@ -20,9 +20,11 @@ import numpy as np
 from mmsearch import prompts, relevance
 from mmsearch.catalog import Catalog, Filters
 from mmsearch.config import Settings, find_library_folder, load_settings
+from mmsearch.copies import former_copies
 from mmsearch.errors import CatalogError, ModelMismatch
 from mmsearch.items import KIND_ALIASES, KINDS, EmbedInput, Kind, MatchScale, Query, Vectors
 from mmsearch.lock import lock_holder, locked, snapshot_lock
+from mmsearch.schema import CATALOG_NAME
 from mmsearch.stored_vectors import is_unit, unit
 from mmsearch.vectors import VectorStore, maxsim, open_store
 
@@ -551,8 +553,12 @@ class Library:
             self.catalog.remove_model(model_key)
             shutil.rmtree(self.folder / model_key, ignore_errors=True)
 
-    def compact(self) -> None:
-        """Delete for good what is only marked as deleted, with its previews and the snapshots of models no longer used."""
+    def compact(self) -> list[Path]:
+        """Delete for good what is only marked as deleted, with its previews and the snapshots of models no longer used.
+
+        Returns:
+            The copies of the catalog that were kept when its schema was changed, deleted too.
+        """
         with self.lock():
             former = set(self.catalog.model_keys())
             for preview in self.catalog.compact():
@@ -560,6 +566,10 @@ class Library:
             for key in former - set(self.catalog.model_keys()):
                 shutil.rmtree(self.folder / key, ignore_errors=True)
             self.sync_vectors()
+            kept = list(former_copies(self.folder / CATALOG_NAME))
+            for copy in kept:
+                copy.unlink(missing_ok=True)
+            return kept
 
 
 @dataclass

@@ -31,7 +31,10 @@ from sqlalchemy import (
 from sqlalchemy.engine import Connection, ExceptionContext
 from sqlalchemy.pool import QueuePool
 
+from mmsearch import copies
 from mmsearch.errors import CatalogError, CorruptIndex, LibraryLocked, LibraryMissing, NewerSchema
+from mmsearch.lock import lock_holder
+from mmsearch.terminal import size
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +43,8 @@ SCHEMA_REVISION = "0002"
 """The newest revision in `migrations/versions`; revisions are numbered so that older and newer can be told apart."""
 
 BUSY_TIMEOUT_S = 30.0
+MIGRATION_TIMEOUT_S = 600.0
+"""How long another process's migration is waited for; it copies the whole catalog first."""
 
 metadata = MetaData()
 
@@ -150,8 +155,11 @@ calibrations = Table(
 )
 
 
-def open_database(folder: Path, *, create: bool, read_only: bool) -> tuple[Engine, bool]:
+def open_database(folder: Path, *, create: bool, read_only: bool, keep_former: bool = True) -> tuple[Engine, bool]:
     """Open, and where needed create or migrate, the catalog of a library.
+
+    Args:
+        keep_former: copy the catalog as it is before it is migrated, see `mmsearch.copies`.
 
     Returns:
         The engine, and whether it can only read (asked for, or because the folder cannot be written).
@@ -159,7 +167,8 @@ def open_database(folder: Path, *, create: bool, read_only: bool) -> tuple[Engin
     Raises:
         LibraryMissing: nothing there and `create` is false. NewerSchema: written by a newer mmsearch.
         CorruptIndex: not a catalog or damaged; the file is left as it is.
-        CatalogError: older schema in a read-only library.
+        CatalogError: older schema in a read-only library, or no room to keep a copy of it.
+        LibraryLocked: older schema, and an older mmsearch is writing.
     """
     file = folder / CATALOG_NAME
     if not file.exists():
@@ -189,7 +198,7 @@ def open_database(folder: Path, *, create: bool, read_only: bool) -> tuple[Engin
                 )
             if not create and not revision:
                 raise LibraryMissing(f"{file} is empty: `mmsearch ingest FOLDER` fills it")
-            _migrate(engine, file)
+            _migrate(engine, file, keep_former=keep_former)
     except BaseException:
         engine.dispose()
         raise
@@ -252,15 +261,19 @@ def _revision(engine: Engine, file: Path) -> str:
     """The schema revision of the file, "" for an empty one."""
     try:
         with engine.connect() as connection:
-            tables = set(connection.execute(text("SELECT name FROM sqlite_master")).scalars())
-            if not tables:
-                return ""
-            if "alembic_version" not in tables:
-                _corrupt(file, "an SQLite file, but not a catalog of mmsearch")
-            return connection.execute(text("SELECT version_num FROM alembic_version")).scalar() or ""
+            return _revision_seen(connection, file)
     except sqlite3.DatabaseError as error:  # raised by the driver while connecting, before SQLAlchemy can translate it
         translate_error(error, file)
         raise
+
+
+def _revision_seen(connection: Connection, file: Path) -> str:
+    tables = set(connection.execute(text("SELECT name FROM sqlite_master")).scalars())
+    if not tables:
+        return ""
+    if "alembic_version" not in tables:
+        _corrupt(file, "an SQLite file, but not a catalog of mmsearch")
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar() or ""
 
 
 def _refuse_newer(revision: str, file: Path) -> None:
@@ -270,18 +283,62 @@ def _refuse_newer(revision: str, file: Path) -> None:
         )
 
 
-def _migrate(engine: Engine, file: Path) -> None:
-    """Bring the file to `SCHEMA_REVISION` in one transaction; alembic is imported only here."""
+def _migrate(engine: Engine, file: Path, *, keep_former: bool) -> None:
+    """Bring the file to `SCHEMA_REVISION` in one transaction, once a copy of it as it is lies beside it.
+
+    Another process that is at it is waited for; alembic is imported only here.
+    """
     from alembic import command
     from alembic.config import Config
 
+    if (writer := lock_holder(file.parent)) is not None:
+        raise LibraryLocked(
+            f"process {writer}, of another version of mmsearch, is writing to {file.parent}, whose schema must be brought to "
+            f"{SCHEMA_REVISION} first: wait for it, or stop it with `kill {writer}`"
+        )
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).with_name("migrations")).replace("%", "%%"))
-    with engine.connect() as connection:
-        raw = connection.connection.driver_connection
-        assert raw is not None
+    kept = None
+    with engine.connect().execution_options(immediate=True) as connection:
+        raw = _driver(connection)
+        connection.detach()  # a connection with that much patience serves nothing else
         raw.execute("PRAGMA journal_mode = WAL").close()  # kept in the file; not possible inside a transaction
-    with engine.connect().execution_options(immediate=True) as connection, connection.begin():
-        config.attributes["connection"] = connection
-        command.upgrade(config, SCHEMA_REVISION)
-    log.info("%s: schema brought to %s", file, SCHEMA_REVISION)
+        raw.execute(f"PRAGMA busy_timeout = {int(MIGRATION_TIMEOUT_S * 1000)}").close()
+        with connection.begin():
+            former = _revision_seen(connection, file)
+            _refuse_newer(former, file)
+            if former == SCHEMA_REVISION:  # another process was quicker
+                return
+            if keep_former and former and connection.execute(text("SELECT 1 FROM sources LIMIT 1")).first():
+                kept = _keep_former(engine, file, former)
+            config.attributes["connection"] = connection
+            command.upgrade(config, SCHEMA_REVISION)
+    if kept is None:
+        log.info("%s: schema brought to %s", file, SCHEMA_REVISION)
+        return
+    for older in copies.former_copies(file):
+        if older != kept:
+            older.unlink(missing_ok=True)
+    log.warning(
+        "%s: schema %s brought to %s. As it was it is kept in %s (%s, until `mmsearch compact`): to go back to the older mmsearch, "
+        "delete %s, %s-wal and %s-shm and give that file the name %s",
+        *(file, former, SCHEMA_REVISION, kept.name, size(kept.stat().st_size), *[file.name] * 4),
+    )
+
+
+def _keep_former(engine: Engine, file: Path, former: str) -> Path:
+    """Copy the catalog through a second connection, while the first holds the write lock. Raises CatalogError where there is no room."""
+    try:
+        with engine.connect() as reader:
+            return copies.keep_former(_driver(reader), file, SCHEMA_REVISION)
+    except (OSError, sqlite3.OperationalError) as error:
+        raise CatalogError(
+            f"{file} has schema {former} and must be brought to {SCHEMA_REVISION}, but a copy of it as it is cannot be kept first "
+            f"({error}): make {size(file.stat().st_size)} free in {file.parent}; nothing was changed"
+        ) from error
+
+
+def _driver(connection: Connection) -> sqlite3.Connection:
+    raw = connection.connection.driver_connection
+    assert isinstance(raw, sqlite3.Connection)
+    return raw

@@ -100,6 +100,8 @@ def compact_command(library: LibraryOption = None) -> None:
 
     with opened(library) as found:
         before = found.status()["bytes"]
-        found.compact()
+        kept = found.compact()
         after = found.status()["bytes"]
+    for copy in kept:
+        print(f"deleted {copy.name}, the catalog as it was before its schema was changed")
     print(f"{size(before)} → {size(after)}")

@@ -22,9 +22,10 @@ from typing import Any
 
 from mmsearch import __version__
 from mmsearch.catalog import Catalog
+from mmsearch.copies import faults, sync
 from mmsearch.errors import CatalogError, CorruptIndex
 from mmsearch.filters import absolute
-from mmsearch.schema import CATALOG_NAME
+from mmsearch.schema import CATALOG_NAME, open_database
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -72,10 +73,10 @@ def backup(library: Path, file: Path, *, overwrite: bool = False) -> Backup:
                 "files": listed,
             }
             archive.writestr(MANIFEST, json.dumps(manifest, indent=1))
-        _sync(partial)
+        sync(partial)
         size = partial.stat().st_size
         partial.replace(file)
-        _sync(file.parent)
+        sync(file.parent)
     return Backup(file, size, items, len(present), len(previews) - len(present))
 
 
@@ -106,19 +107,21 @@ def restore(file: Path, library: Path) -> Backup:
         catalog = Path(folder) / CATALOG_NAME
         _check(catalog, file)
         _move_models(catalog, manifest.get("library", ""), library)
-        Catalog.open(Path(folder)).close()  # an older schema is brought up to date here, a newer one refused
+        # An older schema is brought up to date here, a newer one refused. The backup itself is the copy to go back to.
+        open_database(Path(folder), create=False, read_only=False, keep_former=False)[0].dispose()
         with closing(sqlite3.connect(catalog)) as database:
+            database.execute("PRAGMA journal_mode = WAL").close()  # archives of 0.3 hold it in another mode
             database.execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
         names = [name for name in manifest["files"] if name != CATALOG_NAME]
         for name in names:
             target = library / name
             target.parent.mkdir(parents=True, exist_ok=True)
             (Path(folder) / name).replace(target)
-        _sync(catalog)
+        sync(catalog)
         for leftover in (f"{CATALOG_NAME}-wal", f"{CATALOG_NAME}-shm"):
             (library / leftover).unlink(missing_ok=True)
         catalog.replace(library / CATALOG_NAME)
-        _sync(library)
+        sync(library)
     previews = sum(name.startswith("previews/") for name in names)
     return Backup(file, file.stat().st_size, int(manifest["items"]), previews, 0)
 
@@ -181,8 +184,8 @@ def _manifest(archive: zipfile.ZipFile, file: Path) -> dict[str, Any]:
 
 def _check(catalog: Path, file: Path) -> None:
     with closing(sqlite3.connect(catalog)) as database:
-        said = [row[0] for row in database.execute("PRAGMA quick_check(3)")]
-    if said != ["ok"]:
+        said = faults(database)
+    if said:
         raise CorruptIndex(f"{file}: its catalog is damaged ({said[0]}); nothing was restored")
 
 
@@ -198,12 +201,3 @@ def _move_models(catalog: Path, former: str, library: Path) -> None:
 def _blocks(stream: Any) -> Iterator[bytes]:
     while block := stream.read(BLOCK):
         yield block
-
-
-def _sync(path: Path) -> None:
-    """Make a file, or the names in a folder, durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -21,11 +21,14 @@ from PIL import Image
 
 from ingest.again import decoded
 from mmsearch import prompts
+from mmsearch.copies import former_copies
 from mmsearch.errors import CorruptIndex, EmbedderError
 from mmsearch.integrity import Gaps
 from mmsearch.items import KINDS, Item, Kind
 from mmsearch.library import PREVIEWS_NAME, Library
+from mmsearch.schema import CATALOG_NAME
 from mmsearch.stored_vectors import unit
+from mmsearch.terminal import size
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +39,7 @@ AGREES = 0.999
 STALE_S = 3600.0
 """Leftovers of a write are swept once they are older: something younger may still be at work."""
 NAMED = 3
-LEFTOVER = re.compile(r"\.tmp$|\.partial(-\d+)?$|\.corrupt-\d+$|^\.restoring-")
+LEFTOVER = re.compile(r"\.tmp$|\.partial(-\w+)?$|\.corrupt-\d+$|^\.restoring-")
 
 Tell = Callable[[str], None]
 
@@ -95,6 +98,7 @@ def _examine(library: Library, *, repair: bool, quick: bool, tell: Tell) -> Iter
     tell("previews and leftovers")
     yield from _previews(library, repair, quick)
     yield _leftovers(library, repair)
+    yield from _former_catalogs(library)
     yield from _sources(library, key)
     if not quick:
         tell("a sample of items, embedded once more")
@@ -278,6 +282,12 @@ def _leftovers(library: Library, repair: bool) -> Finding:
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
         finding.repaired = "deleted"
     return finding
+
+
+def _former_catalogs(library: Library) -> Iterator[Finding]:
+    for kept in former_copies(library.folder / CATALOG_NAME):
+        what = f"{kept.name} ({size(kept.stat().st_size)}) is the catalog before its schema was changed: `mmsearch compact` deletes it"
+        yield Finding("former catalog", "notice", what)
 
 
 def _is_stale(path: Path) -> bool:

@@ -235,9 +235,9 @@ def kill_command(
             continue
         if killer.run_or_kill(command(library), within_s):
             tally.kills += 1
-            tally.problems += [f"after kill {tally.kills}: {fault}" for fault in faults(library)]
-            if check is not None:
+            if check is not None:  # before anything opens the library
                 tally.problems += check(library)
+            tally.problems += [f"after kill {tally.kills}: {fault}" for fault in faults(library)]
             killer.run(command(library))
         tally.completed += 1
         tally.problems += compare(bed, library, f"after {tally.kills} kills")
@@ -269,6 +269,23 @@ def age_schema(library: Path) -> None:
             if column in {row[1] for row in database.execute("PRAGMA table_info(models)")}:
                 database.execute(f"ALTER TABLE models DROP COLUMN {column}")
         database.execute("UPDATE alembic_version SET version_num = '0001'")
+
+
+def former_copy_is_whole(library: Path) -> list[str]:
+    """The copy that a migration keeps first: of the old schema and sound, or not there."""
+    import sqlite3
+    from contextlib import closing
+
+    from mmsearch import copies
+
+    problems = []
+    for kept in copies.former_copies(library / "catalog.sqlite3"):
+        with closing(sqlite3.connect(kept)) as database:
+            said = copies.faults(database)
+            (revision,) = database.execute("SELECT version_num FROM alembic_version").fetchone()
+        if said or revision != "0001":
+            problems.append(f"{kept.name} of a migration that was cut off: schema {revision}, {said}")
+    return problems
 
 
 def bury(library: Path) -> None:
@@ -303,7 +320,7 @@ def scenarios(bed: Bed, killer: Killer, kills: int, few: int) -> list[Tally]:
         lambda: kill_ingest(bed, killer, kills),
         lambda: kill_changes(bed, killer, few),
         lambda: kill_command(bed, killer, few, "snapshots", lambda library: ["ingest", bed.files, "--library", library], prepare=lose_snapshots),
-        lambda: kill_command(bed, killer, few, "migration", lambda library: ["status", "--library", library], prepare=age_schema),
+        lambda: kill_command(bed, killer, few, "migration", lambda library: ["status", "--library", library], prepare=age_schema, check=former_copy_is_whole),
         lambda: kill_command(bed, killer, few, "compact", lambda library: ["compact", "--library", library], prepare=bury),
         lambda: kill_command(bed, killer, few, "backup", lambda library: ["backup", archive, "--overwrite", "--library", library], check=whole_or_absent),
         lambda: kill_restore(bed, killer, few, restore_command),

@@ -25,13 +25,24 @@ LAYERS = [
     {
         "mmsearch.indexing", "mmsearch.integrity", "mmsearch.lexical", "mmsearch.filters", "mmsearch.plan", "mmsearch.schema",
         "mmsearch.stored_vectors", "mmsearch.migrations", "mmsearch.prompts", "mmsearch.media", "mmsearch.pictures", "mmsearch.sandbox",
-        "mmsearch.relevance", "mmsearch.lock", "mmsearch.terminal", "mmsearch.terms",
+        "mmsearch.relevance", "mmsearch.lock", "mmsearch.copies", "mmsearch.terminal", "mmsearch.terms",
     },
     {"mmsearch.items", "mmsearch.errors", "mmsearch.config"},
     {"mmsearch"},
 ]  # fmt: skip
 
-DATABASE = {"catalog", "indexing", "integrity", "lexical", "filters", "plan", "schema", "stored_vectors", "migrations"}
+DATABASE = {
+    "catalog",
+    "indexing",
+    "integrity",
+    "lexical",
+    "filters",
+    "plan",
+    "schema",
+    "stored_vectors",
+    "migrations",
+    "copies",
+}
 
 FORBIDDEN = {
     # vectors and catalog know nothing of models
