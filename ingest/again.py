@@ -6,6 +6,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
+from ingest.scan import has_changed
 from ingest.workers import Event, Limits, Task, WorkerPool, default_jobs
 from mmsearch.embedders import Embedder
 from mmsearch.items import Item, ItemDraft, Source
@@ -22,7 +23,7 @@ def decoded(library: Library, embedder: Embedder, items: Sequence[Item]) -> Iter
     rows = {row.id: row for row in library.catalog.sources(states=("indexed",)) if row.id in wanted}
     tasks = []
     for source_id, row in sorted(rows.items()):
-        source = Source(row.path, row.sha256, row.size_bytes, row.modified_ns)
+        source = Source(row.path, row.sha256, row.size_bytes, row.modified_ns, row.ctime_ns)
         if is_unchanged(source):
             tasks.append(Task(source_id, source, first_ordinal=min(wanted[source_id])))
         else:
@@ -47,8 +48,8 @@ def decoded(library: Library, embedder: Embedder, items: Sequence[Item]) -> Iter
 
 
 def is_unchanged(source: Source) -> bool:
+    """Whether the file is there, can be read, and is the one that was hashed."""
     try:
-        stat = source.path.stat()
+        return not has_changed(source)
     except OSError:
         return False
-    return (stat.st_size, stat.st_mtime_ns) == (source.size_bytes, source.modified_ns)

@@ -31,13 +31,13 @@ from ingest.plan import (
     kind_of,
     measure_costs,
 )
-from ingest.scan import ScanResult, find_sources, has_changed, resolve_roots
+from ingest.scan import ScanResult, find_sources, former_roots, has_changed, resolve_roots
 from ingest.workers import Event, Limits, Task, WorkerPool, default_jobs
 from mmsearch import prompts
 from mmsearch.errors import CorruptFile, SourceError
 from mmsearch.items import ItemDraft, Kind, Source, Vectors
 from mmsearch.library import is_multi_vector
-from mmsearch.plan import Plan
+from mmsearch.plan import HOLDERS, Plan, is_under
 
 if TYPE_CHECKING:
     from mmsearch.embedders import Embedder
@@ -133,7 +133,8 @@ class IngestReport:
     Attributes:
         plan: what it set out to do.
         items: saved, by kind. files: sources completed. copied: sources indexed from another with the same content.
-        moved, returned, retired, offline, unchanged: sources, see `mmsearch.plan.Plan`.
+        moved, returned, retired, offline, away, unchanged: sources, see `mmsearch.plan.Plan`; removed ones that came back count as
+            returned, too.
         failures: of this run, files and folders that cannot be read included. failed_before: known failures left alone.
         changing: files that changed while they were read; the next run takes them.
         blank_pages, damaged_pages, merged_clips: what was not made an item.
@@ -150,6 +151,7 @@ class IngestReport:
     returned: int = 0
     retired: int = 0
     offline: int = 0
+    away: int = 0
     unchanged: int = 0
     failed_before: int = 0
     failures: list[Failure] = field(default_factory=list)
@@ -178,12 +180,16 @@ class IngestReport:
             (self.moved, "moved"),
             (self.returned, "back again"),
             (self.retired, "removed"),
-            (self.offline, "out of reach, kept for when they return"),
         ):
             if number:
                 did.append(f"{counted(number, ('file', 'files'))} {word}")
-        if not did:
+        if not did and not self.offline:
             did.append(f"nothing to do: {counted(self.unchanged, ('file', 'files'))} unchanged")
+        if out_of_reach := self.offline + self.away:
+            did.append(
+                f"{counted(out_of_reach, ('file', 'files'))} offline: kept out of sight until their disk is back "
+                "(`mmsearch ingest --prune` forgets them)"
+            )
         if self.failures:
             did.append(f"{counted(len(self.failures), ('file', 'files'))} failed")
         if self.changing:
@@ -197,7 +203,7 @@ class IngestReport:
             **{
                 name: getattr(self, name)
                 for name in (
-                    "files", "copied", "moved", "returned", "retired", "offline", "unchanged", "failed_before",
+                    "files", "copied", "moved", "returned", "retired", "offline", "away", "unchanged", "failed_before",
                     "blank_pages", "damaged_pages", "merged_clips", "interrupted", "dry_run",
                 )
             },
@@ -318,6 +324,7 @@ class _Run:
         self.next_progress = 0.0
         self.last_path: Path | None = None
         self.change_over = change_over
+        self.model_key = ""
         self._progress = progress
         self._pool: WorkerPool | None = None
         self.limits = Limits(
@@ -333,9 +340,11 @@ class _Run:
         try:
             scan, plan = self.look(paths, **options)
             self.settle(scan, plan)
-            if plan.new or plan.changed or plan.reembed or plan.copied:
+            left = self.copy(plan.copied)  # before hours of reading: a file that was renamed shall be found meanwhile
+            if plan.new or plan.changed or plan.reembed or left:
                 self.read(plan)
-                self.copy(plan.copied)
+                if left := self.copy(left):  # what failed, or changed, where it would have been copied from
+                    self.read_jobs([self.job(source) for source in left], self.library.embedder)
         except KeyboardInterrupt:
             self.report.interrupted = True
         finally:
@@ -374,7 +383,7 @@ class _Run:
         """Scan, compare with the catalog, count."""
         self.tell("scan")
         with self.timed("scan"):
-            known = self.catalog.known_files(resolve_roots(paths))
+            known = self.catalog.known_files([*resolve_roots(paths), *former_roots(paths)])
             scan = find_sources(
                 paths,
                 known,
@@ -388,21 +397,27 @@ class _Run:
         with self.timed("plan"):
             blind = scan.seen_unreadable()
             if include or exclude:
-                blind += scan.roots  # a partial look proves nothing about what it left out
+                blind += [*scan.roots, *scan.former]  # a partial look proves nothing about what it left out
 
             def compare(model_key: str) -> Plan:
+                self.model_key = model_key
                 plan = self.catalog.plan(
                     scan.sources,
-                    scan.roots,
+                    [*scan.roots, *scan.former],
                     model_key,
                     seen_unreadable=blind,
+                    emptied=scan.emptied,
                     retry_failed=retry_failed,
                     prune=prune,
                 )
                 if add_new:
                     return plan
-                begun = {row.path for row in self.catalog.sources(states=("pending",))}
-                return replace(plan, new=[source for source in plan.new if source.path in begun], copied=[])
+                own = {row.path for row in self.catalog.sources(states=(*HOLDERS, "pending"))}
+                return replace(
+                    plan,
+                    new=[source for source in plan.new if source.path in own],
+                    copied=[source for source in plan.copied if source.path in own],
+                )
 
             key = self.planning_key()
             plan = compare(key)
@@ -424,7 +439,7 @@ class _Run:
         summary.new, summary.changed, summary.reembed = len(plan.new), len(plan.changed), len(plan.reembed)
         summary.moved, summary.copied, summary.unchanged = len(plan.moved), len(plan.copied), len(plan.unchanged)
         summary.failed_before, summary.returned = len(plan.failed_before), len(plan.returned)
-        summary.missing, summary.offline = len(plan.missing), len(plan.offline)
+        summary.missing, summary.offline, self.report.away = len(plan.missing), len(plan.offline), len(plan.away)
         summary.unsupported, summary.junk, summary.ignored = scan.unsupported.total(), scan.junk, scan.ignored
         summary.unreadable, summary.changing = len(scan.unreadable), len(scan.changing)
         to_read = [*plan.new, *(s for _, s in plan.changed), *(s for _, s in plan.reembed)]
@@ -439,19 +454,15 @@ class _Run:
         for path, reason in scan.unreadable:
             self.report.failures.append(Failure(path, "CorruptFile", f"cannot be read: {reason}"))
         for root in scan.gone_roots:
-            prefix = os.fsencode(root)
-            if not any(path == prefix or path.startswith(prefix + b"/") for path in known):
+            names = [root, *(path for path in scan.former if path.resolve() == root)]
+            if not any(is_under(path, name) for name in names for path in known):
                 self.report.failures.append(Failure(root, "CorruptFile", "there is no such file or folder"))
         self.report.changing += scan.changing
 
     def settle(self, scan: ScanResult, plan: Plan) -> None:
-        """Everything that needs no model: moved, returned, missing and offline files; attempts at files that are gone."""
+        """Everything that the catalog's rows alone need: touched, moved, returned, outdated, missing and offline files."""
         with self.timed("save"):
-            folders = [root for root in scan.roots if root.is_dir()]
-            self.catalog.settle(plan, folders)
-            for row in self.catalog.sources(states=("pending",)):
-                if any(row.path.is_relative_to(root) for root in folders) and not os.path.lexists(row.path):
-                    self.catalog.retire([row.id])
+            self.catalog.settle(plan, [root for root in scan.roots if root.is_dir()])
         self.report.moved, self.report.returned = len(plan.moved), len(plan.returned)
         self.report.retired, self.report.offline = len(plan.missing), len(plan.offline)
 
@@ -496,19 +507,32 @@ class _Run:
             decode_s = sum(DECODE_S[kind] * numbers[kind] for kind in kinds) / self.jobs
             self.report.plan.seconds = max(decode_s, sum(self.costs[kind] * numbers[kind] for kind in kinds))
 
-    def copy(self, copies: Sequence[Source]) -> None:
-        """Content that is indexed under another path by now needs no model; what failed there is read on its own."""
+    def copy(self, copies: Sequence[Source]) -> list[Source]:
+        """Index without the model what is content that the catalog holds by now. Returns what is left."""
         left = []
         for source in copies:
             with self.timed("save"):
-                original = self.catalog.find_indexed(source.sha256)
-                if original is None or has_changed(source):
-                    left.append(self.job(source))
-                else:
-                    self.catalog.copy_source(original, source)
-                    self.report.copied += 1
-        if left:
-            self.read_jobs(left, self.library.embedder)
+                original = self.catalog.find_content(source, self.model_key)
+                if original is None:
+                    left.append(source)
+                elif self.is_as_scanned(source):
+                    is_back = self.catalog.copy_source(original, source) == original
+                    self.report.returned += is_back
+                    self.report.copied += not is_back
+        return left
+
+    def is_as_scanned(self, source: Source, *, read: bool = False) -> bool:
+        """Whether a file still is what it was when it was scanned; what it is instead is told, but not remembered: it is the disk
+        that went away, or another program that writes, and no fault of the file."""
+        try:
+            if not has_changed(source, read=read):
+                return True
+            self.report.changing.append(source.path)
+        except OSError as error:
+            self.report.failures.append(
+                Failure(source.path, "CorruptFile", f"cannot be read: {error.strerror or error}")
+            )
+        return False
 
     def sync(self) -> None:
         """Let the vector stores catch up, and answer queries with this model once it has embedded everything."""
@@ -594,8 +618,8 @@ class _Run:
                 still_open.append(job)
                 continue
             job.is_closed = True
-            if has_changed(job.source):
-                self.report.changing.append(job.source.path)
+            # Only what can be read from end to end may be called broken: a disk that fails looks like many broken files.
+            if not self.is_as_scanned(job.source, read=job.error is not None):
                 continue
             if job.error is not None:
                 self.fail(job, job.error)

@@ -1,9 +1,9 @@
 """Walk folders and settle what is there: path, size, time and content hash of every file that a reader may take.
 
-A file whose size and time are as the catalog remembers them is not opened. Nothing here decodes anything.
+A file whose size and times are as the catalog remembers them is not opened. Nothing here decodes anything.
 """
 
-# ruff: noqa: PTH100, PTH111, PTH112, PTH116, PTH118, PTH119, PTH120, PTH122
+# ruff: noqa: PTH100, PTH110, PTH111, PTH112, PTH114, PTH116, PTH118, PTH119, PTH120, PTH122
 # A walk meets hundreds of thousands of names: strings cost a fifth of Path objects.
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ import logging
 import os
 import re
 import stat
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from ingest.readers import SUFFIX_TYPES, sniff
-from mmsearch.items import Source
+from mmsearch.items import UNSETTLED, Source
 
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
@@ -38,6 +39,9 @@ MAX_IGNORE_BYTES = 64_000
 MAX_IGNORE_LINES = 1000
 MAX_WILDCARDS = 3
 """In one line of an ignore file. Its time to match grows by the length of a name with each; it comes with the folder, and five take seconds."""
+UNSETTLED_NS, UNSETTLED_COARSE_NS = 100_000_000, 2_000_000_000
+"""A change time younger than this proves nothing yet: the clock behind it moves in steps, of up to 10 ms in Linux, of 2 s on FAT
+(there whole seconds are kept), and a second edit within a step leaves no trace."""
 
 
 class Known(Protocol):
@@ -49,6 +53,8 @@ class Known(Protocol):
     def size_bytes(self) -> int: ...
     @property
     def modified_ns(self) -> int: ...
+    @property
+    def ctime_ns(self) -> int | None: ...
 
 
 @dataclass(slots=True)
@@ -57,8 +63,9 @@ class ScanResult:
 
     Attributes:
         roots: the folders and files asked for, absolute; folders with their links resolved.
+        former: for roots that are reached through a link, the link's own path: before it became one, files lay under it.
         sources: files for the readers, by path; also those that broke the promise of their name or were named explicitly.
-        gone_roots: roots that are not there.
+        gone_roots: roots that are not there. emptied: folders in which there is nothing at all, as in a mount point without its disk.
         unreadable: (path, reason) of files and folders that are there but could not be read.
         changing: files that changed while they were hashed; they are taken at the next run.
         unsupported: how many files no reader takes, by suffix. junk, ignored, links, special: how many were passed over.
@@ -66,8 +73,10 @@ class ScanResult:
     """
 
     roots: list[Path] = field(default_factory=list)
+    former: list[Path] = field(default_factory=list)
     sources: list[Source] = field(default_factory=list)
     gone_roots: list[Path] = field(default_factory=list)
+    emptied: list[Path] = field(default_factory=list)
     unreadable: list[tuple[Path, str]] = field(default_factory=list)
     changing: list[Path] = field(default_factory=list)
     unsupported: Counter[str] = field(default_factory=Counter)
@@ -98,7 +107,7 @@ def find_sources(
     passed over. A file named in `paths` is taken whatever its name.
 
     Args:
-        known: by `os.fsencode`d path; a file of the same size and time keeps the hash it had, unopened.
+        known: by `os.fsencode`d path; a file of the same size and times keeps the hash it had, unopened.
         library_folder: never entered.
         on_progress: called after each file with what is found so far.
         include: globs (gitignore syntax, from the root on); other files are left out. exclude: the other way round.
@@ -107,7 +116,7 @@ def find_sources(
         Nothing for files and folders that cannot be read: they stand in the result.
     """
     walk = _Walk(known or {}, library_folder, include, exclude, on_progress)
-    walk.result.roots = resolve_roots(paths)
+    walk.result.roots, walk.result.former = resolve_roots(paths), former_roots(paths)
     for root in walk.result.roots:
         walk.add_root(root)
     walk.result.sources.sort(key=lambda source: os.fsencode(source.path))
@@ -118,12 +127,23 @@ def resolve_roots(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     """Absolute, each once, none inside another; links are resolved, except that a file keeps its own name."""
     found: dict[Path, None] = {}
     for path in paths:
-        absolute = os.path.abspath(os.path.expanduser(os.fspath(path)))
-        if os.path.isdir(absolute):
+        absolute = _absolute(path)
+        # A link that leads nowhere now: to a folder on a disk that is away, whose files are known by their real paths.
+        if os.path.isdir(absolute) or (os.path.islink(absolute) and not os.path.exists(absolute)):
             found[Path(os.path.realpath(absolute))] = None
         else:
             found[Path(os.path.realpath(os.path.dirname(absolute))) / os.path.basename(absolute)] = None
     return [root for root in found if not any(parent in found and parent.is_dir() for parent in root.parents)]
+
+
+def former_roots(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """The paths as they were given, where `resolve_roots` follows a link in them."""
+    given = dict.fromkeys(Path(_absolute(path)) for path in paths)
+    return [path for path in given if path not in set(resolve_roots([path]))]
+
+
+def _absolute(path: str | os.PathLike[str]) -> str:
+    return os.path.abspath(os.path.expanduser(os.fspath(path)))
 
 
 class _Walk:
@@ -147,7 +167,7 @@ class _Walk:
     def add_root(self, root: Path) -> None:
         try:
             status = os.stat(root)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             self.result.gone_roots.append(root)
             return
         except OSError as error:
@@ -177,6 +197,8 @@ class _Walk:
             except OSError as error:
                 self._unreadable(Path(folder), error)
                 continue
+            if not entries:
+                self.result.emptied.append(Path(folder))
             names = {entry.name for entry in entries}
             if CATALOG_FILE in names:
                 log.info("%s holds a library of mmsearch and is passed over", folder)
@@ -229,13 +251,9 @@ class _Walk:
     def _add_file(self, path: str, status: os.stat_result, *, is_named: bool = False) -> None:
         self.on_progress(self.result)
         known = self.known.get(os.fsencode(path))
-        if (
-            known is not None
-            and known.sha256
-            and known.size_bytes == status.st_size
-            and known.modified_ns == status.st_mtime_ns
-        ):
-            self.result.sources.append(Source(Path(path), known.sha256, status.st_size, status.st_mtime_ns))
+        if known is not None and known.sha256 and _has_stamps(known, status):
+            stamps = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+            self.result.sources.append(Source(Path(path), known.sha256, *stamps))
             return
         suffix = os.path.splitext(path)[1].lower()
         try:
@@ -257,11 +275,23 @@ class _Walk:
 
 
 def hash_file(path: Path) -> Source | None:
-    """Read a file once, in blocks, for its SHA-256; None if it changed meanwhile. Raises OSError.
+    """Read a file in blocks for its SHA-256; None if it changed meanwhile. Raises OSError.
 
-    Never more than the size that it had: one that grows faster than it is read would have no end.
+    Never more than the size that it had: one that grows faster than it is read would have no end. It is read a second time where
+    only its change time moved, and counts as unchanged if it reads the same: its rights were set, or the file system knows no
+    change time and makes one up.
     """
+    source = _hash_once(path)
+    if source is None or source.ctime_ns is not None:
+        return source
+    again = _hash_once(path)
+    return replace(again, ctime_ns=UNSETTLED) if again is not None and again.sha256 == source.sha256 else None
+
+
+def _hash_once(path: Path) -> Source | None:
+    """Without `ctime_ns` where that moved meanwhile; None if the size or the time did."""
     digest = hashlib.sha256()
+    began_ns = time.time_ns()
     with open_regular(path) as handle:
         before = os.fstat(handle.fileno())
         left = before.st_size
@@ -269,18 +299,47 @@ def hash_file(path: Path) -> Source | None:
             digest.update(block)
             left -= len(block)
         after = os.fstat(handle.fileno())
-    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns) or left > 0:
         return None
-    return Source(path, digest.hexdigest(), after.st_size, after.st_mtime_ns)
+    ctime_ns: int | None = after.st_ctime_ns
+    if before.st_ctime_ns != after.st_ctime_ns:
+        ctime_ns = None
+    elif _is_unsettled(after, began_ns):
+        ctime_ns = UNSETTLED
+    return Source(path, digest.hexdigest(), after.st_size, after.st_mtime_ns, ctime_ns)
 
 
-def has_changed(source: Source) -> bool:
-    """Whether the file is another one than when it was hashed, as far as size and time tell; gone counts as changed."""
+def _is_unsettled(status: os.stat_result, at_ns: int) -> bool:
+    is_coarse = not (status.st_ctime_ns % 1_000_000_000 or status.st_mtime_ns % 1_000_000_000)
+    return abs(at_ns - status.st_ctime_ns) < (UNSETTLED_COARSE_NS if is_coarse else UNSETTLED_NS)
+
+
+def _has_stamps(known: Known, status: os.stat_result) -> bool:
+    """Whether size and times are those remembered; a change time that is not known is no objection."""
+    if (known.size_bytes, known.modified_ns) != (status.st_size, status.st_mtime_ns):
+        return False
+    return known.ctime_ns in (None, status.st_ctime_ns)
+
+
+def has_changed(source: Source, *, read: bool = False) -> bool:
+    """Whether the file is another one than when it was hashed; gone counts as changed.
+
+    Size and times tell; where only the change time differs, or with `read`, the content does. A change time alone proves nothing:
+    setting rights moves it, and some file systems make it up.
+
+    Raises:
+        OSError: it is there, and cannot be read.
+    """
     try:
         status = os.stat(source.path)
-    except OSError:
+        if (status.st_size, status.st_mtime_ns) != (source.size_bytes, source.modified_ns):
+            return True
+        if not read and _has_stamps(source, status):
+            return False
+        now = hash_file(source.path)
+    except (FileNotFoundError, NotADirectoryError):
         return True
-    return (status.st_size, status.st_mtime_ns) != (source.size_bytes, source.modified_ns)
+    return now is None or now.sha256 != source.sha256
 
 
 def is_junk(name: str, *, is_folder: bool) -> bool:

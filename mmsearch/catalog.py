@@ -47,7 +47,7 @@ class ErrorRow:
 
 @dataclass(frozen=True, slots=True)
 class SourceRow:
-    """A file as the catalog holds it. `changed_at` is in seconds since the epoch."""
+    """A file as the catalog holds it. `changed_at` is when `state` was last set, in seconds since the epoch; `ctime_ns`: see `Source`."""
 
     id: int
     path: Path
@@ -57,6 +57,7 @@ class SourceRow:
     state: str
     item_count: int
     changed_at: float
+    ctime_ns: int | None
 
 
 class Catalog:
@@ -234,9 +235,9 @@ class Catalog:
     # ---- planning a run
 
     def known_files(self, roots: Sequence[Path]) -> dict[bytes, KnownFile]:
-        """What is known of every path under `roots` (`os.fsencode`d): a file with this size and time need not be opened."""
+        """What is known of every path under `roots` (`os.fsencode`d): a file with this size and these times need not be opened."""
         known: dict[bytes, KnownFile] = {}
-        columns = "path, id, sha256, size_bytes, modified_ns, state"
+        columns = "path, id, sha256, size_bytes, modified_ns, ctime_ns, state"
         condition, parameters = under_any(roots)
         with self._reading() as c:
             # Failed last: what failed is the newest that is known of a path.
@@ -258,6 +259,7 @@ class Catalog:
         model_key: str,
         *,
         seen_unreadable: Collection[Path] = (),
+        emptied: Collection[Path] = (),
         retry_failed: bool = False,
         prune: bool = False,
     ) -> Plan:
@@ -268,23 +270,31 @@ class Catalog:
                 Row(*row)
                 for row in c.execute(
                     text(
-                        "SELECT s.id, s.path, s.sha256, s.size_bytes, s.modified_ns, s.state, e.source_id IS NOT NULL"
+                        "SELECT s.id, s.path, s.sha256, s.size_bytes, s.modified_ns, s.ctime_ns, s.state,"
+                        " e.source_id IS NOT NULL"
                         " FROM sources s LEFT JOIN models m ON m.key = :key"
                         " LEFT JOIN embedded e ON e.source_id = s.id AND e.model_id = m.id"
-                        f" WHERE s.state IN ('indexed', 'offline', 'failed') AND ({condition})"
+                        f" WHERE s.state IN ('indexed', 'offline', 'failed', 'pending') AND ({condition})"
                     ),
                     {"key": model_key, **parameters},
                 ).all()
             ]
-            elsewhere = c.execute(
-                text(f"SELECT sha256 FROM sources WHERE state = 'indexed' AND NOT ({condition})"), parameters
+            stands = {(row.path, row.sha256) for row in rows}
+            sought = {one.sha256 for one in sources if (os.fsencode(one.path), one.sha256) not in stands}
+            held = c.execute(
+                text(
+                    "SELECT DISTINCT s.sha256 FROM sources s JOIN models m ON m.key = :key"
+                    f" WHERE s.sha256 IN (SELECT value FROM json_each(:hashes)) AND {indexing.HELD}"
+                ),
+                {"key": model_key, "hashes": json.dumps(sorted(sought))},
             ).scalars()
             return make_plan(
                 sources,
                 rows,
-                roots,
-                elsewhere=set(elsewhere),
+                [*roots, *(root for root in _roots(c) if not {*root.parents}.isdisjoint(roots))],
+                held=set(held),
                 seen_unreadable=seen_unreadable,
+                emptied=emptied,
                 retry_failed=retry_failed,
                 prune=prune,
             )
@@ -369,20 +379,28 @@ class Catalog:
     def move_source(self, source_id: int, source: Source) -> None:
         """The same content now lies elsewhere: items, ids and vectors stay."""
         with self._writing() as c:
-            indexing.move(c, source_id, source)
-            indexing.show(c, [source_id], indexing.next_generation(c))
+            indexing.move(c, source_id, source, indexing.next_generation(c))
 
-    def find_indexed(self, sha256: str) -> int | None:
-        """A source with this content whose items are complete and searchable."""
+    def find_content(self, source: Source, model_key: str) -> int | None:
+        """A source that has items of the same content, complete with vectors of this model: best what stood at this path before,
+        then one that is searchable, one that was removed, one that is offline."""
         with self._reading() as c:
-            same = text("SELECT id FROM sources WHERE sha256 = :sha256 AND state = 'indexed' LIMIT 1")
-            return c.execute(same, {"sha256": sha256}).scalar()
+            same = (
+                "SELECT s.id FROM sources s JOIN models m ON m.key = :key"
+                f" WHERE s.sha256 = :sha256 AND {indexing.HELD}"
+                " ORDER BY s.state = 'removed' AND s.path = :path DESC, s.state = 'indexed' DESC, s.state = 'removed' DESC, s.id DESC"
+            )
+            parameters = {"key": model_key, "sha256": source.sha256, "path": os.fsencode(source.path)}
+            return c.execute(text(f"{same} LIMIT 1"), parameters).scalar()
 
     def copy_source(self, from_id: int, source: Source) -> int:
-        """Index `source` by copying the items, texts and vectors of a source with the same content. Returns its id.
+        """Index `source` by the items, texts and vectors of a source with the same content, without the model. Returns its id.
+
+        A source that was removed comes back itself, and its items with their ids; of another one they are copied. What stood at
+        this path gives way in the same commit.
 
         Raises:
-            CatalogError: `from_id` is not indexed, or holds other content.
+            CatalogError: `from_id` holds other content, or none.
         """
         with self._writing() as c:
             return indexing.copy_source(c, from_id, source)
@@ -430,7 +448,7 @@ class Catalog:
         with self._reading() as c:
             rows = c.execute(
                 text(
-                    "SELECT id, path, sha256, size_bytes, modified_ns, state, item_count, changed_at FROM sources"
+                    "SELECT id, path, sha256, size_bytes, modified_ns, state, item_count, changed_at, ctime_ns FROM sources"
                     f" WHERE ({condition}) AND state IN (SELECT value FROM json_each(:states)) ORDER BY path"
                 ),
                 {**parameters, "states": json.dumps(sorted(states))},
@@ -440,10 +458,7 @@ class Catalog:
     def roots(self) -> dict[Path, float]:
         """The folders ever ingested, with the time of their last scan in seconds since the epoch."""
         with self._reading() as c:
-            return {
-                Path(os.fsdecode(path)): at
-                for path, at in c.execute(select(schema.roots).order_by(schema.roots.c.path))
-            }
+            return _roots(c)
 
     def counts(self, model_key: str | None = None) -> dict[str, dict[str, int]]:
         """{"items": per kind, visible; "vectors": per kind, of this model (default: the active one); "sources": per state}."""
@@ -687,6 +702,11 @@ class Catalog:
 
 
 _ITEM_COUNTS = "SELECT kind, count(*) FROM items WHERE visible = 1 GROUP BY kind"
+
+
+def _roots(c: Connection) -> dict[Path, float]:
+    rows = c.execute(select(schema.roots).order_by(schema.roots.c.path))
+    return {Path(os.fsdecode(path)): at for path, at in rows}
 
 
 def _generation(c: Connection) -> int:

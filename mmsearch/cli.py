@@ -179,6 +179,7 @@ def ingest_command(
       mmsearch ingest talks --dry-run
       mmsearch ingest ~/Pictures --exclude '**/thumbnails/**'
     """
+    from ingest.scan import former_roots, resolve_roots
     from mmsearch.config import find_library_folder
     from mmsearch.schema import CATALOG_NAME
 
@@ -191,7 +192,10 @@ def ingest_command(
         place = Path(nowhere) if dry_run and is_new else folder  # looking makes no library
         with opened(place, create=True, model=model, device=device) as found:
             _refuse_missing(
-                path for path in paths if not os.path.lexists(path) and not found.catalog.known_files([path.absolute()])
+                path
+                for path in paths
+                if not os.path.lexists(path)
+                and not found.catalog.known_files([*resolve_roots([path]), *former_roots([path])])
             )
             code = ingested(found, paths, dry_run=dry_run, as_json=as_json, **options)
     raise typer.Exit(code)

@@ -22,11 +22,10 @@ from sqlalchemy.engine import Connection
 from mmsearch.errors import CatalogError, DimensionMismatch, SourceError
 from mmsearch.filters import absolute
 from mmsearch.items import ItemDraft, Source
-from mmsearch.plan import Plan
+from mmsearch.plan import HOLDERS, Plan
 from mmsearch.schema import embedded, items, meta, models, roots, sources
 from mmsearch.stored_vectors import checked_items, to_blob
 
-HOLDERS = ("indexed", "offline")
 ATTEMPTS = ("pending", "failed")
 BEING_INDEXED = ("pending", "indexed", "offline")
 
@@ -71,15 +70,14 @@ def note_compacted(c: Connection) -> None:
 
 
 def settle(c: Connection, plan: Plan, scanned: Sequence[Path]) -> None:
-    for source_id, source in plan.touched:
-        _set(c, source_id, size_bytes=source.size_bytes, modified_ns=source.modified_ns)
-    if plan.moved or plan.returned or plan.offline or plan.missing:
+    _restamp(c, plan.touched)
+    if plan.moved or plan.returned or plan.outdated or plan.offline or plan.missing:
         generation = next_generation(c)
         for source_id, source in plan.moved:
-            move(c, source_id, source)
-        show(c, [*plan.returned, *(source_id for source_id, _ in plan.moved)], generation)
+            move(c, source_id, source, generation)
+        show(c, plan.returned, generation)
         hide(c, plan.offline, generation, state="offline")
-        hide(c, plan.missing, generation, state="removed")
+        hide(c, [*plan.outdated, *plan.missing], generation, state="removed")
     for root in scanned:
         _put(c, roots, {"path": os.fsencode(root)}, {"scanned_at": time.time()})
 
@@ -174,23 +172,41 @@ def fail_source(c: Connection, source: Source | Path, error: SourceError, *, rep
     return attempt.id
 
 
-def move(c: Connection, source_id: int, source: Source) -> None:
-    """Another path for the same content. `show` is left to the caller."""
+def move(c: Connection, source_id: int, source: Source, generation: int) -> None:
+    """Another path for the same content; what stood there gives way."""
+    _clear(c, source.path, generation, but=source_id)
+    _restamp(c, [(source_id, source)])
     _set(c, source_id, **_file(source), state="indexed", changed_at=time.time())
     c.execute(update(items).where(items.c.source_id == source_id, _LIVE).values(name=_lexical_name(source.path)))
+    show(c, [source_id], generation)
+
+
+HELD = """(
+    s.state IN ('indexed', 'offline') AND EXISTS (SELECT 1 FROM embedded e WHERE e.source_id = s.id AND e.model_id = m.id)
+    OR s.state = 'removed' AND s.item_count > 0 AND (
+        SELECT count(*) = s.item_count AND count(v.id) = s.item_count
+        FROM items i LEFT JOIN vectors v ON v.item_id = i.id AND v.model_id = m.id
+        WHERE i.source_id = s.id AND i.deleted_at IS NOT NULL
+        AND i.generation = (SELECT max(generation) FROM items WHERE source_id = s.id)))"""
+"""An SQL condition: the source `s` has all its items and their vectors of the model `m`. One that was removed has its last ones, which
+went together, until `compact`."""
 
 
 def copy_source(c: Connection, from_id: int, source: Source) -> int:
     original = c.execute(select(sources).where(sources.c.id == from_id)).one()
-    if original.state != "indexed" or original.sha256 != source.sha256:
+    if original.state not in (*HOLDERS, "removed") or original.sha256 != source.sha256:
         raise CatalogError(f"source {from_id} does not hold the content of {source.path}")
     generation = next_generation(c)
-    here = select(sources.c.id).where(sources.c.path == os.fsencode(source.path), sources.c.state != "removed")
-    hide(c, list(c.execute(here).scalars()), generation, state="removed")
+    _clear(c, source.path, generation, but=from_id)
+    if original.state == "removed":
+        _revive(c, from_id, generation)
+        move(c, from_id, source, generation)
+        return from_id
     copy_id = _add(
         c,
         {
             **_file(source),
+            "modified_ns": original.modified_ns,  # until `_restamp`
             "state": "indexed",
             "item_count": original.item_count,
             "model_key": original.model_key,
@@ -200,12 +216,12 @@ def copy_source(c: Connection, from_id: int, source: Source) -> int:
     place = "kind, ordinal, page_number, start_s, end_s, date_s, preview, meta, text"
     of_items = (
         f"INSERT INTO items (source_id, visible, generation, name, {place})"
-        f" SELECT :copy, 1, :generation, :name, {place} FROM items WHERE source_id = :original AND visible = 1 ORDER BY ordinal"
+        f" SELECT :copy, 1, :generation, :name, {place} FROM items WHERE source_id = :original AND deleted_at IS NULL ORDER BY ordinal"
     )
     of_vectors = (
         "INSERT INTO vectors (model_id, item_id, generation, data) SELECT v.model_id, new.id, :generation, v.data"
         " FROM items old JOIN items new ON new.source_id = :copy AND new.ordinal = old.ordinal"
-        " JOIN vectors v ON v.item_id = old.id WHERE old.source_id = :original AND old.visible = 1"
+        " JOIN vectors v ON v.item_id = old.id WHERE old.source_id = :original AND old.deleted_at IS NULL"
     )
     of_models = "INSERT INTO embedded SELECT :copy, model_id FROM embedded WHERE source_id = :original"
     parameters = {
@@ -216,7 +232,46 @@ def copy_source(c: Connection, from_id: int, source: Source) -> int:
     }
     for statement in (of_items, of_vectors, of_models):
         c.execute(text(statement), parameters)
+    _restamp(c, [(copy_id, source)])
     return copy_id
+
+
+def _revive(c: Connection, source_id: int, generation: int) -> None:
+    """Undo a removal: the items that went with it (see `HELD`) are live again, not yet visible."""
+    last = "(SELECT max(generation) FROM items WHERE source_id = :id)"
+    gone = f"source_id = :id AND deleted_at IS NOT NULL AND generation = {last}"
+    c.execute(
+        text(f"UPDATE items SET deleted_at = NULL, generation = :generation WHERE {gone}"),
+        {"id": source_id, "generation": generation},
+    )
+    of_models = (
+        "INSERT INTO embedded SELECT :id, v.model_id FROM items i JOIN vectors v ON v.item_id = i.id"
+        " WHERE i.source_id = :id AND i.deleted_at IS NULL GROUP BY v.model_id"
+        " HAVING count(*) = (SELECT item_count FROM sources WHERE id = :id)"
+    )
+    c.execute(text(of_models), {"id": source_id})
+
+
+def _clear(c: Connection, path: Path, generation: int, *, but: int) -> None:
+    """Remove what stands at a path, except the source `but`."""
+    standing = (sources.c.path == os.fsencode(path), sources.c.state != "removed", sources.c.id != but)
+    hide(c, list(c.execute(select(sources.c.id).where(*standing)).scalars()), generation, state="removed")
+
+
+def _restamp(c: Connection, files: Sequence[tuple[int, Source]]) -> None:
+    """Remember the size and the times of files as they are now; items that bear their file's time, for want of their own, follow."""
+    dates = (
+        "UPDATE items SET date_s = :modified_ns / 1e9 WHERE source_id = :id AND deleted_at IS NULL"
+        " AND date_s = (SELECT modified_ns / 1e9 FROM sources WHERE id = :id AND modified_ns != :modified_ns)"
+    )
+    stamps = (
+        "UPDATE sources SET size_bytes = :size_bytes, modified_ns = :modified_ns, ctime_ns = :ctime_ns WHERE id = :id"
+    )
+    if files:
+        names = ("size_bytes", "modified_ns", "ctime_ns")
+        values = [{"id": one, **{name: getattr(source, name) for name in names}} for one, source in files]
+        c.execute(text(dates), values)
+        c.execute(text(stamps), values)
 
 
 def hide(c: Connection, source_ids: Collection[int], generation: int, *, state: str) -> None:
@@ -309,15 +364,15 @@ def _file(source: Source | Path) -> dict[str, Any]:
     """The columns that name a file, and those by which a later scan sees that it has changed."""
     if isinstance(source, Source):
         path = source.path
-        content = (source.sha256, source.size_bytes, source.modified_ns)
+        content = (source.sha256, source.size_bytes, source.modified_ns, source.ctime_ns)
     else:
         path = absolute(source)
         try:
             stat = path.stat()
-            content = ("", stat.st_size, stat.st_mtime_ns)
+            content = ("", stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
         except OSError:
-            content = ("", -1, -1)
-    columns = dict(zip(("sha256", "size_bytes", "modified_ns"), content, strict=True))
+            content = ("", -1, -1, None)
+    columns = dict(zip(("sha256", "size_bytes", "modified_ns", "ctime_ns"), content, strict=True))
     return {"path": os.fsencode(path), "name": _display(path), **columns}
 
 

@@ -24,17 +24,24 @@ KIND_ALIASES: Mapping[str, Kind] = {
 """What users may type for a kind."""
 
 
+UNSETTLED = -1
+"""Instead of a `Source.ctime_ns`: equal to that of no file, so that the next scan reads the file once more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """A file on disk, as it was when it was read.
 
-    `path` is absolute and may hold surrogate escapes; `sha256` is the hex digest of the whole content.
+    `path` is absolute and may hold surrogate escapes; `sha256` is the hex digest of the whole content. `ctime_ns` is when the
+    file system last saw the file change in any way (content, name, rights): nobody can set it back, unlike `modified_ns`. None:
+    not known; `UNSETTLED`: the file was changed so shortly before it was hashed that a later edit might bear the same time.
     """
 
     path: Path
     sha256: str
     size_bytes: int
     modified_ns: int
+    ctime_ns: int | None = None
 
     @property
     def suffix(self) -> str:

@@ -39,7 +39,7 @@ from mmsearch.terminal import size
 log = logging.getLogger(__name__)
 
 CATALOG_NAME = "catalog.sqlite3"
-SCHEMA_REVISION = "0002"
+SCHEMA_REVISION = "0003"
 """The newest revision in `migrations/versions`; revisions are numbered so that older and newer can be told apart."""
 
 BUSY_TIMEOUT_S = 30.0
@@ -90,6 +90,7 @@ sources = Table(
     Column("item_count", Integer, nullable=False, default=0),
     Column("model_key", Text),  # the model of the latest run that worked on it
     Column("changed_at", Float, nullable=False),  # seconds since the epoch: when `state` was last set
+    Column("ctime_ns", Integer),  # NULL: not known; see `items.Source`
     # A path has at most one source that holds its items, and at most one attempt beside it.
     Index("sources_holder", "path", unique=True, sqlite_where=text("state IN ('indexed', 'offline')")),
     Index("sources_attempt", "path", unique=True, sqlite_where=text("state IN ('pending', 'failed')")),

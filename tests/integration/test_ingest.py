@@ -487,7 +487,8 @@ def test_two_writers_are_refused(library, folder, tmp_path):
         ingest_paths(other, [folder])
 
 
-def test_ten_thousand_unchanged_files_take_less_than_two_seconds(library, tmp_path):
+@pytest.mark.parametrize("knows_ctime", [True, False], ids=["known", "from an older library"])
+def test_ten_thousand_unchanged_files_take_less_than_two_seconds(library, tmp_path, knows_ctime):
     from mmsearch.items import ItemDraft, Source
 
     data = tmp_path / "data"
@@ -500,7 +501,8 @@ def test_ten_thousand_unchanged_files_take_less_than_two_seconds(library, tmp_pa
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"\xff\xd8\xff")
         status = path.stat()
-        rows.append(Source(path, f"{number:064x}", status.st_size, status.st_mtime_ns))
+        ctime_ns = status.st_ctime_ns if knows_ctime else None
+        rows.append(Source(path, f"{number:064x}", status.st_size, status.st_mtime_ns, ctime_ns))
     _index_quickly(library, rows, ItemDraft, vector)
     began = time.perf_counter()
     report = ingest_paths(library, [data])
@@ -525,6 +527,7 @@ def _index_quickly(library: Library, sources: list, draft_type: type, vector: np
                 "sha256": source.sha256,
                 "size_bytes": source.size_bytes,
                 "modified_ns": source.modified_ns,
+                "ctime_ns": source.ctime_ns,
             }
             statement = f"INSERT INTO sources ({', '.join(columns)}) VALUES ({', '.join(':' + n for n in columns)})"
             c.execute(text(statement), {name: values[name] for name in columns})

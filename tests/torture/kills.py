@@ -265,9 +265,9 @@ def age_schema(library: Path) -> None:
     from contextlib import closing
 
     with closing(sqlite3.connect(library / "catalog.sqlite3")) as database, database:
-        for column in ("is_multi_vector",):
-            if column in {row[1] for row in database.execute("PRAGMA table_info(models)")}:
-                database.execute(f"ALTER TABLE models DROP COLUMN {column}")
+        for table, column in (("models", "is_multi_vector"), ("sources", "ctime_ns")):
+            if column in {row[1] for row in database.execute(f"PRAGMA table_info({table})")}:
+                database.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
         database.execute("UPDATE alembic_version SET version_num = '0001'")
 
 

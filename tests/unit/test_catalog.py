@@ -27,7 +27,6 @@ from mmsearch.errors import (
 )
 from mmsearch.filters import glob_pattern
 from mmsearch.items import KINDS, ItemDraft, Kind, Source
-from mmsearch.plan import GONE_COUNT_LIMIT
 from mmsearch.terms import SUBSTRING_WEIGHT, terms_of
 
 DIM = 8
@@ -477,7 +476,7 @@ def test_copies_are_found_both(catalog: Catalog) -> None:
     copy = source("/b.pdf", "v1")
     plan = catalog.plan([source("/a.pdf", "v1"), copy], [Path("/")], KEY)
     assert plan.copied == [copy] and plan.unchanged == [first]
-    assert catalog.find_indexed(copy.sha256) == first
+    assert catalog.find_content(copy, KEY) == first
     copy_id = catalog.copy_source(first, copy)
     assert words_found(catalog, "pears") == [2, 4]
     assert [i.path.name for i in catalog.items([2, 4])] == ["a.pdf", "b.pdf"]
@@ -486,7 +485,66 @@ def test_copies_are_found_both(catalog: Catalog) -> None:
     catalog.retire([first])
     assert all_ids(catalog) == [3, 4]
     with pytest.raises(CatalogError, match="does not hold the content"):
-        catalog.copy_source(first, copy)
+        catalog.copy_source(first, source("/b.pdf", "v2"))
+
+
+def test_what_was_removed_comes_back_with_its_ids(catalog: Catalog) -> None:
+    first = index(catalog, source("/a.pdf", "v1"), "apples", "pears")
+    back = source("/b.pdf", "v1")
+    catalog.retire([first])
+    assert catalog.plan([back], [Path("/")], KEY).copied == [back]
+    assert catalog.plan([back], [Path("/")], "model-b").new == [back], "another model has no vectors of it"
+    assert catalog.find_content(back, KEY) == first and catalog.find_content(back, "model-b") is None
+    assert catalog.copy_source(first, back) == first
+    assert words_found(catalog, "pears") == [2] and catalog.item(2).path == Path("/b.pdf")
+    assert catalog.plan([back], [Path("/")], KEY).unchanged == [first]
+    assert (catalog.lexical_faults(), catalog.gaps(KEY).miscounted) == ([], [])
+    catalog.retire([first])
+    catalog.compact()
+    assert catalog.find_content(back, KEY) is None
+
+
+def test_only_what_was_whole_comes_back(catalog: Catalog) -> None:
+    of = source("/a.pdf", "v1")
+    begun = catalog.begin_source(of, model_key=KEY)
+    catalog.save(begun, [draft(of, 0, "half")], vector(0)[None], KEY)
+    catalog.retire([begun])
+    assert catalog.find_content(of, KEY) is None, "it was never finished"
+    whole = index(catalog, of, "apples", "pears")
+    (ids,) = (catalog.items_of(whole) for _ in "1")
+    catalog.retire([whole])
+    with catalog._writing() as c:
+        c.execute(text("DELETE FROM vectors WHERE item_id = :id"), {"id": ids[0].id})
+    assert catalog.find_content(of, KEY) is None, "a vector is missing"
+
+
+def test_offline_content_is_copied_and_stays_where_it_is(catalog: Catalog) -> None:
+    first = index(catalog, source("/usb/a.pdf", "v1"), "apples", "pears")
+    catalog.retire([first], offline=True)
+    copy = source("/home/a.pdf", "v1")
+    assert catalog.plan([copy], [Path("/home")], KEY).copied == [copy]
+    copy_id = catalog.copy_source(first, copy)
+    assert copy_id != first and words_found(catalog, "pears") == [4]
+    assert catalog.counts()["sources"] == {"indexed": 1, "offline": 1}
+    catalog.bring_back([first])
+    assert words_found(catalog, "pears") == [2, 4]
+
+
+def test_dates_follow_files_that_have_none_of_their_own(catalog: Catalog) -> None:
+    def found(year: int) -> list[int]:
+        ids = catalog.allowed_ids(Filters(after=date(year, 1, 1), before=date(year + 1, 1, 1)), ["image"])
+        return [] if ids is None else ids.tolist()
+
+    old, new = (int(datetime(year, 6, 1).timestamp() * 1e9) for year in (2001, 2011))
+    own = ItemDraft(source("/own.jpg", "own", modified_ns=old), "image", 0, meta={"captured_at": "2001-05-05T10:00:00"})
+    for one in (own, ItemDraft(source("/file.jpg", "file", modified_ns=old), "image", 0)):
+        source_id = catalog.begin_source(one.source, model_key=KEY)
+        catalog.save(source_id, [one], vector(0)[None], KEY)
+        catalog.finish_source(source_id)
+    assert found(2001) == [1, 2]
+    sources = [source(f"/{name}.jpg", name, modified_ns=new) for name in ("own", "file")]
+    catalog.settle(catalog.plan(sources, [Path("/")], KEY))
+    assert (found(2001), found(2011)) == ([1], [2])
 
 
 def test_offline_and_back(catalog: Catalog) -> None:
@@ -552,10 +610,11 @@ def test_a_store_that_follows_the_tail_holds_what_is_visible(catalog: Catalog) -
     held: dict[int, bytes] = {}
     since = 0
     versions = dict.fromkeys((f"/f{n}.pdf" for n in range(6)), 0)
+    revived = 0
     for step in range(200):
         path = str(rng.choice(list(versions)))
         rows = {str(row.path): row.id for row in catalog.sources()}
-        match int(rng.integers(7)):
+        match int(rng.integers(8)):
             case 0 | 1:
                 versions[path] += 1
                 texts = [f"v{versions[path]}"] * int(rng.integers(1, 4))
@@ -572,6 +631,10 @@ def test_a_store_that_follows_the_tail_holds_what_is_visible(catalog: Catalog) -
                 original = catalog.sources(under=Path(path))[0]
                 copy = Source(Path(f"/copy{step}.pdf"), original.sha256, 100, 1)
                 catalog.copy_source(original.id, copy)
+            case 7 if path not in rows:
+                again = source(path, f"{path}{versions[path]}")
+                original_id = catalog.find_content(again, KEY)
+                revived += original_id is not None and catalog.copy_source(original_id, again) == original_id
         if rng.integers(3) == 0:
             tail = catalog.tail(KEY, "page", since)
             for item_id in set(held) - set(tail.added.tolist()) if tail.is_whole else tail.removed.tolist():
@@ -587,7 +650,7 @@ def test_a_store_that_follows_the_tail_holds_what_is_visible(catalog: Catalog) -
             assert query_all(catalog, "INSERT INTO words(words) VALUES ('integrity-check')") == []
             assert len(indexed) >= len(held)
             assert sorted(words_found(catalog, " ".join(f"v{n}" for n in range(60)))) == sorted(held)
-    assert since > 50
+    assert since > 50 and revived > 1
 
 
 # ---- planning
@@ -621,20 +684,77 @@ def test_roots_bound_what_can_be_missing(catalog: Catalog, tmp_path: Path) -> No
     assert catalog.plan([], [x], KEY, seen_unreadable=[y]).offline == [ids[0]]
 
 
-@pytest.mark.parametrize(("gone", "is_offline"), [(GONE_COUNT_LIMIT, False), (GONE_COUNT_LIMIT + 1, True)])
-def test_many_files_gone_at_once_are_offline(catalog: Catalog, tmp_path: Path, gone: int, is_offline: bool) -> None:
-    sources = [source(str(tmp_path / f"{n}.jpg")) for n in range(30)]
+@pytest.mark.parametrize(
+    ("total", "gone", "is_offline"),
+    [
+        (30, 6, False),  # a fifth exactly
+        (30, 7, True),
+        (10, 2, False),
+        (10, 3, True),
+        (4, 1, False),  # a quarter, but one file
+        (4, 2, True),
+        (1, 1, True),  # the whole root
+    ],
+)
+def test_many_files_gone_at_once_are_offline(
+    catalog: Catalog, tmp_path: Path, total: int, gone: int, is_offline: bool
+) -> None:
+    sources = [source(str(tmp_path / f"{n}.jpg"), f"v{n}") for n in range(total)]
     ids = [index(catalog, one, "t", kind="image") for one in sources]
     plan = catalog.plan(sources[gone:], [tmp_path], KEY)
     assert (plan.offline, plan.missing) == ((ids[:gone], []) if is_offline else ([], ids[:gone]))
     assert catalog.plan(sources[gone:], [tmp_path], KEY, prune=True).missing == ids[:gone]
     catalog.settle(plan)
-    assert len(all_ids(catalog)) == 30 - gone
+    assert len(all_ids(catalog)) == total - gone
     again = catalog.plan(sources[gone:], [tmp_path], KEY)
-    assert not again.offline and not again.missing, "said once"
+    assert not again.offline and not again.missing and again.away == plan.offline
     back = catalog.plan(sources, [tmp_path], KEY)
     catalog.settle(back)
-    assert len(all_ids(catalog)) == (30 if is_offline else 30 - gone)
+    assert len(all_ids(catalog)) == (total if is_offline else total - gone)
+
+
+def test_a_root_inside_a_root_may_be_a_disk_of_its_own(catalog: Catalog, tmp_path: Path) -> None:
+    inner = tmp_path / "usb"
+    stays = [source(str(tmp_path / f"{n}.jpg"), f"v{n}") for n in range(30)]
+    ids = [index(catalog, source(str(inner / f"{n}.jpg"), f"u{n}"), "t") for n in range(3)]
+    for one in stays:
+        index(catalog, one, "t")
+    assert catalog.plan(stays, [tmp_path], KEY).missing == ids
+    assert catalog.plan(stays, [tmp_path], KEY, emptied=[inner]).offline == ids, "an empty folder: a mount point"
+    assert catalog.plan(stays, [tmp_path], KEY, emptied=[tmp_path / "us"]).missing == ids
+    catalog.settle(catalog.plan(stays, [inner], KEY, seen_unreadable=[inner]), [inner])
+    assert catalog.plan(stays, [tmp_path], KEY).offline == ids, "it was a root once"
+
+
+def test_an_attempt_is_forgotten_with_its_file_but_not_with_its_disk(catalog: Catalog, tmp_path: Path) -> None:
+    of, other = (source(str(tmp_path / name), name) for name in ("a.pdf", "b.pdf"))
+    begun = catalog.begin_source(of, model_key=KEY)
+    failed = catalog.fail_source(other, CorruptFile(other.path, "no"))
+    empty = catalog.plan([], [tmp_path], KEY)
+    assert not empty.missing and not empty.offline
+    one_left = catalog.plan([source(str(tmp_path / "c.pdf"), "c")], [tmp_path], KEY)
+    assert sorted(one_left.missing) == [begun, failed]
+    assert sorted(catalog.plan([], [tmp_path], KEY, prune=True).missing) == [begun, failed]
+
+
+def test_a_file_that_is_as_before_leaves_no_attempt_behind(catalog: Catalog) -> None:
+    good, bad = source("/a.pdf", "v1"), source("/a.pdf", "v2", modified_ns=9)
+    first = index(catalog, good, "apples")
+    failed = catalog.fail_source(bad, CorruptFile("/a.pdf", "no"), replaces=first)
+    plan = catalog.plan([good], [Path("/")], KEY)
+    assert (plan.unchanged, plan.outdated) == ([first], [failed])
+    catalog.settle(plan)
+    assert catalog.errors() == [] and words_found(catalog, "apples") == [1]
+
+
+def test_a_file_moved_over_another_takes_its_place(catalog: Catalog) -> None:
+    a, b = index(catalog, source("/a.pdf", "v1"), "apples"), index(catalog, source("/b.pdf", "v2"), "pears")
+    now = source("/b.pdf", "v1")
+    plan = catalog.plan([now], [Path("/")], KEY)
+    assert plan.moved == [(a, now)] and not (plan.changed or plan.missing or plan.offline)
+    catalog.settle(plan)
+    assert words_found(catalog, "apples") == [1] and words_found(catalog, "pears") == []
+    assert [(row.id, row.path) for row in catalog.sources()] == [(a, Path("/b.pdf"))] and b != a
 
 
 def test_a_root_that_is_away_is_offline_however_few_files_it_had(catalog: Catalog, tmp_path: Path) -> None:

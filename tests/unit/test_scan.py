@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,10 @@ def names(result: scan.ScanResult, folder: Path) -> list[str]:
 
 
 def remembered(result: scan.ScanResult) -> dict[bytes, Source]:
-    return {os.fsencode(source.path): source for source in result.sources}
+    """As a catalog knows these files once they have not been changed for a while."""
+    return {
+        os.fsencode(source.path): replace(source, ctime_ns=source.path.stat().st_ctime_ns) for source in result.sources
+    }
 
 
 def test_sources_carry_hash_size_and_time(tmp_path):
@@ -279,15 +283,122 @@ def test_names_that_are_not_utf8_survive(tmp_path):
     raw = os.fsencode(tmp_path) + b"/caf\xe9 \xff.jpg"
     with open(raw, "wb") as handle:  # noqa: PTH123
         handle.write(JPEG)
-    (source,) = find_sources([tmp_path]).sources
+    found = find_sources([tmp_path])
+    (source,) = found.sources
     assert os.fsencode(source.path) == raw
     assert source.suffix == ".jpg"
-    assert find_sources([tmp_path], {raw: source}).opened == 0
+    assert find_sources([tmp_path], remembered(found)).opened == 0
 
 
 def test_missing_roots_are_told(tmp_path):
     result = find_sources([tmp_path / "gone", tmp_path / "gone.jpg"])
     assert result.gone_roots == [tmp_path / "gone", tmp_path / "gone.jpg"] and not result.sources
+
+
+def test_an_edit_that_hides_behind_size_and_time_is_seen(tmp_path):
+    make(tmp_path, "a.jpg", "b.jpg")
+    known = remembered(find_sources([tmp_path]))
+    target = tmp_path / "a.jpg"
+    before = target.stat()
+    target.write_bytes(target.read_bytes()[::-1])
+    os.utime(target, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert target.stat().st_mtime_ns == before.st_mtime_ns and target.stat().st_size == before.st_size
+    result = find_sources([tmp_path], known)
+    assert result.opened == 1 and result.sources[0].sha256 != known[os.fsencode(target)].sha256
+    assert scan.has_changed(known[os.fsencode(target)])
+
+
+def test_other_rights_or_another_name_are_no_other_content(tmp_path):
+    make(tmp_path, "a.jpg", "b.jpg")
+    known = remembered(find_sources([tmp_path]))
+    (tmp_path / "a.jpg").chmod(0o600)
+    (tmp_path / "second.jpg").hardlink_to(tmp_path / "b.jpg")
+    result = find_sources([tmp_path], known)
+    assert result.opened == 3
+    by_path = {os.fsencode(source.path): source for source in result.sources}
+    for path, source in known.items():
+        assert by_path[path].sha256 == source.sha256 and not scan.has_changed(source)
+
+
+def test_a_change_time_that_is_not_known_is_no_objection(tmp_path):
+    make(tmp_path, "a.jpg")
+    ((path, source),) = remembered(find_sources([tmp_path])).items()
+    result = find_sources([tmp_path], {path: replace(source, ctime_ns=None)})
+    assert result.opened == 0 and result.sources == [source], "filled in"
+
+
+@pytest.mark.parametrize(
+    ("age_ns", "is_settled"), [(10_000_000, False), (500_000_000, True), (-10_000_000, False), (-500_000_000, True)]
+)
+def test_what_was_changed_a_moment_ago_is_read_again(tmp_path, monkeypatch, age_ns, is_settled):
+    make(tmp_path, "a.jpg")
+    ctime_ns = (tmp_path / "a.jpg").stat().st_ctime_ns
+    monkeypatch.setattr(scan.time, "time_ns", lambda: ctime_ns + age_ns)
+    result = find_sources([tmp_path])
+    assert result.sources[0].ctime_ns == (ctime_ns if is_settled else scan.UNSETTLED)
+    known = {os.fsencode(source.path): source for source in result.sources}
+    assert find_sources([tmp_path], known).opened == (0 if is_settled else 1)
+    assert not scan.has_changed(result.sources[0])
+
+
+def test_where_clocks_are_coarse_a_moment_is_longer():
+    second = 1_800_000_000 * 10**9
+
+    class Status:
+        st_mtime_ns = st_ctime_ns = second
+
+    assert scan._is_unsettled(Status(), second + 1_500_000_000)
+    assert not scan._is_unsettled(Status(), second + 2_500_000_000)
+    Status.st_ctime_ns += 1
+    assert not scan._is_unsettled(Status(), second + 1_500_000_000)
+
+
+def test_a_file_system_that_makes_change_times_up_costs_reading_only(tmp_path, monkeypatch):
+    """Each look at the file gives another one: it is hashed, and it is not called changed."""
+    make(tmp_path, "a.jpg")
+    known = remembered(find_sources([tmp_path]))
+    real_stat, real_fstat, looks = os.stat, os.fstat, iter(range(1, 10**6))
+
+    def with_ctime(status):
+        fields = {name: getattr(status, name) for name in dir(status) if name.startswith("st_")}
+        return type("Status", (), fields | {"st_ctime_ns": next(looks) * 10**9})()
+
+    monkeypatch.setattr(scan.os, "fstat", lambda handle: with_ctime(real_fstat(handle)))
+    first = scan.hash_file(tmp_path / "a.jpg")
+    assert first is not None and first.sha256 == known[os.fsencode(tmp_path / "a.jpg")].sha256
+    monkeypatch.setattr(
+        scan.os,
+        "stat",
+        lambda path, **terms: (
+            with_ctime(real_stat(path, **terms)) if str(path).endswith("a.jpg") else real_stat(path, **terms)
+        ),
+    )
+    assert not scan.has_changed(first)
+
+
+def test_what_cannot_be_read_is_not_called_changed(tmp_path, monkeypatch):
+    make(tmp_path, "a.jpg")
+    (source,) = find_sources([tmp_path]).sources
+    monkeypatch.setattr(scan, "hash_file", lambda path: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+    with pytest.raises(OSError, match="Input/output error"):
+        scan.has_changed(source, read=True)
+
+
+def test_a_link_stands_for_what_it_leads_to_though_that_is_away(tmp_path):
+    make(tmp_path / "disk/photos", "a.jpg")
+    (tmp_path / "link").symlink_to(tmp_path / "disk/photos")
+    result = find_sources([tmp_path / "link"])
+    assert (result.roots, result.former) == ([tmp_path / "disk/photos"], [tmp_path / "link"])
+    (tmp_path / "disk").rename(tmp_path / "elsewhere")
+    result = find_sources([tmp_path / "link"])
+    assert (result.roots, result.former) == ([tmp_path / "disk/photos"], [tmp_path / "link"])
+    assert result.gone_roots == [tmp_path / "disk/photos"]
+
+
+def test_folders_with_nothing_in_them_are_told(tmp_path):
+    make(tmp_path, "a.jpg", "b/c.jpg")
+    (tmp_path / "empty").mkdir()
+    assert find_sources([tmp_path]).emptied == [tmp_path / "empty"]
 
 
 def test_changed_means_other_size_or_time(tmp_path):
