@@ -229,6 +229,7 @@ def ingest_paths(
     prune: bool = False,
     add_new: bool = True,
     change_over: bool = True,
+    wait_s: float = 0.0,
     progress: ProgressCallback | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -241,6 +242,7 @@ def ingest_paths(
         prune: files that are gone are retired even where a whole disk seems to be away.
         add_new: take in files that the library does not hold yet; false when only its own are embedded anew.
         change_over: let this model answer queries once it has embedded everything.
+        wait_s: so long another process that writes is given to end.
         progress: called with the plan once it is made (stage "read", nothing done), then a few times a second.
         include, exclude: globs, see `ingest.scan.find_sources`.
 
@@ -257,7 +259,7 @@ def ingest_paths(
     }
     if dry_run:
         return _Run(library, jobs, progress).plan_only(paths, **options)
-    with library.lock():
+    with library.lock(wait_s=wait_s):
         return _Run(library, jobs, progress, change_over=change_over).run(paths, **options)
 
 

@@ -164,6 +164,12 @@ def ingest_command(
         bool, typer.Option("--retry", help="Try files again that failed before, unchanged or not.")
     ] = False,
     prune: Annotated[bool, typer.Option("--prune", help="Forget files that are offline, too.")] = False,
+    wait: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, metavar="SECONDS", help="Wait so long while another process writes [default: not at all]."
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a JSON object per line: the plan, progress, and the report last.")
     ] = False,
@@ -178,12 +184,14 @@ def ingest_command(
       mmsearch ingest ~/Documents ~/Pictures
       mmsearch ingest talks --dry-run
       mmsearch ingest ~/Pictures --exclude '**/thumbnails/**'
+      mmsearch ingest ~/Documents --wait 3600
     """
     from ingest.scan import former_roots, resolve_roots
     from mmsearch.config import find_library_folder
     from mmsearch.schema import CATALOG_NAME
 
-    options = {"jobs": jobs, "include": include or (), "exclude": exclude or (), "retry_failed": retry, "prune": prune}
+    options: dict[str, Any] = {"jobs": jobs, "include": include or (), "exclude": exclude or ()}
+    options |= {"retry_failed": retry, "prune": prune, "wait_s": wait or 0.0}
     folder = find_library_folder(library)
     is_new = not (folder / CATALOG_NAME).exists()
     if is_new:

@@ -96,6 +96,7 @@ class Library:
         self._counts: tuple[int, dict[Kind, int]] | None = None
         self._loading = threading.Lock()
         self._locked = 0
+        self._locking_thread = 0
 
     def close(self) -> None:
         """Close the catalog and let go of vectors and model."""
@@ -506,19 +507,23 @@ class Library:
     # ---- upkeep
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Be the one writer. May be nested; raises LibraryLocked, naming the other writer's pid, and CatalogError if read-only."""
+    def lock(self, *, wait_s: float = 0.0) -> Iterator[None]:
+        """Be the one writer, once another one has ended, or within `wait_s`. May be nested in one thread.
+
+        Raises:
+            LibraryLocked: somebody else is writing; the message names its pid. CatalogError: the library can only be read.
+        """
         if self.catalog.read_only:
             raise CatalogError(f"the library at {self.folder} is open for reading only")
-        if self._locked:
+        if self._locked and self._locking_thread == threading.get_ident():
             self._locked += 1
             try:
                 yield
             finally:
                 self._locked -= 1
             return
-        with locked(self.folder):
-            self._locked = 1
+        with locked(self.folder, wait_s=wait_s):
+            self._locked, self._locking_thread = 1, threading.get_ident()
             try:
                 self._remember_model()
                 yield

@@ -46,8 +46,9 @@ class IngestRun:
                 start_new_session=True,  # Ctrl-C in the terminal is answered by stop(), once
                 env={**os.environ, "PYTHONUNBUFFERED": "1"},
             )
-            threading.Thread(target=self._follow, args=(self._process,), daemon=True).start()
-            threading.Thread(target=self._listen, args=(self._process,), daemon=True).start()
+            listener = threading.Thread(target=self._listen, args=(self._process,), daemon=True)
+            listener.start()
+            threading.Thread(target=self._follow, args=(self._process, listener), daemon=True).start()
 
     def stop(self) -> None:
         """Interrupt the run; what it has done is kept."""
@@ -77,26 +78,29 @@ class IngestRun:
             return f"{name}: stopped with {sum(self.report['items'].values()):,} items added; add it again to go on"
         return f"{name}: {self.report['sentence']}"
 
-    def _follow(self, process: subprocess.Popen[bytes]) -> None:
+    def _follow(self, process: subprocess.Popen[bytes], listener: threading.Thread) -> None:
         assert process.stdout is not None
-        for line in process.stdout:
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue
-            if event.get("event") == "plan":
-                self.plan = event
-            elif event.get("event") == "progress":
-                self.progress = event
-            elif event.get("event") == "report":
-                self.report = event
+        with process.stdout:
+            for line in process.stdout:
+                try:
+                    event = json.loads(line)
+                except ValueError:
+                    continue
+                if event.get("event") == "plan":
+                    self.plan = event
+                elif event.get("event") == "progress":
+                    self.progress = event
+                elif event.get("event") == "report":
+                    self.report = event
+        listener.join()  # its last words are the reason, if it failed
         self.exit_code = process.wait()
 
     def _listen(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stderr is not None
-        for line in process.stderr:
-            if text := line.decode("utf-8", "replace").strip():
-                self._complaints.append(text)
+        with process.stderr:
+            for line in process.stderr:
+                if text := line.decode("utf-8", "replace").strip():
+                    self._complaints.append(text)
 
 
 @st.cache_resource(show_spinner=False)

@@ -25,6 +25,7 @@ from mmsearch.catalog import Catalog
 from mmsearch.copies import faults, sync
 from mmsearch.errors import CatalogError, CorruptIndex
 from mmsearch.filters import absolute
+from mmsearch.lock import locked
 from mmsearch.schema import CATALOG_NAME, open_database
 
 MANIFEST = "manifest.json"
@@ -87,10 +88,7 @@ def restore(file: Path, library: Path) -> Backup:
         CatalogError: a library is there already; `file` is no backup. CorruptIndex: the backup is damaged. NewerSchema.
     """
     library = absolute(library)
-    if (library / CATALOG_NAME).exists():
-        raise CatalogError(
-            f"there is a library at {library} already: move it away, or restore to another --library DIR"
-        )
+    _refuse_existing(library)
     library.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".restoring-", dir=library) as folder:
         try:
@@ -113,17 +111,26 @@ def restore(file: Path, library: Path) -> Backup:
             database.execute("PRAGMA journal_mode = WAL").close()  # archives of 0.3 hold it in another mode
             database.execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
         names = [name for name in manifest["files"] if name != CATALOG_NAME]
-        for name in names:
-            target = library / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            (Path(folder) / name).replace(target)
-        sync(catalog)
-        for leftover in (f"{CATALOG_NAME}-wal", f"{CATALOG_NAME}-shm"):
-            (library / leftover).unlink(missing_ok=True)
-        catalog.replace(library / CATALOG_NAME)
-        sync(library)
+        with locked(library):
+            _refuse_existing(library)  # somebody else may have made one meanwhile
+            for name in names:
+                target = library / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                (Path(folder) / name).replace(target)
+            sync(catalog)
+            for leftover in (f"{CATALOG_NAME}-wal", f"{CATALOG_NAME}-shm"):
+                (library / leftover).unlink(missing_ok=True)
+            catalog.replace(library / CATALOG_NAME)
+            sync(library)
     previews = sum(name.startswith("previews/") for name in names)
     return Backup(file, file.stat().st_size, int(manifest["items"]), previews, 0)
+
+
+def _refuse_existing(library: Path) -> None:
+    if (library / CATALOG_NAME).exists():
+        raise CatalogError(
+            f"there is a library at {library} already: move it away, or restore to another --library DIR"
+        )
 
 
 def _contents(catalog: Path, library: Path) -> tuple[int, list[str], list[str]]:

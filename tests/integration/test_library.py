@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -18,12 +20,14 @@ import pytest
 from PIL import Image
 
 import mmsearch
-from mmsearch import prompts, relevance
+from mmsearch import lock, prompts, relevance
 from mmsearch.embedders.toy import ToyEmbedder
 from mmsearch.errors import CatalogError, DimensionMismatch, LibraryLocked, LibraryMissing, ModelMismatch
 from mmsearch.items import EmbedInput, ItemDraft, Kind, Query, Source
 from mmsearch.library import Library
 from mmsearch.lock import LOCK_NAME, lock_holder, locked
+from mmsearch.upkeep.backup import backup, restore
+from ui.adding import IngestRun
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255), "black": (0, 0, 0)}
 
@@ -375,6 +379,7 @@ NOTES: dict[str, tuple[Callable[[], dict], bool]] = {
     "number-given-to-another": (lambda: {"pid": os.getppid(), "boot": boot_id(), "host": socket.gethostname(), "started": 1}, False),
     "before-the-last-boot": (lambda: {"pid": os.getppid(), "boot": "b", "host": socket.gethostname(), "started": 1}, False),
     "dead": (lambda: {"pid": 2**22 + 1, "boot": boot_id(), "host": socket.gethostname(), "started": 1}, False),
+    "of-another-machine": (lambda: {"pid": os.getppid(), "boot": boot_id(), "host": "another", "started": started(os.getppid())}, False),
     "nonsense": (lambda: {"pid": "me"}, False),
     "empty": (dict, False),
 }  # fmt: skip
@@ -394,6 +399,146 @@ def test_a_note_is_asked_where_the_kernels_lock_does_not_reach(
         with locked(tmp_path):
             assert json.loads((tmp_path / LOCK_NAME).read_text())["pid"] == os.getpid()
     assert lock_holder(tmp_path) == (os.getppid() if is_held else None)
+
+
+def test_a_dead_writer_holds_nothing_even_if_its_parent_never_asks_how_it_ended(
+    library: Library, other_writer: subprocess.Popen
+) -> None:
+    """As in a container whose first process does not: there the dead stay in the table of processes."""
+    other_writer.kill()
+    stat = Path(f"/proc/{other_writer.pid}/stat")
+    while stat.read_text().rpartition(")")[2].split()[0] != "Z":
+        time.sleep(0.01)
+    assert library.status()["writer_pid"] is None
+    with library.lock():
+        assert lock_holder(library.folder) == os.getpid()
+
+
+def test_who_waits_for_the_writer_is_let_in(
+    library: Library, other_writer: subprocess.Popen, caplog: pytest.LogCaptureFixture
+) -> None:
+    threading.Timer(0.5, other_writer.kill).start()
+    with library.lock(wait_s=60):
+        assert lock_holder(library.folder) == os.getpid()
+    assert f"process {other_writer.pid} is writing to {library.folder}; waiting for 60 s" in caplog.text
+    with pytest.raises(LibraryLocked), library.lock(), mmsearch.open(library.folder) as second:
+        began = time.monotonic()
+        try:
+            with second.lock(wait_s=0.3):
+                pass
+        finally:
+            assert 0.3 <= time.monotonic() - began < 5
+
+
+def test_the_refusal_tells_how_a_suspended_writer_is_ended(library: Library, other_writer: subprocess.Popen) -> None:
+    other_writer.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, other_writer.pid, os.WSTOPPED | os.WNOWAIT)
+    pid = other_writer.pid
+    with pytest.raises(LibraryLocked, match=rf"process {pid} .*`kill -CONT {pid}`.*`kill -KILL {pid}`"), library.lock():
+        pass
+    assert library.status()["writer_pid"] == pid
+
+
+@pytest.mark.parametrize(
+    ("note", "said"),
+    [
+        ({"pid": 77, "host": "another"}, r"process 77 of the machine another is writing to \S+: .* stop it there"),
+        ({}, r"another process is writing to \S+: wait for it"),
+    ],
+    ids=["another-machine", "no-note"],
+)
+def test_the_kernels_lock_holds_whatever_the_note_says(
+    library: Library, other_writer: subprocess.Popen, note: dict, said: str
+) -> None:
+    (library.folder / LOCK_NAME).write_text(json.dumps(note))
+    with pytest.raises(LibraryLocked, match=said), library.lock():
+        pass
+
+
+def test_a_writer_that_ends_at_this_moment_holds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has wiped out its note and let go, and lives on, between two looks of ours."""
+    file, take = tmp_path / LOCK_NAME, lock._try_lock
+    file.write_text(json.dumps(NOTES["alive"][0]()))
+
+    def let_go(descriptor: int, **options: bool) -> bool:
+        file.write_text("")
+        return take(descriptor, **options)
+
+    monkeypatch.setattr(lock, "_try_lock", let_go)
+    with locked(tmp_path):
+        pass
+
+
+def test_a_lock_that_is_no_note_or_no_file(tmp_path: Path) -> None:
+    (tmp_path / LOCK_NAME).write_bytes(os.urandom(5000))
+    assert lock_holder(tmp_path) is None
+    with locked(tmp_path):
+        assert lock_holder(tmp_path) == os.getpid()
+    (tmp_path / LOCK_NAME).unlink()
+    (tmp_path / LOCK_NAME).mkdir()
+    assert lock_holder(tmp_path) is None
+    with pytest.raises(CatalogError, match=rf"{tmp_path}/lock, the library's lock, .*: move it away"), locked(tmp_path):
+        pass
+
+
+def test_threads_of_one_library_write_one_after_the_other(library: Library) -> None:
+    refused: list[str] = []
+
+    def write() -> None:
+        try:
+            with library.lock():
+                pass
+        except LibraryLocked as error:
+            refused.append(str(error))
+
+    with library.lock():
+        thread = threading.Thread(target=write)
+        thread.start()
+        thread.join()
+        assert lock_holder(library.folder) == os.getpid()
+    assert len(refused) == 1 and f"process {os.getpid()} is writing" in refused[0]
+    write()
+    assert len(refused) == 1
+
+
+WRITING = {
+    "ingest": ["ingest", "."],
+    "remove": ["remove", "/photos"],
+    "compact": ["compact"],
+    "repair": ["doctor", "--repair", "--quick"],
+    "models-use": ["models", "use", "toy"],
+    "models-remove": ["models", "remove", "old-1"],
+}
+
+
+def test_every_command_that_writes_names_the_one_that_does(
+    library: Library, other_writer: subprocess.Popen, tmp_path: Path
+) -> None:
+    add(library, "/photos/red.jpg", ("image", "red", ""))
+    library.catalog.register_model("old-1", 3)
+    Image.new("RGB", (9, 9)).save(tmp_path / "new.png")
+    run = IngestRun()
+    run.start(str(tmp_path / "new.png"), library=library.folder)  # the page's "Add a folder"
+    started = {
+        name: subprocess.Popen(
+            [sys.executable, "-P", "-m", "mmsearch", *words, "--library", str(library.folder)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name, words in WRITING.items()
+    }
+    for name, process in started.items():
+        out, said = process.communicate(timeout=60)
+        said = "".join(line for line in said.splitlines(keepends=True) if not line.startswith("checking "))
+        assert (name, process.returncode, out) == (name, 3, "")
+        assert re.fullmatch(rf"mmsearch: process {other_writer.pid} is writing to \S+: [^\n]+\n", said), (name, said)
+    backup(library.folder, tmp_path / "saved.zip")
+    with locked(tmp_path), pytest.raises(LibraryLocked):
+        restore(tmp_path / "saved.zip", tmp_path)
+    while run.is_running():
+        time.sleep(0.05)
+    assert run.exit_code == 3 and f"process {other_writer.pid} is writing to" in run.sentence()
 
 
 # ---- upkeep
