@@ -32,6 +32,8 @@ __all__ = ["Catalog", "ErrorRow", "Filters", "KnownFile", "Plan", "SourceRow", "
 
 LITTLE_TEXT_CHARS = 60
 """A page with less text than this counts as a picture."""
+LOG_BYTES, LOG_WAIT_S = 16 << 20, 1.0
+"""A write-ahead log of this size is emptied after a commit; readers that are in the middle of something are waited for so long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ class Catalog:
         self.read_only = read_only
         self._engine = engine
         self._of_thread = threading.local()  # `connection`: the one of `steady`
+        self._log_limit = LOG_BYTES
 
     @classmethod
     def open(cls, folder: Path, *, create: bool = False, read_only: bool = False) -> Catalog:
@@ -124,6 +127,28 @@ class Catalog:
             raise CatalogError(f"the library at {self.folder} is open for reading only")
         with self._engine.connect().execution_options(immediate=True) as connection, connection.begin():
             yield connection
+        if getattr(self._of_thread, "connection", None) is None:
+            self._cut_log()
+
+    def _cut_log(self) -> None:
+        """Empty the log if it is large. SQLite does so by itself only at a moment without readers, which need never come."""
+        try:
+            size = (self.folder / f"{schema.CATALOG_NAME}-wal").stat().st_size
+        except OSError:
+            return
+        if size < self._log_limit:
+            return
+        with self._engine.connect() as connection:
+            raw = connection.connection.driver_connection
+            assert raw is not None
+            raw.execute(f"PRAGMA busy_timeout = {int(LOG_WAIT_S * 1000)}").close()
+            try:
+                (is_busy, *_) = raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            except sqlite3.OperationalError:  # what was committed stands
+                is_busy = True
+            finally:
+                raw.execute(f"PRAGMA busy_timeout = {int(schema.BUSY_TIMEOUT_S * 1000)}").close()
+        self._log_limit = size + LOG_BYTES if is_busy else LOG_BYTES
 
     # ---- models and generations
 

@@ -329,6 +329,35 @@ def test_the_kept_generation_inside_steady(library: Library) -> None:
         assert len(reader.store("image")) == 5
 
 
+def test_readers_that_never_pause_do_not_let_the_log_grow(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite empties it only where nobody reads; here somebody always does."""
+    monkeypatch.setattr("mmsearch.catalog.LOG_BYTES", 256 << 10)
+    fill(library)
+    done, turns = threading.Event(), [threading.Semaphore(1), threading.Semaphore(0)]
+
+    def read(own: int) -> None:
+        with mmsearch.open(library.folder) as reader:
+            while not done.is_set():
+                with reader.catalog.steady():
+                    turns[1 - own].release()  # the other one begins before this one ends
+                    turns[own].acquire(timeout=0.02)
+                    reader.catalog.item_counts()
+
+    readers = [threading.Thread(target=read, args=(own,)) for own in range(2)]
+    for reader in readers:
+        reader.start()
+    sizes = []
+    with mmsearch.open(library.folder, model="toy") as writer:
+        for n in range(30):
+            add(writer, f"/docs/{n}.pdf", ("page", "white", f"{n} " + "revenue and costs " * 2000))
+            sizes.append((library.folder / "catalog.sqlite3-wal").stat().st_size)
+    done.set()
+    for reader in readers:
+        reader.join()
+    assert max(sizes) < 2 << 20
+    assert library.catalog.faults() == []
+
+
 # ---- the writer's lock
 
 HOLD = "import sys, time; from pathlib import Path; from mmsearch.lock import locked\nwith locked(Path(sys.argv[1])):\n print('held', flush=True); time.sleep(60)"
