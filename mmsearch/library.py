@@ -497,12 +497,16 @@ class Library:
         )
 
     def picture(self, picture: Path | str | Image) -> Image:
-        """A query picture, as the model takes it at most; raises SourceError for a file that cannot be read."""
+        """A query picture. A file is decoded apart from this process, as ingestion would, and as large as the model takes it.
+
+        Raises:
+            SourceError: it cannot be read.
+        """
         if not isinstance(picture, str | Path):
             return picture
-        from mmsearch.media import open_image
+        from mmsearch import sandbox
 
-        return open_image(Path(picture), max_pixels=max(self.embedder.max_pixels.values()))
+        return sandbox.query_image(picture, max_pixels=max(self.embedder.max_pixels.values()))
 
     # ---- upkeep
 

@@ -52,7 +52,7 @@ def query_image(path: str | os.PathLike[str], *, max_pixels: int) -> Image:
     """
     from PIL import Image
 
-    image = Image.open(io.BytesIO(_decode("query", path, max_pixels=max_pixels)))  # our own PNG
+    image = Image.open(io.BytesIO(_decode("query", path, max_pixels=max_pixels)), formats=("PNG",))
     image.load()
     return image
 

@@ -17,6 +17,10 @@ from mmsearch.library import dot
 from mmsearch.terms import kinds_named
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from PIL.Image import Image
+
     from mmsearch.library import Library
 
 __all__ = ["MODES", "Filters", "Hits", "more_like", "search"]
@@ -179,7 +183,7 @@ def more_like(
         encoding = time.perf_counter()
         others = [kind for kind in scope.kinds if kind != item.kind]
         if others and item.preview is not None and item.preview.exists():
-            own |= library.encode(Query(images=(library.picture(item.preview),)), others)
+            own |= library.encode(Query(images=(_own_picture(item.preview),)), others)
         model_ms += 1e3 * (time.perf_counter() - encoding)
         with library.steady(tuple(own)):
             now, active = library.state()
@@ -195,6 +199,13 @@ def more_like(
         hits.searched, hits.model_ms = max(0, scope.searched - 1), model_ms
         hits.took_ms = 1e3 * (time.perf_counter() - started)
         return hits
+
+
+def _own_picture(preview: Path) -> Image:
+    from PIL import Image
+
+    with Image.open(preview, formats=("WEBP",)) as image:
+        return image.convert("RGB")
 
 
 def _scope(library: Library, kinds: Sequence[Kind] | None, filters: Filters | None) -> _Scope:

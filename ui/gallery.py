@@ -67,7 +67,9 @@ def plain(text: str) -> str:
     pictures of ":streamlit:"; an invisible word joiner before the decisive characters keeps it from that.
     """
     line = " ".join(displayable(text).split())
-    return re.sub(r"([^\w\s]|_)", lambda found: _inert(found[0]), line)
+    return re.sub(
+        r"[!-/:-@\[-`{-~]", lambda found: _inert(found[0]), line
+    )  # before other marks a backslash would be seen
 
 
 def _inert(mark: str) -> str:

@@ -14,7 +14,7 @@ import streamlit as st
 from PIL import Image
 
 import mmsearch
-from mmsearch import config, examples, sandbox
+from mmsearch import config, examples
 from mmsearch.catalog import Filters
 from mmsearch.errors import FileTooLarge, LibraryMissing
 from mmsearch.items import KINDS, Item, Kind
@@ -76,7 +76,7 @@ def decode_picture(library: Library, content: bytes) -> Picture:
     with tempfile.NamedTemporaryFile(prefix="mmsearch-") as file:
         file.write(content)
         file.flush()
-        image = sandbox.query_image(file.name, max_pixels=max(library.embedder.max_pixels.values()))
+        image = library.picture(file.name)
     return Picture(image, hashlib.sha256(image.tobytes()).hexdigest())
 
 

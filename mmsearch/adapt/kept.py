@@ -66,5 +66,5 @@ def everyday_queries(embedder: Vlm2VecEmbedder) -> Kept:
 
 
 def _opened(file: Path) -> Image.Image:
-    with Image.open(file) as image:
+    with Image.open(file, formats=("PNG",)) as image:
         return image.convert("RGB")

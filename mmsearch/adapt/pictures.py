@@ -57,5 +57,5 @@ class Pictures:
 
 
 def _opened(file: Path) -> Image.Image:
-    with Image.open(file) as image:
+    with Image.open(file, formats=("PNG",)) as image:
         return image.convert("RGB")

@@ -81,7 +81,7 @@ def look_of(preview: Path) -> Look | None:
     from PIL import Image
 
     try:
-        with Image.open(preview) as image:  # our own WebP
+        with Image.open(preview, formats=("WEBP",)) as image:
             grey = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX), np.int16)
             colours = image.convert("RGB").resize((4, 4), Image.Resampling.BOX).tobytes()
     except OSError:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmsearch import relevance, sandbox
+from mmsearch import relevance
 from mmsearch.errors import ConfigError, DatasetError
 from mmsearch.items import Hit, Item, Kind, Query
 from mmsearch.judgements.origin import origin
@@ -309,7 +309,7 @@ def query_of(library: Library, judged: JudgedQuery) -> Query:
     """What is asked; the picture is decoded apart from this process, as users' are. Raises SourceError."""
     images: tuple[Image, ...] = ()
     if judged.image is not None:
-        images = (sandbox.query_image(judged.image, max_pixels=max(library.embedder.max_pixels.values())),)
+        images = (library.picture(judged.image),)
     return Query(text=judged.query, images=images, instruction=judged.instruction)
 
 

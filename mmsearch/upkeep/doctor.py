@@ -224,7 +224,7 @@ def _is_picture(file: Path, *, thorough: bool) -> bool:
     try:
         if not thorough:
             return file.stat().st_size > 0
-        with Image.open(file) as image:
+        with Image.open(file, formats=("WEBP",)) as image:
             image.load()
     except (OSError, SyntaxError, ValueError):
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -13,14 +14,15 @@ import pytest
 from PIL import Image
 
 import mmsearch
-from mmsearch import prompts, relevance
+from mmsearch import media, prompts, relevance
 from mmsearch.catalog import Catalog, Filters
 from mmsearch.embedders.toy import ToyEmbedder
-from mmsearch.errors import SourceError
+from mmsearch.errors import CorruptFile, FileTooLarge, SourceError, UnsupportedFile
 from mmsearch.items import KINDS, WITHOUT_TEXT, EmbedInput, ItemDraft, Kind, Query, Source
 from mmsearch.library import Library
 from mmsearch.search import more_like, search
 from mmsearch.terms import kinds_named
+from tests import poison
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255), "black": (0, 0, 0)}
 
@@ -197,6 +199,33 @@ def test_a_picture_as_the_query(library: Library, tmp_path: Path) -> None:
     (tmp_path / "query.png").write_bytes(b"no picture")
     with pytest.raises(SourceError):
         library.search(image=tmp_path / "query.png")
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("bomb.png", FileTooLarge),
+        ("bomb.jpg", FileTooLarge),
+        ("truncated.webp", CorruptFile),
+        ("magic.heic", CorruptFile),
+        ("endless-text.png", CorruptFile),
+        ("a-document.png", UnsupportedFile),
+        ("larger-by-its-word.jpg", None),
+    ],
+)
+def test_a_picture_that_means_harm_is_decoded_elsewhere(
+    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, error: type[SourceError] | None
+) -> None:
+    (one,) = (one for one in poison.POISON if one.name == name)
+    one.make(tmp_path / name)
+
+    def decoded_here(*_: object, **__: object) -> None:
+        raise AssertionError("decoded in this process")
+
+    for function in ("open_header", "decode_image", "open_image"):
+        monkeypatch.setattr(media, function, decoded_here)
+    with pytest.raises(error) if error else nullcontext():
+        library.search(image=tmp_path / name)
 
 
 def test_a_picture_and_a_text_are_one_query_without_words(library: Library) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 import struct
 import zlib
 from pathlib import Path
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from mmsearch import sandbox
 from mmsearch.errors import SourceError
 from mmsearch.items import Item
 from ui.gallery import displayable, plain
@@ -89,7 +91,7 @@ def test_links_do_not_lead_out(root: Path, tmp_path: Path):
     ids=["eps", "svg", "ppm", "damaged", "bomb", "large"],
 )
 def test_an_upload_is_read_like_any_untrusted_file(content: bytes, error: str):
-    library = SimpleNamespace(embedder=SimpleNamespace(max_pixels={"image": 1024}))
+    library = SimpleNamespace(picture=lambda file: sandbox.query_image(file, max_pixels=1024))
     with pytest.raises(SourceError, match=error):
         decode_picture(library, content)
 
@@ -97,6 +99,8 @@ def test_an_upload_is_read_like_any_untrusted_file(content: bytes, error: str):
 def test_names_cannot_steer_markdown_or_break_the_transport():
     assert plain("**a** [b](c) <d> _e_\n    f") == "\\*\\*a\\*\\* \\[b\\]\\(c\\) \\<d\u2060\\> \\_e\\_ f"
     assert plain(":smile: a@b.c ->") == "\u2060\\:smile\u2060\\: a\u2060\\@b\u2060\\.c \u2060\\-\u2060\\>"
+    assert plain("60 × 60 – “é”") == "60 × 60 – “é”"
+    assert plain("".join(map(chr, range(33, 127)))).count("\\") == 1 + len(string.punctuation)
     assert displayable("caf\udce9") == "caf\ufffd"
     displayable("\ud800").encode()
 
