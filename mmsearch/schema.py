@@ -175,7 +175,7 @@ def open_database(folder: Path, *, create: bool, read_only: bool, keep_former: b
     if not file.exists():
         if not create or read_only:
             raise LibraryMissing(f"no library at {folder}: `mmsearch ingest FOLDER` makes one")
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # it holds the text of files that others may not read
     read_only = read_only or not (os.access(folder, os.W_OK) and (not file.exists() or os.access(file, os.W_OK)))
     engine = _engine(file, "ro" if read_only else "rwc")
     try:
@@ -215,7 +215,14 @@ def _engine(file: Path, mode: str) -> Engine:
             location, uri=True, timeout=BUSY_TIMEOUT_S, check_same_thread=False, isolation_level=None
         )
 
-    engine = create_engine("sqlite://", creator=connect, poolclass=QueuePool, pool_size=4, max_overflow=16)
+    engine = create_engine(
+        "sqlite://",
+        creator=connect,
+        poolclass=QueuePool,
+        pool_size=4,
+        max_overflow=16,
+        hide_parameters=True,  # queries and texts of files do not get into the words of an error
+    )
 
     @event.listens_for(engine, "connect")
     def _pragmas(connection: sqlite3.Connection, _record: Any) -> None:

@@ -89,7 +89,7 @@ def restore(file: Path, library: Path) -> Backup:
     """
     library = absolute(library)
     _refuse_existing(library)
-    library.mkdir(parents=True, exist_ok=True)
+    library.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".restoring-", dir=library) as folder:
         try:
             with zipfile.ZipFile(file) as archive:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
+import stat
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sqlalchemy import inspect, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from mmsearch import schema
 from mmsearch.catalog import Catalog, Filters
@@ -79,6 +81,21 @@ def query_all(catalog: Catalog, statement: str) -> list[tuple]:
 
 
 # ---- opening
+
+
+def test_a_library_is_for_its_owner_alone(tmp_path: Path) -> None:
+    """It holds the text of files that others may not read."""
+    Catalog.open(tmp_path / "made", create=True).close()
+    assert stat.S_IMODE((tmp_path / "made").stat().st_mode) == 0o700
+    (tmp_path / "there").mkdir(mode=0o755)
+    Catalog.open(tmp_path / "there", create=True).close()
+    assert stat.S_IMODE((tmp_path / "there").stat().st_mode) == 0o755  # a folder of one's own keeps its rights
+
+
+def test_errors_of_the_database_tell_no_contents(catalog: Catalog) -> None:
+    with catalog._reading() as connection, pytest.raises(SQLAlchemyError) as raised:
+        connection.execute(text("SELECT :words FROM nothing"), {"words": "what a page says"})
+    assert "nothing" in str(raised.value) and "what a page says" not in str(raised.value)
 
 
 def test_the_migrations_build_the_tables_that_the_code_describes(catalog: Catalog) -> None:
