@@ -46,8 +46,6 @@ from mmsearch.errors import (
 from mmsearch.items import KIND_ALIASES, KINDS, Kind
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from mmsearch.library import Library
     from mmsearch.search import Hits
 
@@ -140,9 +138,10 @@ def options(
       mmsearch query "a dog on a beach" --kind photo --open 1
       mmsearch ui
     """
+    from mmsearch.terminal import print_logs
+
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
-    form = "mmsearch: %(message)s" if level > logging.DEBUG else logging.BASIC_FORMAT
-    logging.basicConfig(level=level, format=form, stream=sys.stderr)
+    print_logs(level)
     if context.invoked_subcommand not in ("models", "train"):  # `models pull`, and data sets that a recipe may fetch
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -299,7 +298,7 @@ def query_command(
         raise typer.BadParameter("say what you look for: TEXT, --image FILE or --like ID")
     with opened(library, model=model, device=device) as found:
         try:
-            hits = found.search(text, image=_query_image(found, image), like=like, **wanted)
+            hits = found.search(text, image=image, like=like, **wanted)
         except KeyError:
             fail(f"--like {like}: no such item; ids are in the records of --format json", USAGE)
         _print_hits(hits, format=Format.paths if print0 else format, print0=print0, explain=explain)
@@ -312,17 +311,8 @@ def query_command(
             typer.launch(str(hits[open_rank - 1].path))
 
 
-def _query_image(library: Library, path: Path | None) -> Image | None:
-    """The picture to search with, decoded apart from this process, as ingestion would."""
-    if path is None:
-        return None
-    from mmsearch import sandbox
-
-    return sandbox.query_image(path, max_pixels=max(library.embedder.max_pixels.values()))
-
-
 def _print_hits(hits: Hits, *, format: Format, print0: bool, explain: bool) -> None:
-    from mmsearch.terminal import hit_lines, to_json
+    from mmsearch.terminal import hit_lines, printable, to_json
 
     if format is Format.json:
         print(to_json([hit.record() for hit in hits], indent=2))
@@ -332,7 +322,8 @@ def _print_hits(hits: Hits, *, format: Format, print0: bool, explain: bool) -> N
             print(to_json(hit.record()))
     elif format is Format.paths:
         for path in dict.fromkeys(hit.path for hit in hits):  # a file once, at its best hit
-            print(path, end="\0" if print0 else "\n")
+            is_seen = sys.stdout.isatty() and not print0  # `find` does so, too
+            print(printable(str(path)) if is_seen else path, end="\0" if print0 else "\n")
     else:
         for line in hit_lines(hits, explain=explain):
             print(line)
@@ -377,7 +368,7 @@ def _answer_many(library: Library, queries: str, wanted: dict[str, Any]) -> int:
                 hits = library.search(
                     answer["query"],
                     **wanted | _search_options(fields),
-                    image=_query_image(library, Path(fields["image"]) if "image" in fields else None),
+                    image=Path(fields["image"]) if "image" in fields else None,
                 )
             except (SourceError, ConfigError, LookupError, ValueError, TypeError, typer.BadParameter) as error:
                 any_failed = True
@@ -639,7 +630,7 @@ def ui_command(
                 fail("the page did not start; its last words are above", FAULT)
             note(f"mmsearch is at {url} (Ctrl-C ends it)")
             if not no_browser:
-                typer.launch(url)
+                typer.launch(_page_url(host, port, None))  # others on this machine see what a browser is started with
             code = page.wait()
         except KeyboardInterrupt:
             code = OK

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,6 +29,19 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or "\udc80" <= c <= "\udcff" else ascii(c)[1:-1] for c in text)
 
 
+def print_logs(level: int) -> None:
+    """Log to stderr from `level` on. Messages hold names of files: each is printable."""
+    form = "mmsearch: %(message)s" if level > logging.DEBUG else logging.BASIC_FORMAT
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_PrintableFormatter(form))
+    logging.basicConfig(level=level, handlers=[handler])
+
+
+class _PrintableFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(map(printable, super().format(record).split("\n")))
+
+
 def short_path(path: Path) -> str:
     """`path` relative to the working folder where it lies inside, else as it is."""
     try:
@@ -35,9 +50,17 @@ def short_path(path: Path) -> str:
         return printable(str(path))
 
 
+_OBEYED = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""Beyond ASCII: control characters and turns of the direction of writing."""
+
+
 def to_json(record: Any, *, indent: int | None = None) -> str:
-    """One JSON text. A name that is not UTF-8 is written as `\\udcXX` escapes, which Python's reader turns back into the name."""
+    """One JSON text. A name that is not UTF-8 is written as `\\udcXX` escapes, which Python's reader turns back into the name.
+
+    So are characters that a terminal would obey: JSON itself escapes those of ASCII only.
+    """
     text = json.dumps(record, ensure_ascii=False, indent=indent, default=str)
+    text = _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -27,7 +27,9 @@ def fail(message: str, code: int) -> NoReturn:
 
 def note(message: str) -> None:
     """A line for people, on stderr."""
-    print(message, file=sys.stderr, flush=True)
+    from mmsearch.terminal import printable
+
+    print(printable(message), file=sys.stderr, flush=True)
 
 
 LibraryOption = Annotated[

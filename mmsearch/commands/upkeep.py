@@ -25,7 +25,7 @@ def doctor_command(
     \b
     Exit codes: 0 sound, or repaired · 3 the catalog is damaged · 4 something is wrong
     """
-    from mmsearch.terminal import to_json
+    from mmsearch.terminal import printable, to_json
     from mmsearch.upkeep.doctor import examine, is_sound
 
     with opened(library) as found:
@@ -44,7 +44,7 @@ def doctor_command(
             what = f"{one.count:,} {one.what}" if one.count and one.state == "notice" else one.what
             print(f"{MARKS[one.state]:<6}{one.check}: {what}" + (f" → {one.repaired}" if one.repaired else ""))
             for example in one.examples:
-                print(f"        {example}")
+                print(f"        {printable(example)}")
         if not is_sound(findings) and not repair:
             note("`mmsearch doctor --repair` makes anew what is derived")
     raise typer.Exit(OK if is_sound(findings) else SOME_FAILED)
@@ -58,7 +58,7 @@ def backup_command(
 ) -> None:
     """Copy the library into one file, while it may be in use: catalog, vectors, previews, adapted models; not your files."""
     from mmsearch.config import find_library_folder
-    from mmsearch.terminal import size, to_json
+    from mmsearch.terminal import printable, size, to_json
     from mmsearch.upkeep.backup import backup
 
     made = backup(find_library_folder(library), file, overwrite=overwrite)
@@ -77,7 +77,9 @@ def backup_command(
         )
         return
     lacking = f" ({made.missing:,} were missing: `mmsearch doctor --repair`)" if made.missing else ""
-    print(f"wrote {made.file}: {made.items:,} items, {made.previews:,} previews{lacking}, {size(made.bytes)}")
+    print(
+        f"wrote {printable(str(made.file))}: {made.items:,} items, {made.previews:,} previews{lacking}, {size(made.bytes)}"
+    )
 
 
 def restore_command(
@@ -86,11 +88,12 @@ def restore_command(
 ) -> None:
     """Make the library of a backup where none is; an existing one is never overwritten."""
     from mmsearch.config import find_library_folder
+    from mmsearch.terminal import printable
     from mmsearch.upkeep.backup import restore
 
     folder = find_library_folder(library)
     made = restore(file, folder)
-    print(f"restored {made.items:,} items to {folder}")
+    print(f"restored {made.items:,} items to {printable(str(folder))}")
     note("`mmsearch ingest FOLDER` looks for what has changed since")
 
 

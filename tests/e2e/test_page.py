@@ -13,7 +13,8 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlencode, urljoin, urlsplit
 
@@ -21,6 +22,7 @@ import pymupdf
 import pytest
 from PIL import Image
 
+from tests import poison
 from tests.no_network import tried, without_network
 
 CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
@@ -99,11 +101,12 @@ def address(folder: Path, library: Path) -> Iterator[str]:
 class serving:
     """`mmsearch ui` on a free port, ended at the end."""
 
-    def __init__(self, env: dict[str, str], *options: str) -> None:
+    def __init__(self, env: dict[str, str], *options: str, browser: bool = False) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        command = [sys.executable, "-P", "-m", "mmsearch", "ui", "--no-browser", "--port", str(self.port), *options]
+        options = (*options, *(() if browser else ("--no-browser",)))
+        command = [sys.executable, "-P", "-m", "mmsearch", "ui", "--port", str(self.port), *options]
         self.process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
 
     def __enter__(self) -> str:
@@ -241,6 +244,19 @@ def test_a_picture_is_the_query(page: Page, address: str, tmp_path: Path):
     expect(page.get_by_text("That file is no picture")).to_be_visible()
 
 
+def test_a_picture_that_means_harm_is_refused_with_a_sentence(page: Page, address: str, tmp_path: Path):
+    page.goto(address)
+    poison.png(tmp_path / "bomb.png", 60_000, 60_000)
+    (tmp_path / "large.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(33 << 20))
+    page.get_by_role("button", name="Picture").click()
+    page.locator("input[type=file]").set_input_files(tmp_path / "large.png")
+    expect(page.get_by_text("File must be 32.0MB or smaller.")).to_be_visible()
+    page.locator("input[type=file]").set_input_files(tmp_path / "bomb.png")
+    refused = page.get_by_text("That file is no picture that can be read")
+    expect(refused).to_contain_text("60000 × 60000 pixels; the limit is 400 million")
+    expect(page.get_by_text("Searching with this picture")).to_have_count(0)
+
+
 def test_no_good_match_says_so_and_shows_the_closest_on_demand(page: Page, address: str):
     page.goto(f"{address}/?q=zebra+submarine&kinds=page")
     expect(page.get_by_text("No good match")).to_be_visible()
@@ -341,6 +357,26 @@ def test_on_another_address_the_token_comes_first(browser: Browser, library: Pat
             assert stranger.request.get(urljoin(guarded, shown)).status == 401
         page.close()
     assert tried(tmp_path / "hook") == []
+
+
+def test_the_token_is_not_in_what_the_browser_is_started_with(library: Path, tmp_path: Path):
+    """Everybody on this machine can read the arguments of a process."""
+    (tmp_path / "xdg-open").write_text(
+        f'#!/bin/sh\necho "$@" > {tmp_path}/part; mv {tmp_path}/part {tmp_path}/opened\n'
+    )
+    (tmp_path / "xdg-open").chmod(0o755)
+    env = os.environ | {"MMSEARCH_LIBRARY": str(library), "MMSEARCH_TOKEN": "correct horse battery"}
+    env["PATH"] = f"{tmp_path}{os.pathsep}{env['PATH']}"
+    with serving(env, browser=True) as address:
+        expect_soon(lambda: (tmp_path / "opened").exists())
+    assert (tmp_path / "opened").read_text().strip() == address
+
+
+def expect_soon(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.05)
 
 
 def answered(address: str, **headers: str) -> int:

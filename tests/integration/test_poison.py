@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import re
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import mmsearch.library
 from ingest import pipeline
@@ -32,16 +35,45 @@ LIGHT = [one for one in poison.POISON if not one.is_heavy]
 BUDGET = {"page": 50_176, "image": 12_544, "clip": 12_544}
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+def run(*arguments: object, stdout: int = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MMSEARCH_")}
     return subprocess.run(
         [sys.executable, "-P", "-m", "mmsearch", *map(str, arguments)],
-        capture_output=True,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
         text=True,
         errors="surrogateescape",
         env=environment | {"MMSEARCH_MODEL": "toy", "NO_COLOR": "1", "OMP_NUM_THREADS": "1"},
         timeout=280,
     )
+
+
+RUN_ALL = """
+import json, sys
+from mmsearch.cli import main
+codes = []
+for words in json.loads(sys.argv[1]):
+    sys.argv[1:] = words
+    try:
+        main()
+    except SystemExit as ended:
+        codes.append(ended.code or 0)
+print(json.dumps(codes))
+"""
+
+
+def run_all(commands: Iterable[Sequence[object]], library: Path) -> tuple[list[int], str]:
+    """The exit codes of commands in one process, and all that they printed."""
+    environment = os.environ | {"MMSEARCH_MODEL": "toy", "MMSEARCH_LIBRARY": str(library), "NO_COLOR": "1"}
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", RUN_ALL, json.dumps([[*map(str, words)] for words in commands])],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=280,
+    )
+    *said, codes = done.stdout.splitlines()
+    return json.loads(codes), "\n".join([*said, done.stderr])
 
 
 def opened(folder: Path) -> Library:
@@ -181,6 +213,61 @@ def test_bad_files_are_listed_left_alone_retried_and_taken_once_mended(
         assert (mended.files, mended.failures, mended.failed_before) == (4, [], len(failed) - 4)
         now = endings(library)
         assert {now[name] for name in (b"truncated.jpg", b"magic.png", b"empty.pdf", b"bomb.png")} == {Ending(items=1)}
+
+
+ORDERS = "\x1b]0;owned\x07\x1b[31m\x9b31m\u202egpj\u2066"
+"""What a terminal would obey: a title, a colour, the same in eight bits, the other direction of writing."""
+OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def test_no_command_prints_what_a_terminal_obeys(tmp_path: Path):
+    """It stands in names of files and folders, in a page's text and title, in EXIF, in what an error names, in queries and judgements."""
+    folder, library, asked = (
+        tmp_path / f"files{ORDERS}",
+        tmp_path / f"library{ORDERS}",
+        tmp_path / f"asked{ORDERS}.jsonl",
+    )
+    (folder / f"sub{ORDERS}").mkdir(parents=True)
+    exif = Image.Exif()
+    exif[0x010F] = f"Camera{ORDERS}"
+    Image.new("RGB", (64, 48), "red").save(folder / f"sub{ORDERS}" / "photo.jpg", exif=exif)
+    with poison.load_pymupdf().open(samples.pdf(tmp_path / "plain.pdf", [f"Revenue {ORDERS} grew"])) as document:
+        document.set_metadata({"title": f"Revenue{ORDERS}"})
+        document.save(folder / f"revenue{ORDERS}.pdf")
+    (folder / f"bad{ORDERS}.png").write_bytes(b"\x89PNG\r\n\x1a\n" + ORDERS.encode())
+    (folder / f"sub{ORDERS}" / ".mmsearchignore").write_text("*a*b*c*d\n")
+    right = [{"path": f"revenue{ORDERS}.pdf", "page": 1}, {"path": f"gone{ORDERS}.pdf"}]
+    asked.write_text(json.dumps({"query": f"revenue{ORDERS}", "relevant": right}) + "\n")
+    (tmp_path / "many").write_text(json.dumps({"query": f"x{ORDERS}", "image": f"/no{ORDERS}"}) + f"\nplain {ORDERS}\n")
+    commands = {
+        ("-vv", "ingest", folder): 4,
+        ("ingest", folder, "--retry", "--json"): 4,
+        ("query", f"revenue{ORDERS}", "--explain", "--min-relevance", "0"): 0,
+        ("query", "revenue", "--format", "json"): 0,
+        ("query", "--queries", tmp_path / "many"): 4,
+        ("query", "--image", folder / f"bad{ORDERS}.png"): 2,
+        ("errors",): 4,
+        ("errors", "--json"): 4,
+        ("status",): 0,
+        ("doctor", "--quick"): 0,
+        ("show", "1", "--json"): 0,
+        ("show", "2"): 0,
+        ("eval", "run", asked, "--out", tmp_path / f"run{ORDERS}.json"): 0,
+        ("models", "list"): 0,
+        ("backup", tmp_path / f"kept{ORDERS}.zip"): 0,
+        ("remove", folder / f"none{ORDERS}"): 1,
+    }
+    codes, said = run_all(commands, library)
+    assert codes == list(commands.values()), said
+    assert OBEYED.findall(said) == []
+    for shown in ("bad\\x1b", "Revenue \\x1b", "sub\\x1b", "gone\\x1b", "Camera\\x1b", "\\u009b"):
+        assert shown in said  # it was printed, and as what it is
+    seen, terminal = pty.openpty()
+    library.rename(tmp_path / "library")
+    run("query", "revenue", "--format", "paths", "--library", tmp_path / "library", stdout=terminal)
+    os.close(terminal)
+    assert OBEYED.findall(os.read(seen, 10_000).decode().replace("\r\n", "\n")) == []
+    os.close(seen)
 
 
 def test_files_that_vanish_or_grow_before_they_are_read_are_left_for_the_next_run(tmp_path: Path):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 from pathlib import Path
 
 import pytest
 
 from mmsearch.items import Hit, Item, clock
-from mmsearch.terminal import count_of, duration, hit_lines, printable, to_json
+from mmsearch.terminal import count_of, duration, hit_lines, print_logs, printable, to_json
 
 
 def hit(path: str, relevance: float = 0.82, snippet: str = "", **place: object) -> Hit:
@@ -77,6 +78,22 @@ def test_json_keeps_names_that_are_no_utf8():
     assert to_json({"path": "ü"}) == '{"path": "ü"}'
     assert json.loads(to_json({"path": "caf\udce9"})) == {"path": "caf\udce9"}
     to_json({"path": "caf\udce9"}).encode()
+
+
+def test_json_holds_nothing_that_a_terminal_obeys():
+    record = {"path": "a\x1b[31m\x7f\x9b31m\u202egpj\u2028\u2066 日本 é"}
+    text = to_json(record)
+    assert text == '{"path": "a\\u001b[31m\\u007f\\u009b31m\\u202egpj\\u2028\\u2066 日本 é"}'
+    assert json.loads(text) == record
+
+
+def test_what_is_logged_is_printable(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(logging.root, "handlers", [])
+    monkeypatch.setattr(logging.root, "level", logging.WARNING)
+    print_logs(logging.INFO)
+    logging.getLogger("mmsearch.somewhere").info("%s is left out", "a\x1b[31m\nb")
+    logging.getLogger("mmsearch.somewhere").debug("not this")
+    assert capsys.readouterr().err == "mmsearch: a\\x1b[31m\nb is left out\n"
 
 
 def test_words_for_numbers():
