@@ -34,6 +34,7 @@ from ingest.plan import (
 from ingest.scan import ScanResult, find_sources, former_roots, has_changed, resolve_roots
 from ingest.workers import Event, Limits, Task, WorkerPool, default_jobs
 from mmsearch import prompts
+from mmsearch.disk import disk_faults
 from mmsearch.errors import CorruptFile, SourceError
 from mmsearch.items import ItemDraft, Kind, Source, Vectors
 from mmsearch.library import is_multi_vector
@@ -693,15 +694,16 @@ class _Run:
             return None
         name = Path(draft.source.sha256[:2]) / f"{draft.source.sha256[:32]}-{draft.ordinal}.webp"
         target = self.library.previews / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=target.parent, suffix=".tmp")
-        try:
-            with os.fdopen(descriptor, "wb") as handle:
-                handle.write(draft.preview)
-            Path(temporary).replace(target)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        with disk_faults(self.library.folder):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, temporary = tempfile.mkstemp(dir=target.parent, suffix=".tmp")
+            try:
+                with os.fdopen(descriptor, "wb") as handle:
+                    handle.write(draft.preview)
+                Path(temporary).replace(target)
+            except BaseException:
+                Path(temporary).unlink(missing_ok=True)
+                raise
         return (Path(self.library.previews.name) / name).as_posix()
 
     # ---- telling

@@ -250,7 +250,8 @@ class Catalog:
     def remove_model(self, model_key: str) -> None:
         """Delete a model's vectors for good. Raises CatalogError if it answers queries, or is not known here."""
         with self._writing() as c:
-            if model_key == self.active_model_key():
+            active = "SELECT models.key FROM meta JOIN models ON models.id = meta.value WHERE meta.key = 'active_model'"
+            if model_key == c.execute(text(active)).scalar():
                 raise CatalogError(
                     f"{model_key} answers queries: switch to another model first (`mmsearch models use`)"
                 )
@@ -697,10 +698,14 @@ class Catalog:
         with self._engine.connect() as connection:
             raw = connection.connection.driver_connection
             assert raw is not None
-            copies.copy_database(raw, self.folder / schema.CATALOG_NAME, file)
+            try:
+                copies.copy_database(raw, self.folder / schema.CATALOG_NAME, file)
+            except sqlite3.Error as error:
+                schema.translate_error(error, file)
+                raise
 
     def compact(self) -> list[str]:
-        """Delete tombstones and vectors of other models for good, and give their space back.
+        """Delete tombstones and vectors of other models for good; `vacuum` gives their space back.
 
         Returns:
             Preview paths (relative to the library) that no item uses any longer.
@@ -719,12 +724,12 @@ class Catalog:
             after = set(c.execute(text("SELECT DISTINCT preview FROM items WHERE preview IS NOT NULL")).scalars())
             for table in ("words", "trigrams"):
                 c.execute(text(f"INSERT INTO {table}({table}) VALUES ('optimize')"))
-        with self._engine.connect() as connection:
-            raw = connection.connection.driver_connection
-            assert raw is not None
-            raw.execute("VACUUM").close()
-            raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").close()  # it has gone through the log as a whole
         return sorted(before - after)
+
+    def vacuum(self) -> None:
+        """Write the file anew without its empty pages. Raises DiskFull: there must be room for it twice."""
+        for statement in ("VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"):  # it has gone through the log as a whole
+            schema.execute_alone(self._engine, self.folder / schema.CATALOG_NAME, statement)
 
 
 _ITEM_COUNTS = "SELECT kind, count(*) FROM items WHERE visible = 1 GROUP BY kind"

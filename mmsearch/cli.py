@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import date
 from enum import StrEnum
 from pathlib import Path
@@ -37,6 +37,7 @@ from mmsearch.commands.shared import (
     note,
     opened,
 )
+from mmsearch.disk import disk_fault
 from mmsearch.errors import (
     CatalogError,
     ConfigError,
@@ -79,6 +80,11 @@ def main() -> None:
     except MMSearchError as error:
         fail(str(error), USAGE)
     except OSError as error:
+        fault = disk_fault(
+            error, Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
+        )
+        if fault is not None:
+            fail(str(fault), NO_LIBRARY)
         fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), USAGE)
     except Exception as error:
         if hasattr(error, "format_message"):  # Typer's own: an unknown option, a value that is none
@@ -187,24 +193,26 @@ def ingest_command(
     """
     from ingest.scan import former_roots, resolve_roots
     from mmsearch.config import find_library_folder
-    from mmsearch.schema import CATALOG_NAME
+    from mmsearch.schema import CATALOG_NAME, is_empty, refuse_lost
 
     options: dict[str, Any] = {"jobs": jobs, "include": include or (), "exclude": exclude or ()}
     options |= {"retry_failed": retry, "prune": prune, "wait_s": wait or 0.0}
     folder = find_library_folder(library)
-    is_new = not (folder / CATALOG_NAME).exists()
+    is_new = is_empty(folder / CATALOG_NAME)
     if is_new:
+        refuse_lost(folder)
         _refuse_missing(path for path in paths if not os.path.lexists(path))
-    with TemporaryDirectory(prefix="mmsearch-") as nowhere:
-        place = Path(nowhere) if dry_run and is_new else folder  # looking makes no library
-        with opened(place, create=True, model=model, device=device) as found:
-            _refuse_missing(
-                path
-                for path in paths
-                if not os.path.lexists(path)
-                and not found.catalog.known_files([*resolve_roots([path]), *former_roots([path])])
-            )
-            code = ingested(found, paths, dry_run=dry_run, as_json=as_json, **options)
+    with ExitStack() as stack:
+        if dry_run and is_new:  # looking makes no library
+            folder = Path(stack.enter_context(TemporaryDirectory(prefix="mmsearch-")))
+        found = stack.enter_context(opened(folder, create=True, model=model, device=device))
+        _refuse_missing(
+            path
+            for path in paths
+            if not os.path.lexists(path)
+            and not found.catalog.known_files([*resolve_roots([path]), *former_roots([path])])
+        )
+        code = ingested(found, paths, dry_run=dry_run, as_json=as_json, **options)
     raise typer.Exit(code)
 
 

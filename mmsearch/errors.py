@@ -16,6 +16,8 @@ MMSearchError
  │  ├ LibraryLocked
  │  ├ NewerSchema
  │  ├ CorruptIndex
+ │  ├ DiskFailed               the disk refuses to be read or written
+ │  │  └ DiskFull
  │  ├ ModelMismatch
  │  └ DimensionMismatch(expected, got)
  └ DatasetError                training or evaluation data that cannot be used
@@ -101,6 +103,14 @@ class NewerSchema(CatalogError):
 
 class CorruptIndex(CatalogError):
     """The catalog itself is damaged (a damaged FAISS snapshot is rebuilt, not raised)."""
+
+
+class DiskFailed(CatalogError):
+    """The disk under the library, or under a file that is being written, refuses to be read or written; nothing of it is damaged."""
+
+
+class DiskFull(DiskFailed):
+    """No room is left on that disk, or a quota is used up; the same command goes on once there is room."""
 
 
 class ModelMismatch(CatalogError):

@@ -21,7 +21,7 @@ from mmsearch import prompts, relevance
 from mmsearch.catalog import Catalog, Filters
 from mmsearch.config import Settings, find_library_folder, load_settings
 from mmsearch.copies import former_copies
-from mmsearch.errors import CatalogError, ModelMismatch
+from mmsearch.errors import CatalogError, DiskFailed, ModelMismatch
 from mmsearch.items import KIND_ALIASES, KINDS, EmbedInput, Kind, MatchScale, Query, Vectors
 from mmsearch.lock import lock_holder, locked, snapshot_lock
 from mmsearch.schema import CATALOG_NAME
@@ -299,11 +299,15 @@ class Library:
     def _open_store(self, key: str, kind: Kind) -> _OpenedStore:
         if self.catalog.read_only:
             return self._load_store(key, kind, read_only=True)
-        with snapshot_lock(self.folder / key, wait=False) as is_ours:
-            opened = self._load_store(key, kind, read_only=not is_ours)
-            if is_ours and opened.added > SAVE_WHEN_BEHIND_SHARE * len(opened.store):
-                opened.save()
-            return opened
+        opened = None
+        try:
+            with snapshot_lock(self.folder / key, wait=False) as is_ours:
+                opened = self._load_store(key, kind, read_only=not is_ours)
+                if is_ours and opened.added > SAVE_WHEN_BEHIND_SHARE * len(opened.store):
+                    opened.save()
+        except DiskFailed as reason:  # who only searches needs no snapshot on disk
+            log.info("the snapshot of %ss is not written: %s", kind, reason)
+        return opened or self._load_store(key, kind, read_only=True)
 
     def _load_store(self, key: str, kind: Kind, *, read_only: bool) -> _OpenedStore:
         store = open_store(
@@ -433,7 +437,10 @@ class Library:
                 vectors = encoded[place * count : (place + 1) * count]
                 self._generic[key, kind] = vectors
                 if not self.catalog.read_only:
-                    self.catalog.save_generic_queries(key, kind, _version(inputs[kind]), vectors)
+                    try:
+                        self.catalog.save_generic_queries(key, kind, _version(inputs[kind]), vectors)
+                    except DiskFailed as reason:  # a search needs them only once
+                        log.info("the generic queries of %ss are not kept: %s", kind, reason)
         return {kind: self._generic[key, kind] for kind in kinds}
 
     # ---- searching
@@ -574,6 +581,7 @@ class Library:
                 (self.folder / preview).unlink(missing_ok=True)
             for key in former - set(self.catalog.model_keys()):
                 shutil.rmtree(self.folder / key, ignore_errors=True)
+            self.catalog.vacuum()  # last: it needs room, and what is deleted above makes some
             self.sync_vectors()
             kept = list(former_copies(self.folder / CATALOG_NAME))
             for copy in kept:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mmsearch.disk import disk_faults
 from mmsearch.errors import CatalogError, LibraryLocked
 
 log = logging.getLogger(__name__)
@@ -31,11 +32,12 @@ def locked(folder: Path, *, wait_s: float = 0.0) -> Iterator[None]:
 
     Raises:
         LibraryLocked: another process, or another `Library` or thread of this one, is writing; the message names its pid.
-        CatalogError: what is called `lock` there is no file that can be written.
+        DiskFull, DiskFailed: there is no room for the note. CatalogError: what is called `lock` there is no file that can be written.
     """
     file = folder / LOCK_NAME
     try:
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        with disk_faults(folder):
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except (IsADirectoryError, PermissionError) as error:
         raise CatalogError(
             f"{file}, the library's lock, cannot be written ({error.strerror}): move it away, or see whose it is"
@@ -50,7 +52,8 @@ def locked(folder: Path, *, wait_s: float = 0.0) -> Iterator[None]:
                 log.warning("process %s is writing to %s; waiting for %.0f s at most", holder["pid"], folder, wait_s)
                 is_told = True
             time.sleep(POLL_S)
-        _write(descriptor, _self())
+        with disk_faults(folder):
+            _write(descriptor, _self())
         try:
             yield
         finally:
@@ -62,8 +65,9 @@ def locked(folder: Path, *, wait_s: float = 0.0) -> Iterator[None]:
 @contextmanager
 def snapshot_lock(folder: Path, *, wait: bool) -> Iterator[bool]:
     """Whether this process may write snapshots in `folder` now; without `wait`, False if another one is at it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / ".writing", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    with disk_faults(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / ".writing", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         yield _try_lock(descriptor, wait=wait)
     finally:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
+import threading
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import quote
@@ -31,8 +32,8 @@ from sqlalchemy import (
 from sqlalchemy.engine import Connection, ExceptionContext
 from sqlalchemy.pool import QueuePool
 
-from mmsearch import copies
-from mmsearch.errors import CatalogError, CorruptIndex, LibraryLocked, LibraryMissing, NewerSchema
+from mmsearch import copies, disk
+from mmsearch.errors import CatalogError, CorruptIndex, DiskFull, LibraryLocked, LibraryMissing, NewerSchema
 from mmsearch.lock import lock_holder
 from mmsearch.terminal import size
 
@@ -167,31 +168,30 @@ def open_database(folder: Path, *, create: bool, read_only: bool, keep_former: b
 
     Raises:
         LibraryMissing: nothing there and `create` is false. NewerSchema: written by a newer mmsearch.
-        CorruptIndex: not a catalog or damaged; the file is left as it is.
-        CatalogError: older schema in a read-only library, or no room to keep a copy of it.
+        CorruptIndex: not a catalog, damaged, or gone from beside its previews and snapshots; what is there is left as it is.
+        DiskFull, DiskFailed: no room to make it, or to migrate it and keep a copy first; or its disk fails.
+        CatalogError: older schema in a read-only library.
         LibraryLocked: older schema, and an older mmsearch is writing.
     """
     file = folder / CATALOG_NAME
+    was_empty = is_empty(file)
+    if was_empty:
+        refuse_lost(folder)
     if not file.exists():
         if not create or read_only:
             raise LibraryMissing(f"no library at {folder}: `mmsearch ingest FOLDER` makes one")
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # it holds the text of files that others may not read
-    read_only = read_only or not (os.access(folder, os.W_OK) and (not file.exists() or os.access(file, os.W_OK)))
-    engine = _engine(file, "ro" if read_only else "rwc")
+        with disk.disk_faults(folder):
+            # It holds the text of files that others may not read.
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    can_write = os.access(folder, os.W_OK) and (not file.exists() or os.access(file, os.W_OK))
+    read_only = read_only or not can_write
+    engine = _engine(file, read_only=read_only, can_write=can_write)
     try:
-        try:
-            revision = _revision(engine, file)
-        except CatalogError:
-            raise
-        except Exception as error:
-            if not read_only or ("unable to open" not in str(error) and "readonly" not in str(error)):
-                raise
-            # A write-ahead log needs a writable folder; on a read-only disk the file cannot change under us.
-            engine.dispose()
-            engine = _engine(file, "ro&immutable=1")
-            revision = _revision(engine, file)
+        revision = _revision(engine, file)
         if revision != SCHEMA_REVISION:
             _refuse_newer(revision, file)
+            if not revision and not was_empty:
+                refuse_lost(folder)
             if read_only:
                 raise CatalogError(
                     f"{file} has schema {revision or 'none'} and is read-only; "
@@ -206,14 +206,40 @@ def open_database(folder: Path, *, create: bool, read_only: bool, keep_former: b
     return engine, read_only
 
 
-def _engine(file: Path, mode: str) -> Engine:
-    location = f"file:{quote(os.fsencode(file.absolute()))}?mode={mode}"
+def refuse_lost(folder: Path) -> None:
+    """Raise CorruptIndex where a library's catalog is gone, or empty, while what only a filled one leaves is still there.
+
+    A first ingest that was killed left at most an empty catalog: that one is made anew without a word.
+    """
+    file = folder / CATALOG_NAME
+    log_name = f"{CATALOG_NAME}-wal"
+    traces = [log_name] if is_empty(file) and not is_empty(folder / log_name) else []
+    traces += ["previews"] if next(folder.glob("previews/??/*.webp"), None) is not None else []
+    traces += sorted(path.parent.name for path in folder.glob("*/.writing"))
+    if traces:
+        raise CorruptIndex(
+            f"{file} is {'empty' if file.exists() else 'gone'}, but what belongs to it is still there ({', '.join(traces)}); nothing "
+            f"was altered: bring a backup back (`mmsearch restore FILE --library {folder}`), or move the folder away to begin anew"
+        )
+
+
+def is_empty(file: Path) -> bool:
+    """Whether there is nothing: no file, or one without a byte."""
+    try:
+        return file.stat().st_size == 0
+    except FileNotFoundError:
+        return True
+
+
+def _engine(file: Path, *, read_only: bool, can_write: bool) -> Engine:
+    of_thread = threading.local()  # `alone`: whether it holds an `_Alone`, for which another one would wait in vain
 
     def connect() -> sqlite3.Connection:
-        # isolation_level=None: the driver starts no transactions of its own; `_begin` below does.
-        return sqlite3.connect(
-            location, uri=True, timeout=BUSY_TIMEOUT_S, check_same_thread=False, isolation_level=None
-        )
+        if getattr(of_thread, "alone", False):
+            raise disk.full(file.parent)
+        connection = _connect(file, read_only=read_only, can_write=can_write)
+        of_thread.alone = isinstance(connection, _Alone)
+        return connection
 
     engine = create_engine(
         "sqlite://",
@@ -224,21 +250,18 @@ def _engine(file: Path, mode: str) -> Engine:
         hide_parameters=True,  # queries and texts of files do not get into the words of an error
     )
 
-    @event.listens_for(engine, "connect")
-    def _pragmas(connection: sqlite3.Connection, _record: Any) -> None:
-        for pragma in (
-            f"busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}",
-            "foreign_keys = ON",
-            "synchronous = FULL",  # a commit outlives a power cut: the log is on the disk before it counts
-            "temp_store = MEMORY",
-            "cache_size = -32768",
-        ):
-            connection.execute(f"PRAGMA {pragma}").close()
+    @event.listens_for(engine, "checkin")
+    def _release(connection: sqlite3.Connection | None, record: Any) -> None:
+        if isinstance(connection, _Alone):  # others wait for it, and the next one may find room
+            of_thread.alone = False
+            record.invalidate()
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
         # A deferred transaction that turns into a writer fails at once when another one wrote meanwhile; this one waits.
         immediate = connection.get_execution_options().get("immediate", False)
+        if immediate and isinstance(connection.connection.driver_connection, _Alone):
+            raise disk.full(file.parent)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
 
     @event.listens_for(engine, "handle_error")
@@ -248,15 +271,101 @@ def _engine(file: Path, mode: str) -> Engine:
     return engine
 
 
+class _Alone(sqlite3.Connection):
+    """One that keeps the index of the write-ahead log in memory, since the disk has no room for the file that processes share.
+
+    While it lives it locks all others out, so it is closed after each transaction.
+    """
+
+
+def _connect(file: Path, *, read_only: bool, can_write: bool) -> sqlite3.Connection:
+    """A connection that can be read from, however little its disk allows; raises as `translate_error` does."""
+    kind: type[sqlite3.Connection]
+    try:
+        return _opened(file, "mode=ro" if read_only else "mode=rwc")
+    except sqlite3.Error as error:
+        code = _primary_code(error)
+        if can_write and code == sqlite3.SQLITE_IOERR and disk.is_full(file.parent):
+            options, kind = "mode=rw", _Alone
+        elif code != sqlite3.SQLITE_NOTADB and not os.access(file.parent, os.W_OK):
+            # In a folder that can only be read the log's shared index cannot be made, but nobody writes either: what is in the log
+            # is read without locks and with an index in memory, and by `immutable`, which knows no log, where there is none.
+            is_logged = not is_empty(file.with_name(f"{file.name}-wal"))
+            options, kind = (
+                ("mode=ro&vfs=unix-none", _Alone) if is_logged else ("mode=ro&immutable=1", sqlite3.Connection)
+            )
+        else:
+            translate_error(error, file)
+            raise
+    try:
+        return _opened(file, options, kind, read_only=read_only)
+    except sqlite3.Error as error:
+        translate_error(error, file)
+        raise
+
+
+def _opened(
+    file: Path, options: str, kind: type[sqlite3.Connection] = sqlite3.Connection, *, read_only: bool = False
+) -> sqlite3.Connection:
+    location = f"file:{quote(os.fsencode(file.absolute()))}?{options}"
+    # isolation_level=None: the driver starts no transactions of its own; `_begin` does.
+    connection = sqlite3.connect(
+        location, uri=True, timeout=BUSY_TIMEOUT_S, check_same_thread=False, isolation_level=None, factory=kind
+    )
+    try:
+        for pragma in (
+            *(["locking_mode = EXCLUSIVE"] if kind is _Alone else []),  # first: others look at the file
+            f"busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}",
+            "foreign_keys = ON",
+            "synchronous = FULL",  # a commit outlives a power cut: the log is on the disk before it counts
+            "temp_store = MEMORY",
+            "cache_size = -32768",
+            *(["query_only = ON"] if read_only else []),
+        ):
+            connection.execute(f"PRAGMA {pragma}").close()
+        connection.execute("SELECT 1 FROM sqlite_master").fetchone()  # only now the files are opened
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
 def translate_error(error: BaseException, file: Path) -> None:
-    """Raise our own error for what SQLite says of a damaged or busy file; return for everything else."""
-    if not isinstance(error, sqlite3.DatabaseError):
+    """Raise our own error for what SQLite says of a file that is damaged, busy, without room or out of reach; else return."""
+    if not isinstance(error, sqlite3.Error):
         return
-    said = str(error)
-    if "malformed" in said or "not a database" in said or "disk I/O error" in said:
+    said, code = str(error), _primary_code(error)
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or "malformed" in said:
         _corrupt(file, said, error)
-    if "database is locked" in said:
+    if said.startswith("Could not decode to UTF-8"):  # the driver's own; what it goes on to say is the text itself
+        _corrupt(file, "a text in it is no UTF-8", error)
+    if code == sqlite3.SQLITE_FULL or (
+        code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) and disk.is_full(file.parent)
+    ):
+        raise disk.full(file.parent) from error
+    if code == sqlite3.SQLITE_IOERR:
+        raise disk.failing(file.parent, getattr(error, "sqlite_errorname", said)) from error
+    if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+        raise CatalogError(
+            f"{file} cannot be opened or written ({said}): see whose it is, and whether it is a file"
+        ) from error
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL):
         raise LibraryLocked(f"{file} was kept busy by another process for {BUSY_TIMEOUT_S:.0f} s; try again") from error
+
+
+def execute_alone(engine: Engine, file: Path, statement: str) -> None:
+    """Run a statement that no transaction may hold. Raises as `translate_error`."""
+    with engine.connect() as connection:
+        try:
+            _driver(connection).execute(statement).close()
+        except sqlite3.Error as error:
+            translate_error(error, file)
+            raise
+
+
+def _primary_code(error: sqlite3.Error) -> int:
+    """SQLite's result code without its finer distinctions; 0 for an error of the driver."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def _corrupt(file: Path, said: str, error: BaseException | None = None) -> NoReturn:
@@ -267,12 +376,8 @@ def _corrupt(file: Path, said: str, error: BaseException | None = None) -> NoRet
 
 def _revision(engine: Engine, file: Path) -> str:
     """The schema revision of the file, "" for an empty one."""
-    try:
-        with engine.connect() as connection:
-            return _revision_seen(connection, file)
-    except sqlite3.DatabaseError as error:  # raised by the driver while connecting, before SQLAlchemy can translate it
-        translate_error(error, file)
-        raise
+    with engine.connect() as connection:
+        return _revision_seen(connection, file)
 
 
 def _revision_seen(connection: Connection, file: Path) -> str:
@@ -310,8 +415,12 @@ def _migrate(engine: Engine, file: Path, *, keep_former: bool) -> None:
     with engine.connect().execution_options(immediate=True) as connection:
         raw = _driver(connection)
         connection.detach()  # a connection with that much patience serves nothing else
-        raw.execute("PRAGMA journal_mode = WAL").close()  # kept in the file; not possible inside a transaction
-        raw.execute(f"PRAGMA busy_timeout = {int(MIGRATION_TIMEOUT_S * 1000)}").close()
+        try:
+            raw.execute("PRAGMA journal_mode = WAL").close()  # kept in the file; not possible inside a transaction
+            raw.execute(f"PRAGMA busy_timeout = {int(MIGRATION_TIMEOUT_S * 1000)}").close()
+        except sqlite3.Error as error:
+            translate_error(error, file)
+            raise
         with connection.begin():
             former = _revision_seen(connection, file)
             _refuse_newer(former, file)
@@ -335,14 +444,18 @@ def _migrate(engine: Engine, file: Path, *, keep_former: bool) -> None:
 
 
 def _keep_former(engine: Engine, file: Path, former: str) -> Path:
-    """Copy the catalog through a second connection, while the first holds the write lock. Raises CatalogError where there is no room."""
+    """Copy the catalog through a second connection, while the first holds the write lock. Raises DiskFull, DiskFailed."""
     try:
-        with engine.connect() as reader:
-            return copies.keep_former(_driver(reader), file, SCHEMA_REVISION)
-    except (OSError, sqlite3.OperationalError) as error:
-        raise CatalogError(
-            f"{file} has schema {former} and must be brought to {SCHEMA_REVISION}, but a copy of it as it is cannot be kept first "
-            f"({error}): make {size(file.stat().st_size)} free in {file.parent}; nothing was changed"
+        with disk.disk_faults(file.parent), engine.connect() as reader:
+            try:
+                return copies.keep_former(_driver(reader), file, SCHEMA_REVISION)
+            except sqlite3.Error as error:
+                translate_error(error, file)
+                raise
+    except DiskFull as error:
+        raise DiskFull(
+            f"no room is left on the disk of {file.parent}: {file.name} has schema {former} and must be brought to {SCHEMA_REVISION}, "
+            f"and a copy of it as it is is kept first: make {size(file.stat().st_size)} free; nothing was changed"
         ) from error
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmsearch.disk import disk_faults
 from mmsearch.errors import DatasetError
 from mmsearch.items import Item
 from mmsearch.judgements.queries import JudgedQuery, parse_query, read_queries
@@ -35,6 +36,7 @@ def add_query(path: Path, judged: JudgedQuery) -> Added:
 
     Raises:
         DatasetError: a line of the file cannot be read, or the query has right answers there and none now.
+        DiskFull, DiskFailed: no room for the file, which stays as it was.
     """
     path = path.resolve()  # a link stays a link
     with _one_at_a_time(path.parent):
@@ -134,7 +136,8 @@ def _row(judged: JudgedQuery, folder: Path) -> dict[str, Any]:
 @contextmanager
 def _one_at_a_time(folder: Path) -> Iterator[None]:
     """Processes and threads that add to files of one folder wait for each other."""
-    folder.mkdir(parents=True, exist_ok=True)
+    with disk_faults(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
         with suppress(OSError):  # a file system without locks
@@ -145,17 +148,18 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
 
 
 def _replace(path: Path, text: str) -> None:
-    descriptor, part = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        if path.exists():
-            shutil.copymode(path, part)
-        else:
-            Path(part).chmod(0o644)
-        Path(part).replace(path)
-    except BaseException:
-        Path(part).unlink(missing_ok=True)
-        raise
+    with disk_faults(path):
+        descriptor, part = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            if path.exists():
+                shutil.copymode(path, part)
+            else:
+                Path(part).chmod(0o644)
+            Path(part).replace(path)
+        except BaseException:
+            Path(part).unlink(missing_ok=True)
+            raise

@@ -23,10 +23,11 @@ from typing import Any
 from mmsearch import __version__
 from mmsearch.catalog import Catalog
 from mmsearch.copies import faults, sync
+from mmsearch.disk import disk_faults
 from mmsearch.errors import CatalogError, CorruptIndex
 from mmsearch.filters import absolute
 from mmsearch.lock import locked
-from mmsearch.schema import CATALOG_NAME, open_database
+from mmsearch.schema import CATALOG_NAME, is_empty, open_database, translate_error
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -49,11 +50,12 @@ def backup(library: Path, file: Path, *, overwrite: bool = False) -> Backup:
 
     Raises:
         CatalogError: no library there; `file` exists and `overwrite` is false. CorruptIndex: the catalog is damaged.
+        DiskFull, DiskFailed: no room beside `file`.
     """
     file = absolute(file)
     if file.exists() and not overwrite:
         raise CatalogError(f"{file} exists already: give another name, or --overwrite")
-    with tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as folder:
+    with disk_faults(file.parent), tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as folder:
         copy = Path(folder) / CATALOG_NAME
         with Catalog.open(library, read_only=True) as catalog:
             library = catalog.folder
@@ -89,6 +91,11 @@ def restore(file: Path, library: Path) -> Backup:
     """
     library = absolute(library)
     _refuse_existing(library)
+    with disk_faults(library):
+        return _restore(file, library)
+
+
+def _restore(file: Path, library: Path) -> Backup:
     library.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".restoring-", dir=library) as folder:
         try:
@@ -103,13 +110,17 @@ def restore(file: Path, library: Path) -> Backup:
         except FileNotFoundError as error:
             raise CatalogError(f"no backup at {file}") from error
         catalog = Path(folder) / CATALOG_NAME
-        _check(catalog, file)
-        _move_models(catalog, manifest.get("library", ""), library)
-        # An older schema is brought up to date here, a newer one refused. The backup itself is the copy to go back to.
-        open_database(Path(folder), create=False, read_only=False, keep_former=False)[0].dispose()
-        with closing(sqlite3.connect(catalog)) as database:
-            database.execute("PRAGMA journal_mode = WAL").close()  # archives of 0.3 hold it in another mode
-            database.execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
+        try:
+            _check(catalog, file)
+            _move_models(catalog, manifest.get("library", ""), library)
+            # An older schema is brought up to date here, a newer one refused. The backup itself is the copy to go back to.
+            open_database(Path(folder), create=False, read_only=False, keep_former=False)[0].dispose()
+            with closing(sqlite3.connect(catalog)) as database:
+                database.execute("PRAGMA journal_mode = WAL").close()  # archives of 0.3 hold it in another mode
+                database.execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
+        except sqlite3.Error as error:
+            translate_error(error, catalog)
+            raise
         names = [name for name in manifest["files"] if name != CATALOG_NAME]
         with locked(library):
             _refuse_existing(library)  # somebody else may have made one meanwhile
@@ -127,7 +138,7 @@ def restore(file: Path, library: Path) -> Backup:
 
 
 def _refuse_existing(library: Path) -> None:
-    if (library / CATALOG_NAME).exists():
+    if not is_empty(library / CATALOG_NAME):
         raise CatalogError(
             f"there is a library at {library} already: move it away, or restore to another --library DIR"
         )

@@ -22,6 +22,7 @@ from PIL import Image
 from ingest.again import decoded
 from mmsearch import prompts
 from mmsearch.copies import former_copies
+from mmsearch.disk import disk_faults
 from mmsearch.errors import CorruptIndex, EmbedderError
 from mmsearch.integrity import Gaps
 from mmsearch.items import KINDS, Item, Kind
@@ -240,10 +241,14 @@ def _make_previews(library: Library, wanted: set[str]) -> int:
         if draft.preview is None or name not in wanted:
             continue
         target = library.folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_suffix(f".partial-{os.getpid()}")
-        part.write_bytes(draft.preview)
-        part.replace(target)
+        with disk_faults(library.folder):
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                part.write_bytes(draft.preview)
+                part.replace(target)
+            finally:
+                part.unlink(missing_ok=True)
         wanted.discard(name)
         made += 1
     return made

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from mmsearch.disk import disk_faults
+
 PATIENCE_S = (0.05, 0.2, 1.0)
 """After so many seconds each, a reader looks again at a snapshot that another process may be replacing at this moment."""
 
@@ -17,21 +19,22 @@ class Outdated(Exception):
 
 
 def replace(file: Path, write: Callable[[Any], object]) -> None:
-    """Replace a file as a whole: temporary file, fsync, rename, fsync of the folder."""
+    """Replace a file as a whole: temporary file, fsync, rename, fsync of the folder. Raises DiskFull, DiskFailed."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as target:
-            write(target)
-            target.flush()
-            os.fsync(target.fileno())
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    with disk_faults(file.parent):
+        try:
+            with temporary.open("wb") as target:
+                write(target)
+                target.flush()
+                os.fsync(target.fileno())
+            temporary.replace(file)
+        finally:
+            temporary.unlink(missing_ok=True)
+        folder = os.open(file.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def set_aside(files: Iterable[Path]) -> None:

@@ -27,6 +27,7 @@ from mmsearch import schema
 from mmsearch.catalog import Catalog
 from mmsearch.copies import former_copies
 from mmsearch.errors import CatalogError, CorruptIndex, LibraryLocked, NewerSchema
+from mmsearch.lock import LOCK_NAME
 from mmsearch.schema import CATALOG_NAME, SCHEMA_REVISION
 from mmsearch.upkeep.backup import MANIFEST, restore
 from mmsearch.upkeep.doctor import examine
@@ -266,7 +267,8 @@ def test_no_room_for_the_copy(first: Former, small_disk: Path) -> None:
     said = run("status", library)
     assert said.returncode == 3
     (line,) = said.stderr.splitlines()
-    assert "cannot be kept first" in line and f"free in {library}" in line and "nothing was changed" in line
+    assert f"no room is left on the disk of {library}" in line and "a copy of it as it is is kept first" in line
+    assert "free; nothing was changed" in line
     assert (library / CATALOG_NAME).read_bytes() == content
     assert list(library.glob(f"{CATALOG_NAME}.*")) == []
     ballast.unlink()
@@ -379,7 +381,7 @@ def test_a_backup_of_every_release_is_restored(former: Former, tmp_path: Path) -
         archive.writestr(CATALOG_NAME, content)
         archive.writestr(MANIFEST, json.dumps(manifest))
     restore(tmp_path / "saved.zip", tmp_path / "back")
-    assert [file.name for file in (tmp_path / "back").iterdir()] == [CATALOG_NAME], (
+    assert {file.name for file in (tmp_path / "back").iterdir()} == {CATALOG_NAME, LOCK_NAME}, (
         "the backup is the copy to go back to"
     )
     assert revision_of(tmp_path / "back" / CATALOG_NAME) == SCHEMA_REVISION

@@ -9,9 +9,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tests.torture import fuzz, heavy, kills, memory
+from tests.torture import disks, fuzz, heavy, kills, memory
 
-PARTS = ["kills", "poison", "fuzz", "memory"]
+PARTS = ["kills", "disks", "poison", "fuzz", "memory"]
 
 
 def main() -> None:
@@ -22,6 +22,7 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=300, help="in the folder that is ingested")
     parser.add_argument("--kills", type=int, default=100, help="of ingestion")
     parser.add_argument("--few", type=int, default=10, help="kills of each other command")
+    parser.add_argument("--disk-files", type=int, default=10, metavar="N", help="in the folder that meets a full disk")
     parser.add_argument("--fuzz", type=int, default=10_000, metavar="N", help="damaged files to read")
     parser.add_argument(
         "--small-files", type=int, default=100_000, metavar="N", help="in the folder for the look at memory"
@@ -34,6 +35,8 @@ def main() -> None:
     figures: dict[str, Any] = {}
     if "kills" in parts:
         figures |= kill(arguments)
+    if "disks" in parts:
+        figures["disks"] = fill_disks(arguments)
     if "poison" in parts:
         figures["poison"] = heavy.summary(heavy.read_all(say=say))
     if "fuzz" in parts:
@@ -57,6 +60,20 @@ def kill(arguments: argparse.Namespace) -> dict[str, Any]:
         bed = kills.Bed.make(Path(folder), arguments.files, killer)
         say(f"{arguments.files} files are ingested in {bed.ingest_s:.1f} s when nobody interrupts")
         return kills.summary(kills.scenarios(bed, killer, arguments.kills, arguments.few))
+
+
+def fill_disks(arguments: argparse.Namespace) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="mmsearch-torture-") as folder:
+        try:
+            shim = disks.shim(Path(folder))
+        except RuntimeError as reason:
+            say(f"no disk is filled: {reason}")
+            return {"skipped": str(reason)}
+        tallies = disks.fill_everything(disks.Bed.make(Path(folder) / "bed", arguments.disk_files), shim, say=say)
+    for tally in tallies:
+        for problem in tally.problems[:5]:
+            say(f"  {problem}")
+    return disks.summary(tallies)
 
 
 def fuzz_files(arguments: argparse.Namespace) -> dict[str, Any]:

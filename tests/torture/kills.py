@@ -150,9 +150,9 @@ class Bed:
     ingest_s: float
 
     @classmethod
-    def make(cls, folder: Path, count: int, killer: Killer) -> Bed:
+    def make(cls, folder: Path, count: int, killer: Killer, *, seed: int = 0) -> Bed:
         files, library = folder / "files", folder / "untouched"
-        make_files(files, count)
+        make_files(files, count, seed=seed)
         seconds = killer.run(["ingest", files, "--library", library, "--model", "toy"])
         return cls(folder, files, library, answers(library), seconds)
 

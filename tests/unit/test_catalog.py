@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import sqlite3
 import stat
 import subprocess
@@ -268,22 +269,32 @@ def test_reading_only(catalog: Catalog) -> None:
             reader.retire([source_id])
 
 
-def test_reading_from_a_disk_that_cannot_be_written(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without its `-shm` file and without the right to make one, only the immutable mode opens a WAL database."""
+@pytest.mark.parametrize("is_logged", [False, True], ids=["closed", "left open"])
+def test_reading_from_a_disk_that_cannot_be_written(
+    catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_logged: bool
+) -> None:
+    """Without the `-shm` file and without the right to make one: what was committed is found, be it only in the log yet."""
     index(catalog, source("/a.pdf"), "apples")
-    catalog.close()
-    assert sorted(f.name for f in catalog.folder.iterdir()) == [schema.CATALOG_NAME]
-    engine = schema._engine
+    folder = tmp_path / "burnt"
+    if not is_logged:
+        catalog.close()
+    shutil.copytree(catalog.folder, folder, ignore=shutil.ignore_patterns("*-shm"))
+    names = sorted(f.name for f in folder.iterdir())
+    assert len(names) == 1 + is_logged
+    opened = schema._opened
 
-    def refusing(file: Path, mode: str) -> object:
-        if mode == "ro":
-            return engine(file.with_name("absent"), "ro")  # what SQLite says there: unable to open database file
-        return engine(file, mode)
+    def refusing(file: Path, options: str, *args: object, **more: object) -> object:
+        if options in ("mode=ro", "mode=rwc"):
+            opened(file.with_name("absent"), "mode=ro")  # what SQLite says there: unable to open database file
+        return opened(file, options, *args, **more)
 
-    monkeypatch.setattr(schema, "_engine", refusing)
-    with Catalog.open(catalog.folder, read_only=True) as reader:
+    monkeypatch.setattr(schema, "_opened", refusing)
+    monkeypatch.setattr(schema.os, "access", lambda *_: False)
+    with Catalog.open(folder) as reader:
+        assert reader.read_only
         assert words_found(reader, "apples") == [1]
-    assert sorted(f.name for f in catalog.folder.iterdir()) == [schema.CATALOG_NAME]
+        assert words_found(reader, "apples") == [1]
+    assert sorted(f.name for f in folder.iterdir()) == names
 
 
 # ---- a source's life

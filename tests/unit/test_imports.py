@@ -27,7 +27,7 @@ LAYERS = [
         "mmsearch.stored_vectors", "mmsearch.migrations", "mmsearch.prompts", "mmsearch.media", "mmsearch.pictures", "mmsearch.sandbox",
         "mmsearch.relevance", "mmsearch.lock", "mmsearch.copies", "mmsearch.terminal", "mmsearch.terms",
     },
-    {"mmsearch.items", "mmsearch.errors", "mmsearch.config"},
+    {"mmsearch.items", "mmsearch.errors", "mmsearch.config", "mmsearch.disk"},
     {"mmsearch"},
 ]  # fmt: skip
 

@@ -11,7 +11,7 @@ import faiss
 import numpy as np
 import pytest
 
-from mmsearch.errors import DimensionMismatch
+from mmsearch.errors import DimensionMismatch, DiskFull
 from mmsearch.vectors import VectorStore, open_store
 from mmsearch.vectors.exact import ExactStore
 from mmsearch.vectors.faiss import FaissStore, _inverted
@@ -303,7 +303,7 @@ def test_a_failed_save_leaves_the_former_snapshot(saved: Path, monkeypatch: pyte
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(DiskFull, match="no room is left on the disk of"):
         store.save()
     monkeypatch.undo()
     assert len(open_faiss(saved)) == 50
