@@ -386,6 +386,10 @@ def webp_preview(image: Image.Image, *, side_px: int = PREVIEW_SIDE_PX) -> bytes
 # Pages
 
 
+DOCUMENT_FORMATS = {"PDF", "EPUB", "XPS", "SVG", "zip"}
+"""What MuPDF calls those that are read (a comic is a zip); it would read more, a web page with the files beside it among them."""
+
+
 @cache
 def load_pymupdf() -> ModuleType:
     """PyMuPDF without the companions that it imports where they are installed.
@@ -423,7 +427,7 @@ def open_document(source: str | os.PathLike[str] | pymupdf.Document) -> Iterator
     Scripts, launch actions and embedded files are never run or opened: only page contents are drawn.
 
     Raises:
-        CorruptFile: unreadable. EncryptedFile: it wants a password.
+        CorruptFile: unreadable. EncryptedFile: it wants a password. UnsupportedFile: another type.
     """
     pymupdf = load_pymupdf()
     if not isinstance(source, str | os.PathLike):
@@ -444,6 +448,9 @@ def open_document(source: str | os.PathLike[str] | pymupdf.Document) -> Iterator
     try:
         if document.needs_pass:
             raise EncryptedFile(name, "the document needs a password")
+        form = str((document.metadata or {}).get("format"))
+        if form.split(" ")[0] not in DOCUMENT_FORMATS:
+            raise UnsupportedFile(name, f"no reader takes this content ({form})")
         yield document
     finally:
         document.close()
@@ -516,6 +523,10 @@ def draw_page(page: Any, *, max_pixels: int | None = None, dpi: float | None = N
 # Videos
 
 
+VIDEO_FORMATS = "mov,matroska,avi,asf,flv,mpeg,mpegts,mpegvideo,ogg"
+"""Of FFmpeg's two hundred, those that are read: fewer for hostile files, and no playlists, which name other files and addresses."""
+
+
 @dataclass(frozen=True, slots=True)
 class VideoInfo:
     """What a video's container says. `width` × `height` are as shown, after rotation.
@@ -542,7 +553,8 @@ def _open_video(path: str | os.PathLike[str]) -> Iterator[av.container.InputCont
     # By descriptor: names that are not UTF-8 and names that look like URLs both work, and nothing else is opened.
     with Path(path).open("rb") as handle:
         try:
-            with av.open(handle, mode="r", metadata_errors="replace") as container:
+            only = {"format_whitelist": VIDEO_FORMATS}
+            with av.open(handle, mode="r", metadata_errors="replace", container_options=only) as container:
                 yield container
         except SourceError:
             raise
@@ -815,6 +827,8 @@ def _open_decord(path: str | os.PathLike[str], frame_count: int, max_pixels: int
         return None
     info = probe_video(path)
     if info.codec not in DECORD_CODECS or info.rotation or not _is_utf8(os.fspath(path)):
+        return None
+    if info.frame_count > 2 * frame_count + 1000:  # a lie, for which decord would take memory, and abort without it
         return None
     width, height = (-1, -1) if max_pixels is None else fitted_size(info.width, info.height, max_pixels)
     if (width, height) == (info.width, info.height):

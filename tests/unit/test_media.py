@@ -406,3 +406,19 @@ def test_names_that_are_not_utf8_are_read(tmp_path):
     samples.pdf(tmp_path / "d.pdf").rename(odd_pdf)
     assert samples.read_number(media.sample_frames(odd_video, indices=[3])[0]) == 3
     assert media.render_page(odd_pdf, 0, max_pixels=BUDGET).size == media.page_size(595, 842, BUDGET)
+
+
+def test_a_list_of_videos_is_no_video(tmp_path):
+    """FFmpeg would open the files and addresses that stand in it."""
+    samples.film(tmp_path / "other.mp4", "libx264")
+    (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile other.mp4\n")
+    (tmp_path / "playlist.mp4").write_text(f"#EXTM3U\n#EXTINF:2,\n{tmp_path}/other.mp4\n#EXT-X-ENDLIST\n")
+    for name in ("list.mp4", "playlist.mp4"):
+        with pytest.raises(CorruptFile, match="damaged video"):
+            media.probe_video(tmp_path / name)
+
+
+def test_a_web_page_is_no_document(tmp_path):
+    (tmp_path / "a.html").write_text("<html><body>hello</body></html>")
+    with pytest.raises(UnsupportedFile, match="HTML"), media.open_document(tmp_path / "a.html"):
+        pass
