@@ -7,8 +7,10 @@ are odd, are made by `strange_places`.
 
 from __future__ import annotations
 
+import base64
 import io
 import os
+import re
 import socket
 import stat
 import struct
@@ -152,6 +154,24 @@ def circular_tiff(path: Path) -> Path:
 def tiff_with_a_bomb_behind(path: Path) -> Path:
     """A harmless first page, then one that announces 60,000 × 60,000 pixels."""
     return tiff(path, [grey_page(16, 16), grey_page(60_000, 60_000, bytes_stored=256)], [1, -1], data=bytes(range(256)))
+
+
+def tiff_of_zeros(path: Path, side: int) -> Path:
+    """A whole RGB picture of side² pixels, deflated."""
+    packed = zeros(side * side * 3)
+    page = grey_page(side, side, bytes_stored=len(packed)) | {259: (3, 1, 8), 262: (3, 1, 2), 277: (3, 1, 3)}
+    return tiff(path, [page], [-1], data=packed)
+
+
+def endless_animation(path: Path) -> Path:
+    """An APNG of two billion frames by its word, two in truth."""
+    samples.animation(path, [samples.RED, samples.BLUE])
+    content = bytearray(path.read_bytes())
+    at = content.index(b"acTL")
+    content[at + 4 : at + 8] = struct.pack(">I", 0x7FFFFFFF)
+    content[at + 12 : at + 16] = struct.pack(">I", zlib.crc32(content[at : at + 12]))
+    path.write_bytes(content)
+    return path
 
 
 def many_paged_tiff(path: Path, count: int) -> Path:
@@ -356,9 +376,9 @@ def comic_with_a_bomb(path: Path) -> Path:
     return _rezip(path, {"9.png": content})
 
 
-def locked_comic(path: Path) -> Path:
+def locked_archive(path: Path, make: Maker) -> Path:
     """Members flagged as encrypted."""
-    samples.cbz(path)
+    make(path)
     content = bytearray(path.read_bytes())
     for mark, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         start = content.find(mark)
@@ -369,6 +389,39 @@ def locked_comic(path: Path) -> Path:
     return path
 
 
+def zip_of(path: Path, members: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> Path:
+    with zipfile.ZipFile(path, "w", compression, compresslevel=9) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def xps_with(path: Path, members: dict[str, bytes], body: str = "") -> Path:
+    """An XPS with members replaced or added."""
+    return _rezip(samples.xps(path, body), members)
+
+
+WIDE_XPS_PAGE = b'<FixedPage xmlns="http://schemas.microsoft.com/xps/2005/06" Width="1e9" Height="1e9"/>'
+
+
+def xps_with_a_bomb(path: Path) -> Path:
+    """Drawn over with a picture of 60,000 × 60,000 pixels."""
+    sizes = 'Viewbox="0,0,9,9" Viewport="0,0,300,400" TileMode="None" ViewboxUnits="Absolute" ViewportUnits="Absolute"'
+    brush = f'<Path.Fill><ImageBrush ImageSource="/b.png" {sizes}/></Path.Fill>'
+    return xps_with(path, {"b.png": bomb()}, f'<Path Data="M 0,0 L 300,0 300,400 Z">{brush}</Path>')
+
+
+def epub_of(path: Path, body: str, *, before: str = "", members: dict[str, bytes] | None = None) -> Path:
+    page = f'{before}<html xmlns="http://www.w3.org/1999/xhtml"><body>{body}</body></html>'
+    return _rezip(samples.epub(path), {"a.xhtml": page.encode(), **(members or {})})
+
+
+def bomb() -> bytes:
+    """A PNG of a few bytes that announces 60,000 × 60,000 pixels."""
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", zlib.compress(b"")) + png_chunk(b"IEND", b"")
+
+
 def svg(path: Path, body: str = "", *, size: str = 'width="200" height="100"', before: str = "") -> Path:
     path.write_text(
         f'<?xml version="1.0"?>\n{before}<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {size}>'
@@ -377,10 +430,19 @@ def svg(path: Path, body: str = "", *, size: str = 'width="200" height="100"', b
     return path
 
 
-def laughing_svg(path: Path) -> Path:
+def laughter(root: str) -> str:
     """Ten entities, each ten times the one before: a billion words."""
     lines = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 10))
-    return svg(path, '<text x="10" y="90">&l9;</text>', before=f'<!DOCTYPE svg [<!ENTITY l0 "ha">{lines}]>\n')
+    return f'<!DOCTYPE {root} [<!ENTITY l0 "ha">{lines}]>\n'
+
+
+def laughing_svg(path: Path) -> Path:
+    return svg(path, '<text x="10" y="90">&l9;</text>', before=laughter("svg"))
+
+
+def svg_with_a_bomb(path: Path) -> Path:
+    data = base64.b64encode(bomb()).decode()
+    return svg(path, f'<image width="200" height="100" xlink:href="data:image/png;base64,{data}"/>')
 
 
 def branching_svg(path: Path) -> Path:
@@ -515,6 +577,21 @@ def wordy_film(path: Path) -> Path:
 # ---------------------------------------------------------------- any type
 
 
+def patched(make: Maker, mark: bytes, offset: int, value: bytes) -> Maker:
+    """What `make` writes, with `value` so many bytes behind the beginning of each `mark`."""
+
+    def patch(path: Path) -> None:
+        make(path)
+        content = bytearray(path.read_bytes())
+        places = [found.start() + offset for found in re.finditer(re.escape(mark), content)]
+        assert places
+        for at in places:
+            content[at : at + len(value)] = value
+        path.write_bytes(content)
+
+    return patch
+
+
 def truncated(make: Maker, share: float = 0.5) -> Maker:
     def cut(path: Path) -> None:
         make(path)
@@ -567,7 +644,10 @@ MAGIC = {
     "avif": b"\0\0\0\x18ftypavif",
     "jp2": b"\0\0\0\x0cjP  \r\n\x87\n",
     "mp4": b"\0\0\0\x18ftypisom",
+    "mov": b"\0\0\0\x08wide",
+    "3gp": b"\0\0\0\x18ftyp3gp4",
     "mkv": b"\x1aE\xdf\xa3",
+    "webm": b"\x1aE\xdf\xa3",
     "avi": b"RIFF\0\0\1\0AVI ",
     "flv": b"FLV\x01",
     "mpg": b"\0\0\x01\xba",
@@ -575,9 +655,13 @@ MAGIC = {
     "ogv": b"OggS theora",
     "pdf": b"%PDF-1.7\n",
     "epub": b"PK\x03\x04" + b"\0" * 26 + b"mimetypeapplication/epub+zip",
+    "xps": b"PK\x03\x04" + b"\0" * 26 + b"a.fdseq",
     "cbz": b"PK\x03\x04",
     "svg": b"<svg ",
 }
+
+FILMS = {"mkv": "libx264", "webm": "libvpx-vp9", "avi": "mpeg4", "wmv": "wmv2", "flv": "flv", "mpg": "mpeg1video", "mpeg": "mpeg2video", "m2ts": "libx264"}  # fmt: skip
+"""Containers that are written from front to end, with a codec for each."""
 
 POISON: tuple[Poison, ...] = (
     # Every type: empty, random from the first byte on, random behind the right first bytes, cut off.
@@ -595,16 +679,62 @@ POISON: tuple[Poison, ...] = (
     Poison("truncated.epub", truncated(samples.epub), error=CorruptFile, word="cannot be opened"),
     Poison("truncated.cbz", truncated(samples.cbz), error=CorruptFile, word="cannot be opened"),
     Poison("truncated.svg", truncated(samples.svg), error=CorruptFile, word="cannot be opened"),
-    Poison("truncated.mp4", truncated(film), error=CorruptFile, word="damaged video"),
-    Poison("truncated.mkv", truncated(film), items=1),
-    Poison("truncated.webm", truncated(with_(film, codec="libvpx-vp9")), items=1),
+    Poison("truncated.xps", truncated(samples.xps), error=CorruptFile, word="cannot be opened"),
+    # What lies at the end of an MP4 says where its pictures are; the others can be played up to where they were cut.
+    *(
+        Poison(f"truncated.{suffix}", truncated(with_(samples.film, codec)), error=CorruptFile, word="damaged video")
+        for suffix, codec in (("mp4", "libx264"), ("mov", "mpeg4"), ("m4v", "libx264"), ("3gp", "h263"))
+    ),
+    *(Poison(f"truncated.{suffix}", truncated(with_(samples.film, codec)), items=1) for suffix, codec in FILMS.items()),
     # Other content than the name says.
     Poison("a-png.jpg", named(picture, ".png"), items=1),
     Poison("a-document.png", named(samples.pdf, ".pdf"), items=1),
     Poison("words.jpg", content(b"just words"), error=CorruptFile, word="promises"),
     Poison("a-page.pdf", content(b"<html><body>Not found</body></html>"), error=CorruptFile, word="promises"),
     Poison("a-program.mp4", content(b"\x7fELF\x02\x01" + bytes(500)), error=CorruptFile, word="promises"),
+    Poison("a-film.pdf", named(film, ".mp4"), items=1),
+    Poison("a-gif.mp4", named(with_(samples.animation, [samples.RED, samples.BLUE]), ".gif"), items=1),
+    Poison("a-jpeg.heic", named(picture, ".jpg"), items=1),
+    Poison("a-book.cbz", named(samples.epub, ".epub"), items=1),
+    Poison("a-drawing.tiff", named(samples.svg, ".svg"), items=1),
+    Poison("a-comic.epub", named(samples.cbz, ".cbz"), error=CorruptFile, word="promises"),
+    Poison("an-archive.xps", with_(zip_of, {"word/document.xml": b"<x/>"}), error=CorruptFile, word="promises"),
+    Poison("a-song.mp4", content(b"\0\0\0\x18ftypM4A " + bytes(500)), error=CorruptFile, word="promises"),
+    Poison(
+        "a-document-by-its-word.html", content(b"<!-- %PDF- --><html>hello</html>"), error=UnsupportedFile, word="HTML"
+    ),
     # Pictures.
+    *(
+        Poison(
+            f"bomb.{suffix}",
+            patched(picture, mark, at, struct.pack(order, 60_000, 60_000)),
+            error=FileTooLarge,
+            word="60000 × 60000",
+        )
+        for suffix, mark, at, order in (
+            ("bmp", b"BM", 18, "<II"),
+            ("jp2", b"ihdr", 4, ">II"),
+            ("heic", b"ispe", 8, ">II"),
+        )
+    ),
+    Poison(
+        "bomb.avif", patched(picture, b"ispe", 8, struct.pack(">II", 60_000, 60_000)), error=CorruptFile, word="damaged"
+    ),
+    Poison("bomb.gif", with_(vast_animation, 65_535), error=FileTooLarge, word="65535 × 65535 pixels"),
+    Poison(
+        "bomb.webp",
+        patched(with_(samples.animation, [samples.RED, samples.BLUE]), b"VP8X", 12, b"\xff" * 6),
+        error=CorruptFile,
+        word="damaged",
+    ),
+    Poison(
+        "bomb.tiff",
+        with_(tiff, [grey_page(60_000, 60_000, bytes_stored=256)], [-1], data=bytes(256)),
+        error=FileTooLarge,
+        word="60000 × 60000",
+    ),
+    Poison("zeros.tiff", with_(tiff_of_zeros, 11_000), items=1, is_heavy=True),
+    Poison("endless.apng", endless_animation, items=1),
     Poison("bomb.png", with_(png, 60_000, 60_000), error=FileTooLarge, word="60000 × 60000 pixels"),
     Poison("bomb.jpg", with_(jpeg_of_size, 65_000, 65_000), error=FileTooLarge, word="65000 × 65000 pixels"),
     Poison("larger-by-its-word.jpg", with_(jpeg_of_size, 9_000, 9_000), items=1),
@@ -626,7 +756,8 @@ POISON: tuple[Poison, ...] = (
     Poison("encrypted.pdf", samples.encrypted_pdf, error=EncryptedFile, word="password"),
     Poison("encrypted-for-the-owner.pdf", owned_pdf, items=1),
     Poison("locked.epub", locked_epub, error=EncryptedFile, word="DRM"),
-    Poison("locked.cbz", locked_comic, error=EncryptedFile, word="password"),
+    Poison("locked.cbz", with_(locked_archive, samples.cbz), error=EncryptedFile, word="password"),
+    Poison("locked.xps", with_(locked_archive, samples.xps), error=EncryptedFile, word="password"),
     Poison("no-pages.pdf", samples.page_less_pdf, error=CorruptFile, word="no pages"),
     Poison("hollow.epub", hollow_epub, error=CorruptFile, word="cannot be opened"),
     Poison("wide-page.pdf", with_(one_page, box=b"[0 0 1000000000 1000000000]"), items=1),
@@ -650,6 +781,38 @@ POISON: tuple[Poison, ...] = (
     Poison("acting.pdf", acting_pdf, items=1),
     Poison("bomb.epub", epub_bomb, error=FileTooLarge, word="memory", is_heavy=True),
     Poison("bomb-inside.cbz", comic_with_a_bomb, items=1),
+    Poison("bomb-inside.xps", xps_with_a_bomb, items=1),
+    Poison("bomb-inside.epub", with_(epub_of, '<p>whales</p><img src="b.png"/>', members={"b.png": bomb()}), items=1),
+    Poison("bomb-inside.svg", svg_with_a_bomb, items=1),
+    Poison(
+        "zeros.cbz",
+        lambda path: zip_of(path, {"1.png": MAGIC["png"] + bytes(1 << 28)}),
+        error=CorruptFile,
+        word="no page can be drawn",
+    ),
+    Poison(
+        "zeros.xps",
+        lambda path: xps_with(path, {"1.fpage": b"<FixedPage>" + bytes(1 << 28)}),
+        error=CorruptFile,
+        word="no page can be drawn",
+    ),
+    Poison(
+        "many-pages.cbz",
+        with_(zip_of, {f"{n}.png": b"" for n in range(5001)}, zipfile.ZIP_STORED),
+        error=FileTooLarge,
+        word="5,001 pages",
+    ),
+    Poison("wide.xps", with_(xps_with, {"1.fpage": WIDE_XPS_PAGE})),
+    Poison(
+        "deep.xps",
+        with_(samples.xps, "<Canvas>" * 50_000 + "</Canvas>" * 50_000),
+        error=CorruptFile,
+        word="no page can be drawn",
+    ),
+    Poison(
+        "deep.epub", with_(epub_of, "<div>" * 20_000 + "</div>" * 20_000), error=CorruptFile, word="damaged document"
+    ),
+    Poison("laughing.epub", with_(epub_of, "<p>whale &l9;</p>", before=laughter("html")), items=1),
     Poison("laughing.svg", laughing_svg, items=1),
     Poison("branching.svg", branching_svg, error=DecodeTimeout, word="no progress", is_heavy=True),
     Poison("deep.svg", deep_svg, error=CorruptFile, word="cannot be opened"),
@@ -666,6 +829,23 @@ POISON: tuple[Poison, ...] = (
     Poison("slow.mp4", with_(with_frame_step, 0x7FFFFFFF), items=1),
     Poison("slower.mp4", with_slow_clock, items=1),
     Poison("unknown-codec.mp4", unknown_codec, error=CorruptFile, word="Decoder not found"),
+    Poison("encrypted.mp4", patched(film, b"avc1", 0, b"encv"), error=CorruptFile, word="Decoder not found"),
+    Poison(
+        "many-samples.mp4",
+        patched(film, b"stsz", 8, struct.pack(">II", 1, 0x7FFFFFFF)),
+        error=CorruptFile,
+        word="no frame",
+    ),
+    Poison(
+        "many-sizes.mp4",
+        patched(film, b"stsz", 12, struct.pack(">I", 0x7FFFFFFF)),
+        error=CorruptFile,
+        word="damaged video",
+    ),
+    Poison(
+        "many-times.mp4", patched(film, b"stts", 8, struct.pack(">I", 0x7FFFFFFF)), error=FileTooLarge, word="memory"
+    ),
+    Poison("many-frames-by-its-word.mp4", patched(film, b"stts", 12, struct.pack(">I", 0x7FFFFFFF)), items=1),
     Poison("wide-frames.mp4", with_(with_frame_size, 65_535, 65_535), items=1),
     Poison("ten-hours.mp4", ten_hours, items=300),
     Poison("broken-middle.mp4", broken_middle, items=1),

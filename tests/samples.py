@@ -82,6 +82,25 @@ def epub(path: Path, paragraphs: Sequence[str] = ("A story about whales.",)) -> 
     return path
 
 
+def xps(path: Path, body: str = "") -> Path:
+    """One page, drawn red, with `body` in its markup."""
+    relation = (
+        '<Relationship Id="r" Type="http://schemas.microsoft.com/xps/2005/06/fixedrepresentation" Target="/a.fdseq"/>'
+    )
+    name = 'xmlns="http://schemas.microsoft.com/xps/2005/06"'
+    members = {
+        "[Content_Types].xml": '<Types xmlns="http://schemas.openxmlformats.org/package/2006/content-types"/>',
+        "_rels/.rels": f'<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/relationships">{relation}</Relationships>',
+        "a.fdseq": f'<FixedDocumentSequence {name}><DocumentReference Source="/a.fdoc"/></FixedDocumentSequence>',
+        "a.fdoc": f'<FixedDocument {name}><PageContent Source="/1.fpage"/></FixedDocument>',
+        "1.fpage": f'<FixedPage {name} Width="300" Height="400"><Path Data="M 50,50 L 250,50 250,350 50,350 Z" Fill="#ffff0000"/>{body}</FixedPage>',
+    }
+    with zipfile.ZipFile(path, "w") as package:
+        for member, content in members.items():
+            package.writestr(member, content)
+    return path
+
+
 def svg(path: Path) -> Path:
     path.write_text(
         '<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg" width="200" height="100">'
@@ -181,6 +200,20 @@ def video(
             frame = av.VideoFrame.from_ndarray(np.asarray(picture(number)), format="rgb24")
             frame.pts, frame.time_base = time_ms, Fraction(1, 1000)
             container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def film(path: Path, codec: str, *, size: tuple[int, int] = (176, 144), seconds: float = 2.0) -> Path:
+    """A wandering square, 25 frames a second: for the older containers and codecs, which take no other clock."""
+    import av
+
+    with av.open(os.fspath(path), "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        for number in range(round(25 * seconds)):
+            picture = Image.fromarray(scene(BLUE, number)).resize(size)
+            container.mux(stream.encode(av.VideoFrame.from_image(picture)))
         container.mux(stream.encode())
     return path
 

@@ -5,6 +5,7 @@ Files that take long are read by `make torture` only.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -35,15 +36,19 @@ LIGHT = [one for one in poison.POISON if not one.is_heavy]
 BUDGET = {"page": 50_176, "image": 12_544, "clip": 12_544}
 
 
+def environment_of_a_user() -> dict[str, str]:
+    own = {name: value for name, value in os.environ.items() if not name.startswith("MMSEARCH_")}
+    return own | {"MMSEARCH_MODEL": "toy", "NO_COLOR": "1", "OMP_NUM_THREADS": "1"}
+
+
 def run(*arguments: object, stdout: int = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MMSEARCH_")}
     return subprocess.run(
         [sys.executable, "-P", "-m", "mmsearch", *map(str, arguments)],
         stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
         errors="surrogateescape",
-        env=environment | {"MMSEARCH_MODEL": "toy", "NO_COLOR": "1", "OMP_NUM_THREADS": "1"},
+        env=environment_of_a_user(),
         timeout=280,
     )
 
@@ -64,12 +69,11 @@ print(json.dumps(codes))
 
 def run_all(commands: Iterable[Sequence[object]], library: Path) -> tuple[list[int], str]:
     """The exit codes of commands in one process, and all that they printed."""
-    environment = os.environ | {"MMSEARCH_MODEL": "toy", "MMSEARCH_LIBRARY": str(library), "NO_COLOR": "1"}
     done = subprocess.run(
         [sys.executable, "-P", "-c", RUN_ALL, json.dumps([[*map(str, words)] for words in commands])],
         capture_output=True,
         text=True,
-        env=environment,
+        env=environment_of_a_user() | {"MMSEARCH_LIBRARY": str(library)},
         timeout=280,
     )
     *said, codes = done.stdout.splitlines()
@@ -102,11 +106,14 @@ def endings(library: Library) -> dict[bytes, Ending]:
 
 @dataclass(frozen=True)
 class Ingested:
+    """A run of the command. `largest_bytes`: resident memory of its largest process, itself or a worker."""
+
     folder: Path
     library: Path
     command: subprocess.CompletedProcess[str]
     found: dict[bytes, Ending]
     strange: dict[str, int]
+    largest_bytes: int
 
 
 BAD_NAMES = (b"two\nbad lines.png", b"bad \xff\xfe.mp4", b"\x1b[31mbad.pdf")
@@ -124,10 +131,20 @@ def ingested(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ingested]:
     for name in BAD_NAMES:
         (folder / "bad").write_bytes(b"%PDF-1.7\n" + name)
         (folder / "bad").rename(Path(os.fsdecode(os.fsencode(folder) + b"/" + name)))
-    command = run("ingest", folder, "--library", library, "--json")
+    (base / "tmp").mkdir()
+    # No file of these needs more; those that expect DecodeTimeout are heavy.
+    limits = {"MMSEARCH_DECODE_TIMEOUT_S": "30", "MMSEARCH_DECODE_MEMORY_BYTES": str(2 << 30)}
+    environment = environment_of_a_user() | limits | {"TMPDIR": str(base / "tmp")}
+    words = [sys.executable, "-P", "-m", "mmsearch", "ingest", folder, "--library", library, "--json"]
+    with (base / "out").open("w+") as out, (base / "err").open("w+") as err:
+        process = subprocess.Popen(words, stdout=out, stderr=err, env=environment)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    said = [(base / name).read_text(errors="surrogateescape") for name in ("out", "err")]
+    command = subprocess.CompletedProcess(words, process.returncode, *said)
     with opened(library) as reading:
         found = endings(reading)
-    yield Ingested(folder, library, command, found, strange)
+    yield Ingested(folder, library, command, found, strange, usage.ru_maxrss << 10)
     shutil.rmtree(base)
 
 
@@ -151,6 +168,19 @@ def test_the_run_goes_on_and_says_that_some_failed(ingested: Ingested):
     assert len(report["failures"]) == len(failed) == sum(one.error is not None for one in LIGHT) + len(BAD_NAMES)
     assert report["changing"] == [] and not report["interrupted"]
     assert "Traceback" not in ingested.command.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_nothing_is_left_over_and_memory_was_bounded(ingested: Ingested):
+    assert list((ingested.folder.parent / "tmp").iterdir()) == []
+    assert ingested.largest_bytes < 1 << 30
+    left = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if os.fsencode(f"TMPDIR={ingested.folder.parent}") in (process / "environ").read_bytes():
+                left.append((process / "cmdline").read_bytes())
+    assert left == []
+    assert not list(ingested.library.rglob("*.tmp"))
 
 
 @pytest.mark.parametrize("name", poison.ODD_NAMES, ids=ascii)
