@@ -465,7 +465,8 @@ class _Run:
     def settle(self, scan: ScanResult, plan: Plan) -> None:
         """Everything that the catalog's rows alone need: touched, moved, returned, outdated, missing and offline files."""
         with self.timed("save"):
-            self.catalog.settle(plan, [root for root in scan.roots if root.is_dir()])
+            seen = [root for root in scan.roots if root not in scan.gone_roots and root not in scan.seen_unreadable()]
+            self.catalog.settle(plan, [root for root in seen if os.path.isdir(root)])  # noqa: PTH112 (raises nothing)
         self.report.moved, self.report.returned = len(plan.moved), len(plan.returned)
         self.report.retired, self.report.offline = len(plan.missing), len(plan.offline)
 

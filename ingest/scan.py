@@ -133,7 +133,7 @@ def resolve_roots(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
             found[Path(os.path.realpath(absolute))] = None
         else:
             found[Path(os.path.realpath(os.path.dirname(absolute))) / os.path.basename(absolute)] = None
-    return [root for root in found if not any(parent in found and parent.is_dir() for parent in root.parents)]
+    return [root for root in found if not any(parent in found and os.path.isdir(parent) for parent in root.parents)]
 
 
 def former_roots(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:

@@ -9,9 +9,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tests.torture import disks, fuzz, heavy, kills, memory
+from tests.torture import disks, fuzz, heavy, kills, memory, moves
 
-PARTS = ["kills", "disks", "poison", "fuzz", "memory"]
+PARTS = ["kills", "disks", "moves", "poison", "fuzz", "memory"]
 
 
 def main() -> None:
@@ -28,6 +28,7 @@ def main() -> None:
         "--small-files", type=int, default=100_000, metavar="N", help="in the folder for the look at memory"
     )
     parser.add_argument("--documents", type=int, default=10, metavar="N", help="of 1,000 pages, for the same")
+    parser.add_argument("--moves", type=int, default=400, metavar="N", help="random steps of files on the move")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write the figures there")
     arguments = parser.parse_args()
@@ -37,6 +38,8 @@ def main() -> None:
         figures |= kill(arguments)
     if "disks" in parts:
         figures["disks"] = fill_disks(arguments)
+    if "moves" in parts:
+        figures["moves"] = move_files(arguments)
     if "poison" in parts:
         figures["poison"] = heavy.summary(heavy.read_all(say=say))
     if "fuzz" in parts:
@@ -74,6 +77,14 @@ def fill_disks(arguments: argparse.Namespace) -> dict[str, Any]:
         for problem in tally.problems[:5]:
             say(f"  {problem}")
     return disks.summary(tallies)
+
+
+def move_files(arguments: argparse.Namespace) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="mmsearch-torture-") as folder, moves.warm_workers():
+        tally = moves.wander(Path(folder), arguments.moves, seed=arguments.seed, say=say)
+    for problem in tally.problems[:20]:
+        say(f"  {problem}")
+    return moves.summary(tally)
 
 
 def fuzz_files(arguments: argparse.Namespace) -> dict[str, Any]:
