@@ -290,10 +290,11 @@ def _results(library: Library, view: View) -> None:
     if not (view.query or view.like or picture):
         _browse(library, view)
         return
-    if view.like and shelf.item(library, view.like) is None:
+    try:
+        hits = shelf.find(library, view, picture)
+    except KeyError:
         st.caption(f"Item {view.like} is not in the library any longer.")
         return
-    hits = shelf.find(library, view, picture)
     question = _asked_question(library, view)
     if not hits:
         _no_good_match(library, view, hits, question)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -66,12 +67,13 @@ def _picture(library: Library, item: Item) -> None:
     """The thing itself, decoded apart from this process; its preview until it is there, and where it cannot be shown."""
     file = shelf.viewable_file(library, item)
     slot = st.empty()
-    if item.preview is not None and item.preview.exists():
-        slot.image(item.preview.read_bytes(), width="stretch")
-    if file is None:
+    if item.preview is not None:
+        with suppress(OSError):  # the item may just have been deleted for good
+            slot.image(item.preview.read_bytes(), width="stretch")
+    changed_ns = _changed_ns(file)
+    if file is None or changed_ns is None:
         st.caption("The file is not there now, or lies outside the folders that were added: this is its preview.")
         return
-    changed_ns = file.stat().st_mtime_ns
     try:
         if item.kind == "page":
             slot.image(_page(str(file), changed_ns, item.page_number or 1), width="stretch")
@@ -84,6 +86,13 @@ def _picture(library: Library, item: Item) -> None:
                 st.caption("A silent excerpt: browsers do not play this file as it is.")
     except SourceError as error:
         st.text(f"This is its preview; the file cannot be shown now: {displayable(error.reason)}.")
+
+
+def _changed_ns(file: Path | None) -> int | None:
+    try:
+        return None if file is None else file.stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 # Keyed on the file and its time of change, so that a changed file is drawn anew.

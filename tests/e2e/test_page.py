@@ -24,6 +24,7 @@ from PIL import Image
 
 from tests import poison
 from tests.no_network import tried, without_network
+from tests.torture.crowd import TURNED
 
 CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
 FLAGS = [
@@ -419,6 +420,78 @@ def test_a_folder_is_added_from_an_empty_page(page: Page, tmp_path: Path):
         ask(page, "garden club minutes")
         expect(cards(page).first).to_contain_text("minutes.pdf")
         keep(page, "8-added")
+
+
+def test_the_page_notices_what_other_processes_do(page: Page, tmp_path: Path):
+    """Files added, removed and deleted, and a switch to another model, while the page is open."""
+    things, library = tmp_path / "things", tmp_path / "index_data"
+    things.mkdir()
+    write_pdf(things / "report.pdf", "Quarterly revenue grew")
+    Image.new("RGB", (200, 200), "red").save(things / "tomato.png")
+    Image.new("RGB", (200, 200), "blue").save(things / "sky.png")
+    (tmp_path / "sitecustomize.py").write_text(TURNED)  # the model "turned"
+    env = {name: value for name, value in os.environ.items() if name != "MMSEARCH_MODEL"}
+    env |= {"MMSEARCH_LIBRARY": str(library), "XDG_CONFIG_HOME": str(tmp_path / "config")}
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+
+    def mmsearch(*words: str | Path) -> None:
+        command = [sys.executable, "-P", "-m", "mmsearch", *map(str, words)]
+        done = subprocess.run(command, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+    def settled() -> None:
+        expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
+        expect(page.get_by_test_id("stException").or_(page.get_by_test_id("stAlert"))).to_have_count(0)
+
+    mmsearch("ingest", things, "--model", "toy")
+    with serving(env) as address:
+        page.goto(address)
+        ask(page, "garden club")
+        expect(page.get_by_text("1 page · 2 photos")).to_be_visible()
+        expect(page.get_by_text("No good match")).to_be_visible()
+
+        write_pdf(things / "minutes.pdf", "Minutes of the garden club", "The garden club pays its gardener")
+        mmsearch("ingest", things)
+        ask(page, "garden club minutes")
+        expect(cards(page).first).to_contain_text("minutes.pdf")
+        expect(page.get_by_text("3 pages · 2 photos")).to_be_visible()
+        page.reload()
+        expect(cards(page).first).to_contain_text("minutes.pdf")
+        settled()
+
+        like = int(re.search(r"item=(\d+)", cards(page).first.get_attribute("href") or "")[1])
+        (things / "minutes.pdf").unlink()
+        mmsearch("ingest", things)
+        mmsearch("compact")
+        cards(page).first.click()  # it is drawn still
+        expect(page.get_by_text("is not in the library any longer")).to_be_visible()
+        expect(page.get_by_text("1 page · 2 photos")).to_be_visible()
+        expect(cards(page).filter(has_text="minutes.pdf")).to_have_count(0)
+        settled()
+        page.goto(f"{address}/?like={like}")
+        expect(page.get_by_text(f"Item {like} is not in the library any longer")).to_be_visible()
+        settled()
+
+        page.goto(f"{address}/?q=quarterly+revenue")
+        expect(cards(page).first).to_contain_text("report.pdf")
+        (things / "report.pdf").unlink()  # nobody has told the library
+        cards(page).first.click()
+        expect(page.get_by_text("The file is not there now")).to_be_visible()
+        expect(page.locator("[data-testid=stImage] img")).to_be_visible()
+        settled()
+
+        page.goto(f"{address}/?q=red&kinds=image&weaker=1")
+        expect(cards(page).first).to_contain_text("tomato.png")
+        mmsearch("models", "use", "turned")
+        mmsearch("models", "remove", "toy-1")
+        ask(page, "blue")
+        page.wait_for_url(re.compile("q=blue"))
+        expect(cards(page).first).to_contain_text("sky.png")
+        settled()
+        page.get_by_test_id("stCaptionContainer").filter(has_text="2 photos").get_by_test_id(
+            "stTooltipHoverTarget"
+        ).hover()
+        expect(page.get_by_test_id("stTooltipContent")).to_contain_text("Answered by turned")
 
 
 def test_only_this_machine_is_served(address: str):

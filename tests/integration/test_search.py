@@ -305,11 +305,11 @@ def test_an_answer_is_of_one_generation(
             new = replace(source("/docs/report.pdf"), sha256="f" * 64)
             drafts = [ItemDraft(new, "page", n, page_number=n + 1, text=f"revenue, again {n}") for n in range(2)]
             vectors = library.embedder.encode_documents([prompts.document_input(one) for one in drafts])
-            former = library.catalog.find_indexed(source("/docs/report.pdf").sha256)
-            source_id = library.catalog.begin_source(new, model_key="toy-1", replaces=former)
+            held = {row.path: row.id for row in library.catalog.sources()}
+            source_id = library.catalog.begin_source(new, model_key="toy-1", replaces=held[new.path])
             library.catalog.save(source_id, drafts, vectors, "toy-1")
             library.catalog.finish_source(source_id)
-            library.catalog.retire([library.catalog.find_indexed(source("/photos/0.jpg").sha256) or 0])
+            library.catalog.retire([held[Path("/photos/0.jpg")]])
         return found
 
     monkeypatch.setattr(owner, step, then_change)

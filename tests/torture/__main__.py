@@ -9,9 +9,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tests.torture import disks, fuzz, heavy, kills, memory, moves
+from tests.torture import crowd, disks, fuzz, heavy, kills, memory, moves
 
-PARTS = ["kills", "disks", "moves", "poison", "fuzz", "memory"]
+PARTS = ["kills", "disks", "crowd", "moves", "poison", "fuzz", "memory"]
 
 
 def main() -> None:
@@ -23,6 +23,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100, help="of ingestion")
     parser.add_argument("--few", type=int, default=10, help="kills of each other command")
     parser.add_argument("--disk-files", type=int, default=10, metavar="N", help="in the folder that meets a full disk")
+    parser.add_argument("--crowd", type=float, default=240, metavar="SECONDS", help="that many read while others write")
     parser.add_argument("--fuzz", type=int, default=10_000, metavar="N", help="damaged files to read")
     parser.add_argument(
         "--small-files", type=int, default=100_000, metavar="N", help="in the folder for the look at memory"
@@ -40,6 +41,9 @@ def main() -> None:
         figures["disks"] = fill_disks(arguments)
     if "moves" in parts:
         figures["moves"] = move_files(arguments)
+    if "crowd" in parts:
+        with tempfile.TemporaryDirectory(prefix="mmsearch-torture-") as folder:
+            figures["crowd"] = crowd.gather(Path(folder), arguments.crowd, seed=arguments.seed, say=say)
     if "poison" in parts:
         figures["poison"] = heavy.summary(heavy.read_all(say=say))
     if "fuzz" in parts:
