@@ -497,10 +497,9 @@ class _Run:
         for job in jobs:
             row = pending.get(job.source.path)
             if row is not None and row.sha256 == job.source.sha256:
-                job.saved = self.catalog.saved_ordinals(row.id, model_key)
+                job.saved, job.resumes_at = self.catalog.saved_ordinals(row.id, model_key)
             elif job.source.path in holders:
-                job.saved = self.catalog.saved_ordinals(holders[job.source.path], model_key)
-            job.resumes_at = max(job.saved, default=-1) + 1
+                job.saved, job.resumes_at = self.catalog.saved_ordinals(holders[job.source.path], model_key)
 
     def estimate(self, embedder: Embedder) -> None:
         """Time the model on each kind that the plan holds."""

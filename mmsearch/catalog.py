@@ -10,19 +10,21 @@ import json
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from sqlalchemy import delete, select, text, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import IntegrityError
 
 from mmsearch import copies, indexing, integrity, lexical, schema, stored_vectors
-from mmsearch.errors import CatalogError, SourceError
+from mmsearch.errors import CatalogError, CorruptIndex, SourceError
 from mmsearch.filters import Filters, absolute, allowed_ids, read_ids, under_any
 from mmsearch.items import Item, ItemDraft, Kind, Source, Vectors
 from mmsearch.lexical import TextMatches
@@ -88,7 +90,12 @@ class Catalog:
     def id(self) -> str:
         """Tells this catalog from every other: a snapshot of another one's vectors must not answer for it."""
         with self._reading() as c:
-            return c.execute(text("SELECT value FROM meta WHERE key = 'id'")).scalar_one()
+            return c.execute(text("SELECT value FROM meta WHERE key = 'id'")).scalar() or self._lacks("id")
+
+    def _lacks(self, what: str) -> NoReturn:
+        raise CorruptIndex(
+            f"{self.folder / schema.CATALOG_NAME} is damaged (its {what} is gone): `mmsearch doctor --repair` mends it"
+        )
 
     def close(self) -> None:
         self._engine.dispose()
@@ -167,7 +174,9 @@ class Catalog:
                     " LEFT JOIN meta active ON active.key = 'active_model' LEFT JOIN models ON models.id = active.value"
                     " WHERE generation.key = 'generation'"
                 )
-            ).one()
+            ).first()
+            if row is None:
+                self._lacks("generation")
             return int(row[0]), row[1]
 
     def active_model_key(self) -> str | None:
@@ -346,17 +355,21 @@ class Catalog:
         with self._writing() as c:
             return indexing.begin_source(c, source, model_key=model_key, replaces=replaces)
 
-    def saved_ordinals(self, source_id: int, model_key: str) -> set[int]:
-        """Which items of a source have their vector of this model already: a resumed run need not embed them again."""
+    def saved_ordinals(self, source_id: int, model_key: str) -> tuple[set[int], int]:
+        """Which items of a source have their vector of this model already, so that a resumed run need not embed them again; and
+        from which ordinal on it must read: the first item that lacks its vector, else the one after the last."""
         with self._reading() as c:
-            saved = c.execute(
+            ordinals = c.execute(
                 text(
-                    "SELECT i.ordinal FROM items i JOIN vectors v ON v.item_id = i.id JOIN models m ON m.id = v.model_id"
-                    " WHERE i.source_id = :source AND i.deleted_at IS NULL AND m.key = :key"
+                    "SELECT i.ordinal, v.id IS NOT NULL FROM items i JOIN models m ON m.key = :key"
+                    " LEFT JOIN vectors v ON v.item_id = i.id AND v.model_id = m.id"
+                    " WHERE i.source_id = :source AND i.deleted_at IS NULL"
                 ),
                 {"source": source_id, "key": model_key},
-            )
-            return set(saved.scalars())
+            ).all()
+        saved = {ordinal for ordinal, is_saved in ordinals if is_saved}
+        lacking = [ordinal for ordinal, is_saved in ordinals if not is_saved]
+        return saved, min(lacking, default=max(saved, default=-1) + 1)
 
     def save(
         self,
@@ -573,8 +586,8 @@ class Catalog:
             start_s=row.start_s,
             end_s=row.end_s,
             text=row.text,
-            meta=json.loads(row.meta),
-            preview=self.folder / row.preview if row.preview else None,
+            meta=_facts(row.meta),
+            preview=self.folder / row.preview if row.preview and integrity.is_preview(row.preview) else None,
         )
 
     # ---- vectors
@@ -609,7 +622,7 @@ class Catalog:
             return stored_vectors.vectors_of(c, ids, model_key)
 
     def generic_queries(self, model_key: str, kind: Kind, version: str) -> Vectors | None:
-        """The encoded generic queries that `save_generic_queries` stored; None if absent or outdated."""
+        """The encoded generic queries that `save_generic_queries` stored; None if absent, outdated or damaged."""
         with self._reading() as c:
             row = c.execute(
                 text(
@@ -618,7 +631,8 @@ class Catalog:
                 ),
                 {"key": model_key, "kind": kind, "version": version},
             ).first()
-        if row is None:
+        is_sound = stored_vectors.are_sound if row is not None and row.is_multi_vector else stored_vectors.is_sound
+        if row is None or not is_sound(row.data, row.dim):
             return None
         from_blob = stored_vectors.many_from_blob if row.is_multi_vector else stored_vectors.from_blob
         return from_blob(row.data, row.dim)
@@ -659,6 +673,82 @@ class Catalog:
         """What is wrong with the database itself: nothing derived, and nothing that could be mended here."""
         with self._reading() as c:
             return integrity.faults(c)
+
+    def odd_objects(self) -> list[str]:
+        """Names of indexes and triggers that are missing or changed, and of triggers and views that are not mmsearch's."""
+        with self._reading() as c:
+            return integrity.odd_objects(schema.objects(c), schema.new_objects())
+
+    def mend_objects(self, names: list[str]) -> None:
+        """Make them anew, or drop them. Raises CorruptIndex where rows stand against it."""
+        try:
+            with self._writing() as c:
+                integrity.mend_objects(c, names, schema.objects(c), schema.new_objects())
+        except IntegrityError as error:
+            raise CorruptIndex(
+                f"{self.folder / schema.CATALOG_NAME} holds rows twice that must be there once ({error.orig}): restore a backup, "
+                "or move it away and ingest again"
+            ) from error
+
+    def meta_faults(self) -> list[str]:
+        """What is wrong with the catalog's id, its generation or its active model, which `mend_meta` finds again."""
+        with self._reading() as c:
+            return integrity.meta_faults(c)
+
+    def mend_meta(self) -> None:
+        with self._writing() as c:
+            integrity.mend_meta(c)
+
+    def orphans(self) -> dict[str, int]:
+        """How many rows of which table belong to nothing."""
+        with self._reading() as c:
+            return integrity.orphans(c)
+
+    def delete_orphans(self) -> None:
+        with self._writing() as c:
+            integrity.delete_orphans(c)
+            indexing.next_generation(c)
+
+    def misplaced(self) -> dict[str, int]:
+        """How many items are shown, hidden or kept though their file's state says otherwise."""
+        with self._reading() as c:
+            return integrity.misplaced(c)
+
+    def place_items(self) -> None:
+        """Show and hide items as their files' states say."""
+        with self._writing() as c:
+            integrity.place(c, indexing.next_generation(c), time.time())
+
+    def unreadable(self) -> integrity.Unreadable:
+        """Items whose text or facts are damaged, and previews that are none of the library's."""
+        with self._reading() as c:
+            return integrity.unreadable(c)
+
+    def read_again(self, source_ids: set[int]) -> None:
+        """Let the next ingest read these files as if they had changed; until then their items stay."""
+        with self._writing() as c:
+            integrity.read_again(c, source_ids)
+
+    def forget_previews(self, item_ids: list[int]) -> None:
+        with self._writing() as c:
+            integrity.forget_previews(c, item_ids)
+
+    def odd_calibrations(self) -> list[tuple[int, str]]:
+        """(model id, kind) of damaged `generic_queries`."""
+        with self._reading() as c:
+            return integrity.odd_calibrations(c)
+
+    def forget_calibrations(self, which: list[tuple[int, str]]) -> None:
+        """They are encoded anew when they are next needed."""
+        with self._writing() as c:
+            integrity.forget_calibrations(c, which)
+
+    def items_with_previews(self, names: Collection[str]) -> list[Item]:
+        """The visible items that have one of these previews."""
+        with self._reading() as c:
+            query = "SELECT id FROM items WHERE visible = 1 AND preview IN (SELECT value FROM json_each(:names))"
+            ids = read_ids(c, query, {"names": json.dumps(sorted(names))})
+        return self.items(ids)
 
     def lexical_faults(self) -> list[str]:
         """What is wrong with the full-text tables, which `rebuild_lexical` fills anew."""
@@ -724,7 +814,7 @@ class Catalog:
             after = set(c.execute(text("SELECT DISTINCT preview FROM items WHERE preview IS NOT NULL")).scalars())
             for table in ("words", "trigrams"):
                 c.execute(text(f"INSERT INTO {table}({table}) VALUES ('optimize')"))
-        return sorted(before - after)
+        return sorted(filter(integrity.is_preview, before - after))
 
     def vacuum(self) -> None:
         """Write the file anew without its empty pages. Raises DiskFull: there must be room for it twice."""
@@ -742,6 +832,15 @@ def _roots(c: Connection) -> dict[Path, float]:
 
 def _generation(c: Connection) -> int:
     return int(c.execute(text("SELECT value FROM meta WHERE key = 'generation'")).scalar_one())
+
+
+def _facts(meta: str) -> dict[str, Any]:
+    """`items.meta`; {} where it was damaged, which `mmsearch doctor` finds."""
+    try:
+        found = json.loads(meta)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _json_ids(ids: Sequence[int] | np.ndarray) -> str:

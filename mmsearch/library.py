@@ -22,6 +22,7 @@ from mmsearch.catalog import Catalog, Filters
 from mmsearch.config import Settings, find_library_folder, load_settings
 from mmsearch.copies import former_copies
 from mmsearch.errors import CatalogError, DiskFailed, ModelMismatch
+from mmsearch.integrity import PREVIEWS_NAME
 from mmsearch.items import KIND_ALIASES, KINDS, EmbedInput, Kind, MatchScale, Query, Vectors
 from mmsearch.lock import lock_holder, locked, snapshot_lock
 from mmsearch.schema import CATALOG_NAME
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PREVIEWS_NAME = "previews"
 FILL_BLOCK = 8192
 SAVE_WHEN_BEHIND_SHARE = 0.1
 """A reader that had to add more than this share of a store writes the snapshot, so that the next one need not."""
@@ -338,16 +338,12 @@ class Library:
         store.remove(np.setdiff1d(store.ids(), tail.added) if tail.is_whole else tail.removed)
         if tail.vectors is None:
             for start in range(0, len(tail.added), FILL_BLOCK_MANY):
-                store.upsert(*self.catalog.vectors_of(tail.added[start : start + FILL_BLOCK_MANY], key))
+                _add_sound(store, *self.catalog.vectors_of(tail.added[start : start + FILL_BLOCK_MANY], key))
             store.generation = tail.generation
             return len(tail.added)
         for start in range(0, len(tail.added), FILL_BLOCK):
-            ids, vectors = tail.added[start : start + FILL_BLOCK], unit(tail.vectors[start : start + FILL_BLOCK])
-            if not (sound := is_unit(vectors)).all():
-                log.warning(
-                    "%d stored vectors are damaged; `mmsearch doctor --repair` has them made anew", (~sound).sum()
-                )
-            store.upsert(ids[sound], vectors[sound])
+            block = slice(start, start + FILL_BLOCK)
+            _add_sound(store, tail.added[block], unit(tail.vectors[block]))
         store.generation = tail.generation
         return len(tail.added)
 
@@ -602,6 +598,19 @@ class _OpenedStore:
         if self.saved_generation != self.store.generation:
             self.store.save()
             self.saved_generation = self.store.generation
+
+
+def _add_sound(store: VectorStore, ids: np.ndarray, vectors: Vectors) -> None:
+    """Add what is not damaged, and say how many are."""
+    if isinstance(vectors, list):
+        sound = np.array([bool(is_unit(tokens).all()) for tokens in vectors], bool)
+        chosen: Vectors = [tokens for tokens, is_sound in zip(vectors, sound, strict=True) if is_sound]
+    else:
+        sound = is_unit(vectors)
+        chosen = vectors[sound]
+    if not sound.all():
+        log.warning("%d stored vectors are damaged; `mmsearch doctor --repair` has them made anew", (~sound).sum())
+    store.upsert(ids[sound], chosen)
 
 
 def dot(vectors: Vectors, vector: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ import os
 import sqlite3
 import threading
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 from urllib.parse import quote
 
@@ -223,6 +224,25 @@ def refuse_lost(folder: Path) -> None:
         )
 
 
+def objects(connection: Connection) -> dict[str, tuple[str, str]]:
+    """The indexes, triggers and views of a catalog: their type and SQL by name."""
+    rows = connection.execute(
+        text("SELECT name, type, sql FROM sqlite_master WHERE type IN ('index', 'trigger', 'view') AND sql IS NOT NULL")
+    )
+    return {row.name: (row.type, row.sql) for row in rows}
+
+
+def new_objects() -> dict[str, tuple[str, str]]:
+    """The `objects` of a catalog just made."""
+    with TemporaryDirectory(prefix="mmsearch-") as folder:
+        engine, _ = open_database(Path(folder), create=True, read_only=False)
+        try:
+            with engine.connect() as connection:
+                return objects(connection)
+        finally:
+            engine.dispose()
+
+
 def is_empty(file: Path) -> bool:
     """Whether there is nothing: no file, or one without a byte."""
     try:
@@ -312,6 +332,7 @@ def _opened(
     connection = sqlite3.connect(
         location, uri=True, timeout=BUSY_TIMEOUT_S, check_same_thread=False, isolation_level=None, factory=kind
     )
+    connection.text_factory = _text  # a damaged byte in one item's text must not fail every answer that it is in
     try:
         for pragma in (
             *(["locking_mode = EXCLUSIVE"] if kind is _Alone else []),  # first: others look at the file
@@ -328,6 +349,10 @@ def _opened(
         connection.close()
         raise
     return connection
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "replace")
 
 
 def translate_error(error: BaseException, file: Path) -> None:

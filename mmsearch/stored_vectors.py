@@ -16,6 +16,8 @@ from mmsearch.items import Kind, Vectors
 
 UNIT_TOLERANCE = 1e-3
 """How far from 1 the length of a vector may be when it is saved."""
+STORED_TOLERANCE = 2e-3
+"""The same once it is stored: float16 rounds its length too."""
 NO_IDS = np.empty(0, np.int64)
 
 _OF_KIND = (
@@ -79,10 +81,10 @@ def tail(c: Connection, model_key: str, kind: Kind, since: int) -> Tail:
         )
         gone = "SELECT id FROM items WHERE generation > :since AND kind = :kind AND visible = 0"
         removed = read_ids(c, gone, parameters)
-    is_multi = shape_of(c, model_key)[1]
+    dim, is_multi = shape_of(c, model_key)
     columns = "i.id" if is_multi else "i.id, v.data"
     rows = c.execute(text(f"SELECT {columns}{_OF_KIND}{changed} ORDER BY i.id"), parameters).all()
-    return Tail(generation, _ids(rows), None if is_multi else _halves(rows), removed, is_whole)
+    return Tail(generation, _ids(rows), None if is_multi else _halves(rows, dim), removed, is_whole)
 
 
 def sums(c: Connection, model_key: str, kind: Kind) -> tuple[int, int]:
@@ -127,11 +129,35 @@ def many_from_blob(data: bytes, dim: int) -> list[np.ndarray]:
     return np.split(from_blob(data[4 * (1 + int(number)) :], dim), np.cumsum(counts)[:-1])
 
 
+def is_sound(data: bytes, dim: int, *, is_one: bool = False) -> bool:
+    """Whether a blob can be what `to_blob` made: whole vectors (or just one), finite and of unit length."""
+    if is_one and len(data) != 2 * dim:
+        return False
+    if not isinstance(data, bytes) or not data or len(data) % (2 * dim):
+        return False
+    vectors = np.frombuffer(data, "<f2").reshape(-1, dim).astype(np.float32)
+    # Sums of squares: no overflow, and NaN is not within either.
+    return bool((np.abs(np.sqrt(np.einsum("nd,nd->n", vectors, vectors)) - 1) <= STORED_TOLERANCE).all())
+
+
+def are_sound(data: bytes, dim: int) -> bool:
+    """Whether a blob can be what `many_to_blob` made."""
+    if not isinstance(data, bytes) or len(data) < 4:
+        return False
+    number = int(np.frombuffer(data, "<i4", 1)[0])
+    if number < 1 or len(data) < 4 * (1 + number):
+        return False
+    counts = np.frombuffer(data, "<i4", number, offset=4).astype(np.int64)
+    vectors = data[4 * (1 + number) :]
+    return bool((counts > 0).all()) and len(vectors) == 2 * dim * int(counts.sum()) and is_sound(vectors, dim)
+
+
 def unit(vectors: np.ndarray) -> np.ndarray:
     """float32 [n, dim] of unit length from float16 [n, dim]: rounding bent the lengths by some 1e-4."""
     wide = vectors.astype(np.float32)
     lengths = np.linalg.norm(wide, axis=1, keepdims=True)
-    return wide / np.where(lengths > 0, lengths, 1)  # a zero vector, which only damage can make, stays one
+    # What only damage can make stays what it is: zero, infinite, no number.
+    return wide / np.where((lengths > 0) & np.isfinite(lengths), lengths, 1)
 
 
 def is_unit(vectors: np.ndarray) -> np.ndarray:
@@ -164,15 +190,21 @@ def checked_items(items: Sequence[np.ndarray]) -> list[np.ndarray]:
 def _vectors(c: Connection, rows: Sequence[Any], model_key: str) -> Vectors:
     """Of (id, blob) rows: float32 [n, dim], or a list of [tokens, dim], as the model has it."""
     dim, is_multi = shape_of(c, model_key)
-    return [from_blob(row[1], dim) for row in rows] if is_multi else unit(_halves(rows))
+    return [from_blob(_whole(row[1], dim), dim) for row in rows] if is_multi else unit(_halves(rows, dim))
 
 
 def _ids(rows: Sequence[Any]) -> np.ndarray:
     return np.array([row[0] for row in rows], np.int64)
 
 
-def _halves(rows: Sequence[Any]) -> np.ndarray:
-    """float16 [n, dim] from (id, blob) rows."""
+def _halves(rows: Sequence[Any], dim: int) -> np.ndarray:
+    """float16 [n, dim] from (id, blob) rows; a blob of another length, which only damage can make, gives zeros."""
     if not rows:
         return np.empty((0, 0), np.float16)
-    return np.frombuffer(b"".join(row[1] for row in rows), "<f2").reshape(len(rows), -1)
+    blobs = [row[1] if len(row[1]) == 2 * dim and isinstance(row[1], bytes) else bytes(2 * dim) for row in rows]
+    return np.frombuffer(b"".join(blobs), "<f2").reshape(len(rows), dim)
+
+
+def _whole(data: bytes, dim: int) -> bytes:
+    """The vectors of an item, or a zero one where the blob was damaged."""
+    return data if data and isinstance(data, bytes) and len(data) % (2 * dim) == 0 else bytes(2 * dim)

@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 SAMPLE = 12
 """Items embedded once more, spread over the kinds."""
+PREVIEWS_DECODED = 2000
+"""So many previews are decoded, too; of all others only the header is read."""
 AGREES = 0.999
 """Cosine of a stored vector with the one made anew at least; float16 alone costs less than 1e-6."""
 STALE_S = 3600.0
@@ -85,6 +87,15 @@ def examine(
 def _examine(library: Library, *, repair: bool, quick: bool, tell: Tell) -> Iterator[Finding]:
     tell("the catalog")
     yield _catalog(library)
+    if said := library.catalog.meta_faults():
+        finding = Finding("facts", "fault", "; ".join(said), len(said))
+        if repair:
+            library.catalog.mend_meta()
+            finding.repaired = "found again from the rows"
+        yield finding
+        if not repair:
+            return  # all that follows goes by them
+    yield from _order(library, repair)
     yield _lexical(library, repair)
     key = library.model_key
     if key is None:
@@ -93,7 +104,7 @@ def _examine(library: Library, *, repair: bool, quick: bool, tell: Tell) -> Iter
     tell("vectors and snapshots")
     gaps = library.catalog.gaps(key)
     yield from _rows(library, key, gaps, repair)
-    odd = np.array(gaps.odd_vectors, np.int64)
+    odd = np.sort(np.array(gaps.odd_vectors, np.int64))
     for kind in KINDS:
         yield _snapshot(library, key, kind, repair, odd)
     tell("previews and leftovers")
@@ -113,6 +124,57 @@ def _catalog(library: Library) -> Finding:
             "(`mmsearch restore FILE --library DIR`), or move the folder away and ingest again"
         )
     return Finding("catalog", "sound", "SQLite finds the file, its keys and its indexes whole")
+
+
+def _order(library: Library, repair: bool) -> Iterator[Finding]:
+    """What SQLite cannot see: rows that contradict each other, or hold what mmsearch never writes."""
+    catalog = library.catalog
+    if odd_objects := catalog.odd_objects():
+        what = f"indexes or triggers are missing or not mmsearch's: {', '.join(odd_objects)}"
+        finding = Finding("schema", "fault", what, len(odd_objects))
+        if repair:
+            catalog.mend_objects(odd_objects)
+            finding.repaired = "made anew"
+        yield finding
+    if orphans := catalog.orphans():
+        what = ", ".join(f"{count:,} of {table}" for table, count in orphans.items())
+        finding = Finding("rows", "fault", f"rows that belong to nothing: {what}", sum(orphans.values()))
+        if repair:
+            catalog.delete_orphans()
+            finding.repaired = "deleted"
+        yield finding
+    if misplaced := catalog.misplaced():
+        what = ", ".join(f"{count:,} {name}" for name, count in misplaced.items())
+        finding = Finding(
+            "items", "fault", f"items that their file's state says otherwise of: {what}", sum(misplaced.values())
+        )
+        if repair:
+            catalog.place_items()
+            finding.repaired = "shown and hidden as their files are"
+        yield finding
+    unreadable = catalog.unreadable()
+    if unreadable.items:
+        finding = Finding(
+            "texts", "fault", f"{len(unreadable.items):,} items whose text or facts are damaged", len(unreadable.items),
+            examples=_names(library, unreadable.items),
+        )  # fmt: skip
+        if repair:
+            catalog.read_again(unreadable.sources)
+            finding.repaired = f"{len(unreadable.sources):,} files wait to be read again: `mmsearch ingest` does it"
+        yield finding
+    if unreadable.previews:
+        what = f"{len(unreadable.previews):,} items name a file as their preview that is none of the library's"
+        finding = Finding("previews elsewhere", "fault", what, len(unreadable.previews))
+        if repair:
+            catalog.forget_previews(unreadable.previews)
+            finding.repaired = "forgotten"
+        yield finding
+    if odd := catalog.odd_calibrations():
+        finding = Finding("calibration", "fault", f"{len(odd):,} sets of encoded generic queries are damaged", len(odd))
+        if repair:
+            catalog.forget_calibrations(odd)
+            finding.repaired = "forgotten: the model encodes them anew"
+        yield finding
 
 
 def _lexical(library: Library, repair: bool) -> Finding:
@@ -150,23 +212,21 @@ def _rows(library: Library, key: str, gaps: Gaps, repair: bool) -> Iterator[Find
 def _snapshot(library: Library, key: str, kind: Kind, repair: bool, odd: np.ndarray) -> Finding:
     """The store as a search opens it (snapshot and what came since) against the catalog: ids, and every vector but the `odd` ones."""
     generation = library.catalog.generation()
-    ids, blocks = [], []
-    for found, vectors in library.catalog.iter_vectors(key, kind):
-        sound = ~np.isin(found, odd)
-        ids.append(found[sound])
-        blocks.append([vector for vector, is_sound in zip(vectors, sound, strict=True) if is_sound])
-    expected = np.concatenate(ids) if ids else np.empty(0, np.int64)
-    if not len(expected) and not library.has_snapshot(kind):
+    if not library.has_snapshot(kind) and next(library.catalog.iter_vectors(key, kind, block=1), None) is None:
         return Finding(f"snapshot of {kind}s", "sound", "no vectors, no snapshot")
     store = library.store(kind)
     held = np.setdiff1d(store.ids(), odd)
+    seen, differing = [np.empty(0, np.int64)], []
+    for ids, vectors in library.catalog.iter_vectors(key, kind):
+        seen.append(ids[~_are_among(ids, odd)])
+        compared = np.flatnonzero(_are_among(ids, held))
+        own = [vectors[n] for n in compared] if isinstance(vectors, list) else vectors[compared]
+        stored = store.vectors(ids[compared])
+        differing += [
+            int(ids[n]) for n, one, other in zip(compared, stored, own, strict=True) if not _alike(one, other)
+        ]
+    expected = np.concatenate(seen)
     missing, extra = np.setdiff1d(expected, held), np.setdiff1d(held, expected)
-    differing = [
-        int(item)
-        for found, vectors in zip(ids, blocks, strict=True)
-        for item, stored, own in _pairs(store, found, vectors, held)
-        if not _alike(stored, own)
-    ]
     if not (len(missing) or len(extra) or differing):
         return Finding(f"snapshot of {kind}s", "sound", f"holds the catalog's {len(expected):,} vectors")
     if library.catalog.generation() != generation:
@@ -179,33 +239,37 @@ def _snapshot(library: Library, key: str, kind: Kind, repair: bool, odd: np.ndar
     return finding
 
 
-def _pairs(store: Any, ids: np.ndarray, vectors: Any, held: np.ndarray) -> Iterator[tuple[int, Any, Any]]:
-    known = np.isin(ids, held)
-    if known.any():
-        own = [vector for vector, is_known in zip(vectors, known, strict=True) if is_known]
-        yield from zip(ids[known].tolist(), store.vectors(ids[known]), own, strict=True)
+def _are_among(ids: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """bool [n]: which of `ids` are in `known`, ascending. Unlike `np.isin` it sorts nothing."""
+    if not len(known):
+        return np.zeros(len(ids), bool)
+    return known[np.minimum(np.searchsorted(known, ids), len(known) - 1)] == ids
 
 
 def _alike(stored: Any, own: Any) -> bool:
     stored, own = np.atleast_2d(np.asarray(stored, np.float32)), unit(np.atleast_2d(np.asarray(own, np.float32)))
-    return stored.shape == own.shape and bool((np.sum(stored * own, axis=1) >= AGREES).all())
+    with np.errstate(invalid="ignore"):  # what is infinite agrees with nothing
+        return stored.shape == own.shape and bool((np.sum(stored * own, axis=1) >= AGREES).all())
 
 
 def _previews(library: Library, repair: bool, quick: bool) -> Iterator[Finding]:
     used = library.catalog.used_previews()
-    bad = sorted(name for name in used if not _is_picture(library.folder / name, thorough=not quick))
+    bad = {name for name in used if not _is_whole(library.folder / name)}
+    left = sorted(used - bad)
+    chosen = [] if quick else [left[n] for n in np.random.default_rng().permutation(len(left))[:PREVIEWS_DECODED]]
+    bad |= {name for name in chosen if not _is_picture(library.folder / name)}
     if bad:
-        finding = Finding(
-            "previews", "fault", f"{len(bad):,} of {len(used):,} are missing or damaged", len(bad), examples=bad[:NAMED]
-        )
+        what = f"{len(bad):,} of {len(used):,} are missing or damaged"
+        finding = Finding("previews", "fault", what, len(bad), examples=sorted(bad)[:NAMED])
         if repair and not quick:
-            made = _make_previews(library, set(bad))
+            made = _make_previews(library, bad.copy())
             finding.repaired = f"{made:,} made anew" + (
                 f"; {len(bad) - made:,} cannot be: their files are away or have changed" if made < len(bad) else ""
             )
         yield finding
     else:
-        yield Finding("previews", "sound", f"all {len(used):,} are there")
+        decoded_too = f", and {len(chosen):,} of them can be shown" if chosen else ""
+        yield Finding("previews", "sound", f"all {len(used):,} are there{decoded_too}")
     folder = library.folder / PREVIEWS_NAME
     orphans = [
         file
@@ -221,10 +285,19 @@ def _previews(library: Library, repair: bool, quick: bool) -> Iterator[Finding]:
         yield finding
 
 
-def _is_picture(file: Path, *, thorough: bool) -> bool:
+def _is_whole(file: Path) -> bool:
+    """Whether a WebP file is as long as its header says."""
     try:
-        if not thorough:
-            return file.stat().st_size > 0
+        with file.open("rb") as stream:
+            head = stream.read(12)
+            length = os.fstat(stream.fileno()).st_size
+    except OSError:
+        return False
+    return head[:4] == b"RIFF" and head[8:] == b"WEBP" and int.from_bytes(head[4:8], "little") + 8 == length
+
+
+def _is_picture(file: Path) -> bool:
+    try:
         with Image.open(file, formats=("WEBP",)) as image:
             image.load()
     except (OSError, SyntaxError, ValueError):
@@ -234,9 +307,8 @@ def _is_picture(file: Path, *, thorough: bool) -> bool:
 
 def _make_previews(library: Library, wanted: set[str]) -> int:
     """Previews made once more from files that are as they were when they were indexed. Returns how many."""
-    items = [item for item in _all_items(library) if _preview_name(library, item) in wanted]
     made = 0
-    for item, draft in decoded(library, library.embedder, items):
+    for item, draft in decoded(library, library.embedder, library.catalog.items_with_previews(wanted)):
         name = _preview_name(library, item)
         if draft.preview is None or name not in wanted:
             continue
@@ -256,11 +328,6 @@ def _make_previews(library: Library, wanted: set[str]) -> int:
 
 def _preview_name(library: Library, item: Item) -> str:
     return item.preview.relative_to(library.folder).as_posix() if item.preview is not None else ""
-
-
-def _all_items(library: Library) -> Iterator[Item]:
-    for row in library.catalog.sources(states=("indexed",)):
-        yield from library.catalog.items_of(row.id)
 
 
 def _leftovers(library: Library, repair: bool) -> Finding:
@@ -304,6 +371,10 @@ def _is_stale(path: Path) -> bool:
 
 def _sources(library: Library, key: str) -> Iterator[Finding]:
     counts = library.catalog.counts(key)["sources"]
+    gone = [root for root in library.catalog.roots() if not root.exists()]
+    if gone:
+        what = f"folders that were ingested are not there now: {', '.join(map(str, gone[:NAMED]))}{' …' if len(gone) > NAMED else ''}"
+        yield Finding("roots", "notice", what, len(gone))
     waiting = counts.get("pending", 0) + library.catalog.sources_to_embed(key)
     for number, what in (
         (waiting, "files wait to be embedded to the end: `mmsearch ingest` goes on"),
@@ -316,12 +387,10 @@ def _sources(library: Library, key: str) -> Iterator[Finding]:
 
 def _sample(library: Library) -> Finding:
     """A few items of each kind decoded and embedded as ingestion does, against what is stored."""
-    by_kind: dict[Kind, list[Item]] = {kind: [] for kind in KINDS}
-    for item in _all_items(library):
-        by_kind[item.kind].append(item)
-    each = SAMPLE // max(1, sum(bool(items) for items in by_kind.values()))
+    by_kind = {kind: library.store(kind).ids() for kind in library.item_counts()}
+    each = SAMPLE // max(1, sum(bool(len(ids)) for ids in by_kind.values()))
     draw = np.random.default_rng(0)
-    chosen = [items[n] for items in by_kind.values() for n in draw.permutation(len(items))[:each]]
+    chosen = library.catalog.items([one for ids in by_kind.values() for one in draw.permutation(ids)[:each]])
     try:
         embedder = library.embedder
     except EmbedderError as error:

@@ -58,11 +58,13 @@ def library(folder: Path) -> Iterator[Library]:
         yield opened
 
 
-def answers(library: Library) -> dict[str, list[tuple[str, int, float]]]:
+def answers(library: Library) -> dict[str, list[tuple[float, str, int]]]:
+    """By falling relevance; what is equally relevant by name, whatever its id."""
     return {
-        words: [
-            (hit.path.name, hit.item.ordinal, round(hit.relevance, 5)) for hit in library.search(words, min_relevance=0)
-        ]
+        words: sorted(
+            (-round(hit.relevance, 5), hit.path.name, hit.item.ordinal)
+            for hit in library.search(words, min_relevance=0)
+        )
         for words in QUESTIONS
     }
 
@@ -127,6 +129,60 @@ def leftovers(folder: Path) -> None:
     (folder / "former-model" / ".writing").touch()
 
 
+def altered(*statements: str, **values: object) -> Callable[[Path], None]:
+    """Damage by SQL, without the triggers' and keys' help."""
+
+    def damage(folder: Path) -> None:
+        with closing(sqlite3.connect(folder / CATALOG_NAME)) as database, database:
+            for statement in statements:
+                database.execute(statement, values)
+
+    return damage
+
+
+SOURCE = "(SELECT id FROM sources WHERE name LIKE '%report.pdf')"
+ITEM = f"(SELECT min(id) FROM items WHERE source_id = {SOURCE})"
+IN_SQL: dict[str, tuple[Callable[[Path], None], str]] = {
+    "trigger-lost": (altered("DROP TRIGGER items_hidden"), "schema"),
+    "trigger-changed": (
+        altered("DROP TRIGGER items_added", "CREATE TRIGGER items_added AFTER INSERT ON items BEGIN SELECT 1; END"), "schema",
+    ),
+    "trigger-foreign": (altered("CREATE TRIGGER odd AFTER INSERT ON items BEGIN DELETE FROM vectors; END"), "schema"),
+    "index-lost": (altered("DROP INDEX sources_holder"), "schema"),
+    "id-lost": (altered("DELETE FROM meta WHERE key = 'id'"), "facts"),
+    "generation-lost": (altered("DELETE FROM meta WHERE key = 'generation'"), "facts"),
+    "generation-behind": (altered("UPDATE meta SET value = '0' WHERE key = 'generation'"), "facts"),
+    "active-model-lost": (altered("DELETE FROM meta WHERE key = 'active_model'"), "facts"),
+    "active-model-nowhere": (altered("UPDATE meta SET value = '99' WHERE key = 'active_model'"), "facts"),
+    "vectors-of-nothing": (
+        altered("INSERT INTO vectors (model_id, item_id, generation, data) SELECT 77, item_id, 0, data FROM vectors"), "rows",
+    ),
+    "items-of-nothing": (
+        altered(
+            "INSERT INTO items (source_id, kind, visible, generation, ordinal, date_s, meta, name, text)"
+            " VALUES (999, 'page', 1, 1, 0, 0, '{}', 'x', 'revenue')"
+        ), "rows",
+    ),
+    "shown-though-deleted": (altered(f"UPDATE sources SET state = 'offline', item_count = 1 WHERE id = {SOURCE}"), "items"),
+    "hidden-though-indexed": (altered(f"UPDATE items SET visible = 0 WHERE id = {ITEM}"), "items"),
+    "vector-cut": (altered(f"UPDATE vectors SET data = substr(data, 1, 11) WHERE item_id = {ITEM}"), "vectors"),
+    "vector-of-another-length": (altered(f"UPDATE vectors SET data = CAST(data || data AS BLOB) WHERE item_id = {ITEM}"), "vectors"),
+    "vector-infinite": (altered(f"UPDATE vectors SET data = :all WHERE item_id = {ITEM}", all=b"\x00\x7c" * 64), "vectors"),
+    "vector-of-offline-file-lost": (
+        altered(
+            f"DELETE FROM vectors WHERE item_id = {ITEM}", f"UPDATE items SET visible = 0 WHERE source_id = {SOURCE}",
+            f"UPDATE sources SET state = 'offline' WHERE id = {SOURCE}",
+        ), "vectors",
+    ),
+    "text-not-utf8": (altered(f"UPDATE items SET text = CAST(x'52e9ff41' AS TEXT) WHERE id = {ITEM}"), "texts"),
+    "facts-no-json": (altered(f"UPDATE items SET meta = '{{' WHERE id = {ITEM}"), "texts"),
+    "kind-unknown": (altered(f"UPDATE items SET kind = 'pagf' WHERE id = {ITEM}"), "texts"),
+    "preview-elsewhere": (altered(f"UPDATE items SET preview = 'previews/../lock' WHERE id = {ITEM}"), "previews elsewhere"),
+    "calibration-cut": (altered("UPDATE calibrations SET data = substr(data, 1, 101)"), "calibration"),
+    "calibration-blank": (altered("UPDATE calibrations SET data = zeroblob(length(data))"), "calibration"),
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("damage", "check"),
     [
@@ -145,6 +201,23 @@ def test_damage_is_found_and_repaired(made: Path, folder: Path, damage: Callable
     with mmsearch.open(folder) as library:
         ingest_paths(library, [made / "files"])
         assert faults(library) == []
+        assert answers(library) == expected
+
+
+@pytest.mark.parametrize(("damage", "check"), IN_SQL.values(), ids=IN_SQL)
+def test_rows_that_cannot_be_are_found_and_repaired(
+    made: Path, folder: Path, damage: Callable[[Path], None], check: str
+) -> None:
+    with mmsearch.open(made / "library") as untouched:
+        expected = answers(untouched)
+    damage(folder)
+    with mmsearch.open(folder) as library:
+        assert check in faults(library, quick=True)
+        assert is_sound(examine(library, repair=True, quick=True))
+    with mmsearch.open(folder) as library:
+        if check in ("vectors", "texts") or "offline" in library.catalog.counts()["sources"]:
+            ingest_paths(library, [made / "files"])
+        assert faults(library, quick=True) == []
         assert answers(library) == expected
 
 

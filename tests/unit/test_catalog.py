@@ -406,7 +406,7 @@ def test_an_interrupted_source_is_taken_up_again(catalog: Catalog) -> None:
     source_id = index(catalog, of, "one", "two", finish=False)
     assert catalog.known_files([Path("/")]) == {}, "unfinished: the next scan reads it again"
     assert catalog.begin_source(of, model_key=KEY) == source_id
-    assert catalog.saved_ordinals(source_id, KEY) == {0, 1}
+    assert catalog.saved_ordinals(source_id, KEY) == ({0, 1}, 2)
     again = [draft(of, n, words) for n, words in enumerate(("one", "two", "three"))]
     ids = catalog.save(source_id, again, np.stack([vector(n) for n in range(3)]), KEY)
     assert ids == [1, 2, 3], "what stands there keeps its id"
@@ -462,7 +462,7 @@ def test_what_was_saved_before_a_failure_stays(catalog: Catalog) -> None:
     catalog.fail_source(of, CorruptFile("/a.pdf", "page 2 is damaged"))
     assert words_found(catalog, "first") == [1]
     again = catalog.begin_source(of, model_key=KEY)
-    assert again == source_id and catalog.saved_ordinals(again, KEY) == {0} and catalog.errors() == []
+    assert again == source_id and catalog.saved_ordinals(again, KEY) == ({0}, 1) and catalog.errors() == []
 
 
 def test_a_file_that_could_not_even_be_hashed(catalog: Catalog, tmp_path: Path) -> None:
@@ -622,14 +622,18 @@ def test_compact_names_the_previews_that_nobody_uses(catalog: Catalog) -> None:
     of = source("/a.pdf", "v1")
     source_id = catalog.begin_source(of, model_key=KEY)
     catalog.save(
-        source_id, [draft(of, n) for n in range(2)], np.eye(2, DIM, dtype=np.float32), KEY, previews=["p/0", "p/1"]
+        source_id,
+        [draft(of, n) for n in range(2)],
+        np.eye(2, DIM, dtype=np.float32),
+        KEY,
+        previews=["previews/0", "previews/1"],
     )
     catalog.finish_source(source_id)
     copy_id = catalog.copy_source(source_id, source("/b.pdf", "v1"))
     catalog.retire([source_id])
     assert catalog.compact() == []
     catalog.retire([copy_id])
-    assert catalog.compact() == ["p/0", "p/1"]
+    assert catalog.compact() == ["previews/0", "previews/1"]
 
 
 def test_a_store_that_follows_the_tail_holds_what_is_visible(catalog: Catalog) -> None:
