@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ingest import readers
 from tests.torture import fuzz
 
 pytestmark = pytest.mark.slow
@@ -18,6 +19,7 @@ def test_damaged_files_end_in_items_or_error_rows_and_nothing_is_left_over() -> 
     tally = fuzz.fuzz(300, seed=5)
     assert tally.problems == []
     assert tally.inputs == 300 == tally.read + sum(tally.refused.values())
+    assert tally.as_query == len(range(0, 300, fuzz.AS_QUERY))
     assert tally.read > 30 and sum(tally.refused.values()) > 30  # neither too gentle nor too rough
 
 
@@ -29,6 +31,25 @@ def test_an_input_is_the_same_whenever_it_is_made(tmp_path: Path) -> None:
     for mutate in fuzz.MUTATIONS:
         short = bytearray(b"7")
         mutate(short, random.Random(0))  # no mutation needs more than a byte
+
+
+def test_the_originals_are_of_every_type_that_a_reader_takes(tmp_path: Path) -> None:
+    originals = fuzz.write_originals(tmp_path)
+    assert {readers.sniff(path) for path in originals} == set(readers.READERS)
+    suffixes = {path.suffix for path in originals}
+    same = {".m4v": ".mp4", ".jpeg": ".jpg", ".tif": ".tiff", ".heif": ".heic", ".apng": ".png", ".oxps": ".xps"}
+    assert {same.get(suffix, suffix) for suffix in readers.SUFFIX_TYPES} - suffixes == {
+        ".ogv"
+    }  # nothing here writes Theora
+
+
+def test_an_input_can_be_looked_at_again(tmp_path: Path) -> None:
+    """By its number alone, whatever was read before it."""
+    (tmp_path / "originals").mkdir()
+    original = fuzz.draw_of(5, 17).choice(fuzz.write_originals(tmp_path / "originals"))
+    fuzz.fuzz(1, seed=5, first=17, keep=tmp_path / "kept")
+    (kept,) = (tmp_path / "kept").iterdir()
+    assert kept.name == f"input-17{original.suffix}"
 
 
 SICK_READERS = '''

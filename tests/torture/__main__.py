@@ -30,6 +30,13 @@ def main() -> None:
     )
     parser.add_argument("--documents", type=int, default=10, metavar="N", help="of 1,000 pages, for the same")
     parser.add_argument("--moves", type=int, default=400, metavar="N", help="random steps of files on the move")
+    parser.add_argument("--first", type=int, default=0, metavar="N", help="the number of the first damaged file")
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        metavar="DIR",
+        help="leave damaged files there: what kills a worker, is stopped, or finds a fault; a single input always",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write the figures there")
     arguments = parser.parse_args()
@@ -92,7 +99,7 @@ def move_files(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def fuzz_files(arguments: argparse.Namespace) -> dict[str, Any]:
-    tally = fuzz.fuzz(arguments.fuzz, seed=arguments.seed, say=say)
+    tally = fuzz.fuzz(arguments.fuzz, seed=arguments.seed, first=arguments.first, keep=arguments.keep, say=say)
     for name in ("problems", "died", "stopped", "unnamed"):
         for one in getattr(tally, name)[:20]:
             say(f"  {name}: {one}")

@@ -2,13 +2,22 @@
 
 An input may give items or a SourceError; a worker may die of it or be stopped at the deadline, if that ends in an error
 row. Nothing else: no exception in the parent, no silence past the deadline, no process or file handle left over, memory bounded.
-Input `n` of a seed is always the same: `mutant(content, draw_of(seed, n))`.
+One input in `AS_QUERY` is a picture to search with, too, decoded as `mmsearch query --image` has it decoded.
+
+Input `n` of a seed is the same damage to the same original every time; a few originals hold an id or the time of their making. To
+look at one again:
+
+    make torture TORTURE="--only fuzz --seed 0 --first 4711 --fuzz 1 --keep DIR"
+
+reads input 4711 alone and leaves it in DIR, where `mmsearch ingest DIR` reads it too. A whole run with `--keep` leaves the very bytes of all
+of which there is something to tell.
 """
 
 from __future__ import annotations
 
 import random
 import re
+import shutil
 import struct
 import tempfile
 import time
@@ -22,8 +31,10 @@ import psutil
 
 from ingest.scan import hash_file
 from ingest.workers import Event, Limits, Task, WorkerPool
+from mmsearch import sandbox
 from mmsearch.demo.documents import DOCUMENTS, write_document
 from mmsearch.demo.pictures import PICTURES, write_picture
+from mmsearch.errors import SourceError
 from tests import poison, samples
 
 BUDGET = {"page": 200_704, "image": 50_176, "clip": 12_544}
@@ -34,6 +45,8 @@ BATCH = 200
 LOOK_EVERY_S = 0.2
 HANDLES_OVER = 10
 """A worker may hold so many more file handles than after its first file; one that leaks them holds more soon."""
+AS_QUERY = 40
+"""A child process of its own for each: a hundred times the price."""
 MEMORY_OVER_BYTES = 300 << 20
 """What the parent may grow by."""
 
@@ -52,6 +65,7 @@ def write_originals(folder: Path) -> list[Path]:
         poison.acting_pdf(folder / "acting.pdf"),
         samples.epub(folder / "a.epub"),
         samples.cbz(folder / "a.cbz"),
+        samples.xps(folder / "a.xps"),
         samples.svg(folder / "a.svg"),
         samples.camera_photo(folder / "a.jpg"),
         samples.animation(folder / "a.gif", [samples.RED, samples.GREEN, samples.BLUE]),
@@ -65,8 +79,8 @@ def write_originals(folder: Path) -> list[Path]:
             for suffix in ("jpg", "png", "webp", "bmp", "jp2", "heic", "avif")
         ),
         *(samples.video(folder / f"a.{suffix}", **film) for suffix in ("mp4", "mkv", "mov", "ts", "flv")),
-        samples.video(folder / "a.webm", **film, codec="libvpx-vp9"),
-        samples.video(folder / "a.avi", **film, codec="mpeg4"),
+        *(samples.film(folder / f"film.{suffix}", codec, seconds=1.0) for suffix, codec in poison.FILMS.items()),
+        samples.film(folder / "film.3gp", "h263", seconds=1.0),
         samples.video(folder / "turned.mp4", **film, rotation=90),
         samples.scenes(folder / "scenes.mp4", [2.0, 2.0], fps=10),
     ]
@@ -186,10 +200,11 @@ class Tally:
         read: gave items and no error. refused: error types. died, stopped, unnamed: of those, by what ended them: the worker's death,
             the deadline, an exception that a reader did not expect; each with the input's number and name.
         worker_bytes: the largest resident memory of a worker that was seen. parent_bytes: what this process grew by.
-        problems: everything that must not be.
+        problems: everything that must not be. as_query: how many were decoded as pictures to search with.
     """
 
     inputs: int = 0
+    as_query: int = 0
     seconds: float = 0.0
     read: int = 0
     items: int = 0
@@ -206,9 +221,15 @@ class Tally:
 
 
 def fuzz(
-    count: int, *, seed: int = 0, jobs: int = 1, first: int = 0, say: Callable[[str], object] = lambda _: None
+    count: int,
+    *,
+    seed: int = 0,
+    jobs: int = 1,
+    first: int = 0,
+    keep: Path | None = None,
+    say: Callable[[str], object] = lambda _: None,
 ) -> Tally:
-    """Read `count` damaged files, from input number `first` on."""
+    """Read `count` damaged files, from input number `first` on; those of which there is something to tell go to folder `keep`."""
     tally, me = Tally(), psutil.Process()
     with tempfile.TemporaryDirectory(prefix="mmsearch-fuzz-") as folder:
         originals = write_originals(Path(folder))
@@ -225,7 +246,13 @@ def fuzz(
                     paths[number] = Path(folder) / f"input-{number}{original.suffix}"
                     paths[number].write_bytes(mutant(contents[original], draw))
                 _read(pool, paths, tally, watch)
-                for path in paths.values():
+                for number, path in paths.items():
+                    if count == 1 or number % AS_QUERY == 0:
+                        _ask(number, path, tally)
+                    told = (*tally.problems, *tally.died, *tally.stopped, *tally.unnamed)
+                    if keep is not None and (count == 1 or any(re.match(rf"{number}\b", one) for one in told)):
+                        keep.mkdir(parents=True, exist_ok=True)
+                        shutil.copy(path, keep / path.name)
                     path.unlink()
                 say(f"{tally.inputs:,} of {count:,} inputs, {len(tally.problems)} problems")
         tally.seconds = time.monotonic() - began
@@ -270,6 +297,18 @@ def _read(pool: WorkerPool, paths: dict[int, Path], tally: Tally, watch: _Worker
         _note(event, paths[number].suffix, items[number], tally)
     if missing := set(paths) - ended:
         tally.problems.append(f"no word of {sorted(missing)}")
+
+
+def _ask(number: int, path: Path, tally: Tally) -> None:
+    """Decode it as a picture to search with."""
+    tally.as_query += 1
+    try:
+        sandbox.query_image(path, max_pixels=BUDGET["image"])
+    except SourceError as error:
+        if "decoder died" in error.reason:
+            tally.died.append(f"{number}{path.suffix} as a query: {error.reason}")
+    except Exception as error:
+        tally.problems.append(f"{number}{path.suffix} as a query: {type(error).__name__}: {error}")
 
 
 def _note(event: Event, suffix: str, items: int, tally: Tally) -> None:
@@ -327,6 +366,7 @@ def summary(tally: Tally) -> dict[str, object]:
     """For the table in SECURITY.md."""
     return {
         "inputs": tally.inputs,
+        "of them as pictures to search with, too": tally.as_query,
         "seconds": round(tally.seconds),
         "inputs per second": round(tally.inputs / max(tally.seconds, 1e-9), 1),
         "read": tally.read,
