@@ -638,12 +638,14 @@ class Catalog:
         return from_blob(row.data, row.dim)
 
     def save_generic_queries(self, model_key: str, kind: Kind, version: str, encoded: Vectors) -> None:
-        """Keep what calibration needs of the model, the queries' `Vectors`, so that no later search encodes it again."""
+        """Keep what calibration needs of a known model, the queries' `Vectors`, so that no later search encodes it again."""
         checked = stored_vectors.checked_items(list(encoded))
         is_multi = checked[0].ndim == 2
         data = stored_vectors.many_to_blob(checked) if is_multi else stored_vectors.to_blob(np.stack(checked))
         values = {"version": version, "data": data}
         with self._writing() as c:
+            if not stored_vectors.shape_of(c, model_key)[0]:
+                return  # it was removed while a search was at work
             model = indexing.model_id(c, model_key, checked[0].shape[-1], is_multi_vector=is_multi)
             new = upsert(schema.calibrations).values(model_id=model, kind=kind, **values)
             c.execute(new.on_conflict_do_update(index_elements=["model_id", "kind"], set_=values))

@@ -21,7 +21,7 @@ from mmsearch import prompts, relevance
 from mmsearch.catalog import Catalog, Filters
 from mmsearch.config import Settings, find_library_folder, load_settings
 from mmsearch.copies import former_copies
-from mmsearch.errors import CatalogError, DiskFailed, ModelMismatch
+from mmsearch.errors import CatalogError, DiskFailed, LibraryLocked, ModelMismatch
 from mmsearch.integrity import PREVIEWS_NAME
 from mmsearch.items import KIND_ALIASES, KINDS, EmbedInput, Kind, MatchScale, Query, Vectors
 from mmsearch.lock import lock_holder, locked, snapshot_lock
@@ -428,14 +428,15 @@ class Library:
             if embedder.model_key != key:
                 raise ModelMismatch(f"{self.model_name!r} is not the model {key} that answers queries: ask again")
             encoded = embedder.encode_queries([one for kind in missing for one in inputs[kind]])
-            count = len(relevance.GENERIC_QUERIES)
+            count, is_kept = len(relevance.GENERIC_QUERIES), not self.catalog.read_only
             for place, kind in enumerate(missing):
                 vectors = encoded[place * count : (place + 1) * count]
                 self._generic[key, kind] = vectors
-                if not self.catalog.read_only:
+                if is_kept:
                     try:
                         self.catalog.save_generic_queries(key, kind, _version(inputs[kind]), vectors)
-                    except DiskFailed as reason:  # a search needs them only once
+                    except (DiskFailed, LibraryLocked) as reason:  # a search needs them only once
+                        is_kept = False
                         log.info("the generic queries of %ss are not kept: %s", kind, reason)
         return {kind: self._generic[key, kind] for kind in kinds}
 

@@ -8,11 +8,13 @@ import re
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -327,6 +329,21 @@ def test_the_kept_generation_inside_steady(library: Library) -> None:
         assert len(reader.store("image")) == 5
         add(library, "/photos/red-two.jpg", ("image", "red", ""))
         assert len(reader.store("image")) == 5
+
+
+def test_a_search_does_not_need_to_write(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody else keeps the database busy (a large `compact`), or has removed the model since."""
+    monkeypatch.setattr("mmsearch.schema.BUSY_TIMEOUT_S", 0.1)
+    fill(library)
+    with closing(sqlite3.connect(library.folder / "catalog.sqlite3", isolation_level=None)) as busy:
+        busy.execute("BEGIN IMMEDIATE")
+        with mmsearch.open(library.folder) as reader:
+            assert names(reader.search("revenue")) == ["report.pdf"]
+            with pytest.raises(LibraryLocked, match="kept busy"):
+                reader.catalog.retire([1])
+        busy.execute("ROLLBACK")
+    library.catalog.save_generic_queries("gone-1", "page", "v", np.eye(2, 9, dtype=np.float32))
+    assert library.catalog.model_keys() == {"toy-1": 64}
 
 
 def test_readers_that_never_pause_do_not_let_the_log_grow(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
