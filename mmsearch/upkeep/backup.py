@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import sqlite3
+import struct
 import tempfile
 import time
 import zipfile
@@ -26,12 +28,20 @@ from mmsearch.copies import faults, sync
 from mmsearch.disk import disk_faults
 from mmsearch.errors import CatalogError, CorruptIndex
 from mmsearch.filters import absolute
+from mmsearch.integrity import is_preview
 from mmsearch.lock import locked
 from mmsearch.schema import CATALOG_NAME, is_empty, open_database, translate_error
+
+log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 FORMAT = 1
 BLOCK = 1 << 20
+UNLIKE_OURS = (
+    zipfile.BadZipFile, EOFError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError, struct.error, RuntimeError,
+    IsADirectoryError, NotADirectoryError, FileExistsError,
+)  # fmt: skip
+"""What reading an archive can end in that is damaged, or was not made by `backup`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +72,16 @@ def backup(library: Path, file: Path, *, overwrite: bool = False) -> Backup:
             catalog.copy_to(copy)
         items, previews, models = _contents(copy, library)
         partial = Path(folder) / "partial.zip"
-        present = [name for name in previews if (library / name).is_file()]
+        present = 0
         with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
             listed = {CATALOG_NAME: _put(archive, CATALOG_NAME, copy)}
-            for name in [*present, *models]:
+            for name in previews:
+                try:
+                    listed[name] = _put(archive, name, library / name)
+                    present += 1
+                except FileNotFoundError:  # lost before, or taken away by `compact` meanwhile
+                    continue
+            for name in models:
                 listed[name] = _put(archive, name, library / name)
             manifest = {
                 "format": FORMAT,
@@ -80,7 +96,7 @@ def backup(library: Path, file: Path, *, overwrite: bool = False) -> Backup:
         size = partial.stat().st_size
         partial.replace(file)
         sync(file.parent)
-    return Backup(file, size, items, len(present), len(previews) - len(present))
+    return Backup(file, size, items, present, len(previews) - present)
 
 
 def restore(file: Path, library: Path) -> Backup:
@@ -101,9 +117,10 @@ def _restore(file: Path, library: Path) -> Backup:
         try:
             with zipfile.ZipFile(file) as archive:
                 manifest = _manifest(archive, file)
+                items = int(manifest["items"])
                 for name, listed in manifest["files"].items():
                     _take(archive, name, listed, Path(folder), file)
-        except (zipfile.BadZipFile, EOFError, KeyError, ValueError) as error:
+        except UNLIKE_OURS as error:
             raise CorruptIndex(
                 f"{file} is no backup of mmsearch, or a damaged one ({error}); nothing was restored"
             ) from error
@@ -112,9 +129,12 @@ def _restore(file: Path, library: Path) -> Backup:
         catalog = Path(folder) / CATALOG_NAME
         try:
             _check(catalog, file)
+            _refuse_strangers(catalog, manifest, file)
             _move_models(catalog, manifest.get("library", ""), library)
             # An older schema is brought up to date here, a newer one refused. The backup itself is the copy to go back to.
-            open_database(Path(folder), create=False, read_only=False, keep_former=False)[0].dispose()
+            engine, _ = open_database(Path(folder), create=False, read_only=False, keep_former=False)
+            with Catalog(Path(folder), engine, read_only=False) as opened:
+                _take_out(opened, file)
             with closing(sqlite3.connect(catalog)) as database:
                 database.execute("PRAGMA journal_mode = WAL").close()  # archives of 0.3 hold it in another mode
                 database.execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
@@ -134,7 +154,7 @@ def _restore(file: Path, library: Path) -> Backup:
             catalog.replace(library / CATALOG_NAME)
             sync(library)
     previews = sum(name.startswith("previews/") for name in names)
-    return Backup(file, file.stat().st_size, int(manifest["items"]), previews, 0)
+    return Backup(file, file.stat().st_size, items, previews, 0)
 
 
 def _refuse_existing(library: Path) -> None:
@@ -151,7 +171,7 @@ def _contents(catalog: Path, library: Path) -> tuple[int, list[str], list[str]]:
         used = database.execute(
             "SELECT DISTINCT preview FROM items WHERE preview IS NOT NULL AND deleted_at IS NULL ORDER BY preview"
         )
-        previews = [name for (name,) in used]
+        previews = [name for (name,) in used if is_preview(name)]
         folders = [Path(name) for (name,) in database.execute("SELECT name FROM models WHERE name IS NOT NULL")]
     inside = [
         folder for folder in folders if folder.is_absolute() and folder.is_relative_to(library) and folder.is_dir()
@@ -162,8 +182,10 @@ def _contents(catalog: Path, library: Path) -> tuple[int, list[str], list[str]]:
 
 def _put(archive: zipfile.ZipFile, name: str, source: Path) -> dict[str, Any]:
     digest = hashlib.sha256()
-    info = zipfile.ZipInfo.from_file(source, name)
-    with source.open("rb") as stream, archive.open(info, "w", force_zip64=True) as target:
+    with (
+        source.open("rb") as stream,
+        archive.open(zipfile.ZipInfo.from_file(source, name), "w", force_zip64=True) as target,
+    ):
         size = 0
         for block in _blocks(stream):
             digest.update(block)
@@ -175,8 +197,10 @@ def _put(archive: zipfile.ZipFile, name: str, source: Path) -> dict[str, Any]:
 def _take(archive: zipfile.ZipFile, name: str, listed: Mapping[str, Any], folder: Path, file: Path) -> None:
     """Unpack one entry under `folder`, held against the manifest."""
     place = PurePosixPath(name)
-    if place.is_absolute() or ".." in place.parts or "\\" in name:
+    if place.is_absolute() or ".." in place.parts or "\\" in name or str(place) != name:
         raise CorruptIndex(f"{file} names a file outside of the library ({name!r}); nothing was restored")
+    if len(place.parts) == 1 and name != CATALOG_NAME:  # config.toml, lock, another catalog's log
+        raise CorruptIndex(f"{file} holds a file that no backup holds ({name!r}); nothing was restored")
     target = folder / place
     target.parent.mkdir(parents=True, exist_ok=True)
     digest, size = hashlib.sha256(), 0
@@ -192,12 +216,50 @@ def _take(archive: zipfile.ZipFile, name: str, listed: Mapping[str, Any], folder
 
 
 def _manifest(archive: zipfile.ZipFile, file: Path) -> dict[str, Any]:
+    # All that `backup` writes is stored as it is, so nothing can grow beyond the archive when it is unpacked.
+    packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
+    if packed:
+        raise ValueError(f"{packed[0]!r} is compressed")
     manifest = json.loads(archive.read(MANIFEST))
     if manifest.get("format") != FORMAT:
         raise CatalogError(f"{file} has backup format {manifest.get('format')!r}, this mmsearch knows {FORMAT}")
     if CATALOG_NAME not in manifest["files"]:
         raise KeyError(CATALOG_NAME)
+    if sum(listed["bytes"] for listed in manifest["files"].values()) > file.stat().st_size:
+        raise ValueError("its files are larger than the archive")
     return manifest
+
+
+def _refuse_strangers(catalog: Path, manifest: Mapping[str, Any], file: Path) -> None:
+    """Nothing is unpacked but the catalog, previews, and models that the catalog names; no snapshots: FAISS reads only what was made here."""
+    former = manifest.get("library", "")
+    with closing(sqlite3.connect(catalog)) as database:
+        models = database.execute("SELECT key, name FROM models").fetchall()
+    folders = [
+        PurePosixPath(name).relative_to(former)
+        for _, name in models
+        if name and former and PurePosixPath(name).is_absolute() and PurePosixPath(name).is_relative_to(former)
+    ]
+    stores = {key for key, _ in models}
+    for name in manifest["files"]:
+        place = PurePosixPath(name)
+        is_of_model = any(
+            folder.parts and place.is_relative_to(folder) and place.parts[0] not in stores for folder in folders
+        )
+        if name != CATALOG_NAME and not is_preview(name) and not is_of_model:
+            raise CorruptIndex(f"{file} holds a file that no backup holds ({name!r}); nothing was restored")
+
+
+def _take_out(catalog: Catalog, file: Path) -> None:
+    """Triggers, views and previews' names that mmsearch never makes."""
+    if odd := catalog.odd_objects():
+        log.warning(
+            "%s: indexes or triggers were missing or not mmsearch's, and are made anew: %s", file, ", ".join(odd)
+        )
+        catalog.mend_objects(odd)
+    if previews := catalog.unreadable().previews:
+        log.warning("%s: %d items named a file as their preview that is none; forgotten", file, len(previews))
+        catalog.forget_previews(previews)
 
 
 def _check(catalog: Path, file: Path) -> None:

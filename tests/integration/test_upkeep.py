@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import sqlite3
@@ -351,7 +352,47 @@ def climb(entries: dict[str, bytes]) -> None:
     entries["manifest.json"] = json.dumps(manifest).encode()
 
 
-@pytest.mark.parametrize("change", [flip, drop, climb])
+def adding(name: str, content: bytes = b"model = 'toy'") -> Callable[[dict[str, bytes]], None]:
+    """A file more, listed as it should be."""
+
+    def change(entries: dict[str, bytes]) -> None:
+        manifest = json.loads(entries["manifest.json"])
+        manifest["files"][name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        entries[name] = content
+        entries["manifest.json"] = json.dumps(manifest).encode()
+
+    change.__name__ = name
+    return change
+
+
+def saying(**manifest: object) -> Callable[[dict[str, bytes]], None]:
+    """A manifest with other values; `files` are added to those that are listed."""
+
+    def change(entries: dict[str, bytes]) -> None:
+        files = manifest.get("files")
+        said = json.loads(entries["manifest.json"])
+        entries["manifest.json"] = json.dumps(
+            said | manifest | ({"files": said["files"] | files} if isinstance(files, dict) else {})
+        ).encode()
+
+    change.__name__ = f"saying-{'-'.join(manifest)}"
+    return change
+
+
+def no_manifest(entries: dict[str, bytes]) -> None:
+    entries["manifest.json"] = b"[1, 2]"
+
+
+HOSTILE = [
+    flip, drop, climb, no_manifest, adding("config.toml"), adding("lock"), adding("catalog.sqlite3-wal"), adding("/tmp/outside"),
+    adding("toy-1/page.faiss"), adding("toy-1/page.json"), adding("previews/../config.toml"), adding("previews/./../lock"),
+    adding("adapted/model/config.json"), adding("previews"), adding("catalog.sqlite3/x"), adding("./catalog.sqlite3"), adding("previews/a\0b"),
+    saying(items="many"), saying(files=[1]), saying(files={"previews/a.webp": {"bytes": 1 << 50, "sha256": ""}}),
+    saying(files={"previews/a.webp": {"bytes": "1", "sha256": ""}}), saying(files={"previews/a.webp": None}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", HOSTILE, ids=lambda change: change.__name__)
 def test_a_damaged_or_hostile_backup_restores_nothing(
     folder: Path, tmp_path: Path, change: Callable[..., None]
 ) -> None:
@@ -359,6 +400,69 @@ def test_a_damaged_or_hostile_backup_restores_nothing(
     with pytest.raises(CorruptIndex, match="nothing was restored"):
         restore(changed, tmp_path / "new")
     assert list((tmp_path / "new").iterdir()) == [] and not (tmp_path / "outside").exists()
+
+
+def test_a_backup_cut_anywhere_restores_nothing(folder: Path, tmp_path: Path) -> None:
+    content = backup(folder, tmp_path / "saved.zip").file.read_bytes()
+    for n in range(50):
+        cut = tmp_path / "cut.zip"
+        cut.write_bytes(content[: len(content) * n // 50 + n])
+        with pytest.raises(CorruptIndex, match="nothing was restored"):
+            restore(cut, tmp_path / "new")
+        assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_an_archive_that_grows_when_it_is_unpacked_is_refused(folder: Path, tmp_path: Path) -> None:
+    saved = backup(folder, tmp_path / "saved.zip").file
+    with zipfile.ZipFile(saved) as archive, zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as bomb:
+        for name in archive.namelist():
+            bomb.writestr(name, archive.read(name))
+    with pytest.raises(CorruptIndex, match="is compressed"):
+        restore(tmp_path / "bomb.zip", tmp_path / "new")
+
+
+def test_what_a_hostile_catalog_holds_is_taken_out(folder: Path, tmp_path: Path) -> None:
+    altered(
+        "CREATE TRIGGER odd AFTER UPDATE ON sources BEGIN DELETE FROM vectors; END",
+        f"UPDATE items SET preview = 'previews/../../victim' WHERE id = {ITEM}",
+    )(folder)
+    victim = tmp_path / "victim"
+    victim.write_text("kept")
+    restore(backup(folder, tmp_path / "saved.zip").file, tmp_path / "new")
+    with mmsearch.open(tmp_path / "new") as library:
+        assert faults(library, quick=True) == []
+        library.catalog.retire([row.id for row in library.catalog.sources()])
+        library.compact()
+    with mmsearch.open(folder) as library:
+        assert all(
+            item.preview is None or item.preview.is_relative_to(folder / "previews")
+            for row in library.catalog.sources()
+            for item in library.catalog.items_of(row.id)
+        )
+        library.catalog.retire([row.id for row in library.catalog.sources()])
+        library.compact()
+    assert victim.read_text() == "kept"
+
+
+def test_a_restored_library_is_of_its_folder_alone(made: Path, folder: Path, tmp_path: Path) -> None:
+    """Files of others in the folder stay; the model inside, the log's mode and the offline file come back."""
+    (folder / "adapted" / "mine").mkdir(parents=True)
+    (folder / "adapted" / "mine" / "config.json").write_text("{}")
+    with mmsearch.open(folder) as library:
+        library.catalog.register_model("mine-1", 4, str(folder / "adapted" / "mine"))
+        library.catalog.retire([library.catalog.sources()[0].id], offline=True)
+    saved = backup(folder, tmp_path / "saved.zip").file
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "notes.txt").write_text("mine")
+    restore(saved, tmp_path / "new")
+    assert (tmp_path / "new" / "notes.txt").read_text() == "mine"
+    with mmsearch.open(tmp_path / "new") as library:
+        assert library.catalog.model_name("mine-1") == str(tmp_path / "new" / "adapted" / "mine")
+        assert (tmp_path / "new" / "adapted" / "mine" / "config.json").read_text() == "{}"
+        assert library.catalog.counts()["sources"]["offline"] == 1
+        assert faults(library, quick=True) == []
+    with closing(sqlite3.connect(tmp_path / "new" / CATALOG_NAME)) as database:
+        assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",), "readers and a writer at once"
 
 
 def test_a_cut_backup_and_one_of_a_newer_schema(folder: Path, tmp_path: Path) -> None:
