@@ -93,7 +93,8 @@ def _coverage(library: Library) -> None:
             f"{coverage.offline:,} offline",
             icon=":material/cloud_off:",
             color="orange",
-            help="Files on a disk or folder that is not there now. They come back with it, at the next `mmsearch ingest`.",
+            help="Files on a disk or in a folder that is not there now, or of which much is gone. They come back with it, at the next "
+            "`mmsearch ingest`; `mmsearch ingest --prune` forgets them.",
         )
     if coverage.failed:
         with st.popover(f"{coverage.failed:,} failed", icon=":material/warning:", type="tertiary"):
