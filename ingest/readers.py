@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -141,6 +142,12 @@ VIDEO_BRAND_EXCEPTIONS = {b"M4A ", b"M4B ", b"M4P ", b"crx "}
 """Relatives of MP4 that hold sound or raw photos."""
 
 
+SVG_BEGINNING = re.compile(
+    rb"(?:\s*(?><\?.*?\?>|<!--.*?-->|<!DOCTYPE[^>\[]*(?:\[.*?\]\s*)?>))*+\s*<(?:\w{1,20}:)?svg[\s/>]", re.DOTALL
+)
+"""The root is an `svg`: many a web page has one further down. What was matched is not tried otherwise: the head may mean harm."""
+
+
 def type_of_head(head: bytes) -> str | None:
     """The type that the first bytes (4096, or all of a shorter file) tell; not for ZIP families."""
     if head[:3] == b"\xff\xd8\xff":
@@ -180,10 +187,7 @@ def type_of_head(head: bytes) -> str | None:
             return "video"
     if b"%PDF-" in head[:1024]:
         return "pdf"
-    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    if text[:4] == b"<svg" or (text[:4] in {b"<?xm", b"<!DO", b"<!--"} and b"<svg" in text):
-        return "svg"
-    return None
+    return "svg" if SVG_BEGINNING.match(head.removeprefix(b"\xef\xbb\xbf")) else None
 
 
 __all__ = ["READERS", "Reading", "SourceError", "count_items", "demand_type", "read_items", "sniff", "type_of_head"]

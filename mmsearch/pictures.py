@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 from PIL import Image
 
 from mmsearch.errors import DatasetError
-from mmsearch.media import decode_image
+from mmsearch.media import FORMATS, decode_image
 
 
 @runtime_checkable
@@ -94,7 +94,7 @@ class TarMember:
             return file.read(self.size)
 
     def image(self) -> Image.Image:
-        return Image.open(io.BytesIO(self.read())).convert("RGB")
+        return Image.open(io.BytesIO(self.read()), formats=FORMATS).convert("RGB")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from mmsearch import media
 from mmsearch.errors import CorruptFile, EncryptedFile, FileTooLarge, UnsupportedFile
-from tests import samples
+from tests import poison, samples
 
 BUDGET = 200_704
 
@@ -422,3 +422,9 @@ def test_a_web_page_is_no_document(tmp_path):
     (tmp_path / "a.html").write_text("<html><body>hello</body></html>")
     with pytest.raises(UnsupportedFile, match="HTML"), media.open_document(tmp_path / "a.html"):
         pass
+
+
+def test_sixteen_bits_of_colour_become_eight(tmp_path):
+    image = media.decode_image(poison.deep_colour_png(tmp_path / "deep.png"))
+    expected = np.linspace(0, 65535, 64 * 3).reshape(64, 3) / 257
+    assert np.abs(np.asarray(image)[7] - expected).max() <= 1  # the low byte is left out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -421,3 +422,25 @@ def test_readers_load_no_model():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("head", "is_svg"),
+    [
+        (b"<svg>", True),
+        (b'\xef\xbb\xbf<?xml version="1.0"?>\n<svg width="1">', True),
+        (b'<?xml version="1.0"?><!-- made by hand --><!DOCTYPE svg PUBLIC "a" "b">\n<svg\n', True),
+        (b'<!DOCTYPE svg [<!ENTITY a "b"> <!ENTITY c "d">]>\n<svg ', True),
+        (b'<x:svg xmlns:x="http://www.w3.org/2000/svg">', True),
+        (b"<!DOCTYPE html><html><body><svg></svg>", False),  # a web page with a drawing in it
+        (b"<!-- a page --><html><svg>", False),
+        (b"<svgfoo>", False),
+        (b"<?" * 2048, False),
+        (b"<??>" * 1024, False),
+        (b"<!DOCTYPE[]>" * 340, False),
+    ],
+)
+def test_a_drawing_is_told_by_its_root_and_quickly(head: bytes, is_svg: bool):
+    began = time.perf_counter()
+    assert (readers.type_of_head(head) == "svg") is is_svg
+    assert time.perf_counter() - began < 0.1
