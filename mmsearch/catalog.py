@@ -128,11 +128,16 @@ class Catalog:
         with self._engine.connect() as connection:
             yield connection
 
+    def refuse_if_read_only(self) -> None:
+        """Raises CatalogError."""
+        if self.read_only:
+            why = "" if os.access(self.folder, os.W_OK) else ", since its folder, or the disk, cannot be written"
+            raise CatalogError(f"the library at {self.folder} is open for reading only{why}")
+
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
         """One transaction that holds SQLite's write lock from its beginning."""
-        if self.read_only:
-            raise CatalogError(f"the library at {self.folder} is open for reading only")
+        self.refuse_if_read_only()
         with self._engine.connect().execution_options(immediate=True) as connection, connection.begin():
             yield connection
         if getattr(self._of_thread, "connection", None) is None:

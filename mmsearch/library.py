@@ -521,8 +521,7 @@ class Library:
         Raises:
             LibraryLocked: somebody else is writing; the message names its pid. CatalogError: the library can only be read.
         """
-        if self.catalog.read_only:
-            raise CatalogError(f"the library at {self.folder} is open for reading only")
+        self.catalog.refuse_if_read_only()
         if self._locked and self._locking_thread == threading.get_ident():
             self._locked += 1
             try:

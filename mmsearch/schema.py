@@ -35,6 +35,7 @@ from sqlalchemy.pool import QueuePool
 
 from mmsearch import copies, disk
 from mmsearch.errors import CatalogError, CorruptIndex, DiskFull, LibraryLocked, LibraryMissing, NewerSchema
+from mmsearch.integrity import PREVIEWS_NAME
 from mmsearch.lock import lock_holder
 from mmsearch.terminal import size
 
@@ -215,7 +216,7 @@ def refuse_lost(folder: Path) -> None:
     file = folder / CATALOG_NAME
     log_name = f"{CATALOG_NAME}-wal"
     traces = [log_name] if is_empty(file) and not is_empty(folder / log_name) else []
-    traces += ["previews"] if next(folder.glob("previews/??/*.webp"), None) is not None else []
+    traces += [PREVIEWS_NAME] if next(folder.glob(f"{PREVIEWS_NAME}/??/*.webp"), None) is not None else []
     traces += sorted(path.parent.name for path in folder.glob("*/.writing"))
     if traces:
         raise CorruptIndex(
@@ -372,7 +373,7 @@ def translate_error(error: BaseException, file: Path) -> None:
         raise disk.failing(file.parent, getattr(error, "sqlite_errorname", said)) from error
     if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
         raise CatalogError(
-            f"{file} cannot be opened or written ({said}): see whose it is, and whether it is a file"
+            f"{file} cannot be opened or written ({said}): see whose it is, whether it is a file, and whether its disk is sound"
         ) from error
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL):
         raise LibraryLocked(f"{file} was kept busy by another process for {BUSY_TIMEOUT_S:.0f} s; try again") from error

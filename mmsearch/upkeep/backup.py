@@ -70,7 +70,11 @@ def backup(library: Path, file: Path, *, overwrite: bool = False) -> Backup:
         with Catalog.open(library, read_only=True) as catalog:
             library = catalog.folder
             catalog.copy_to(copy)
-        items, previews, models = _contents(copy, library)
+        try:
+            items, previews, models = _contents(copy, library)
+        except sqlite3.Error as error:
+            translate_error(error, copy)
+            raise
         partial = Path(folder) / "partial.zip"
         present = 0
         with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
