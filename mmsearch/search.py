@@ -182,8 +182,8 @@ def more_like(
                 own[item.kind] = vectors[0]
         encoding = time.perf_counter()
         others = [kind for kind in scope.kinds if kind != item.kind]
-        if others and item.preview is not None and item.preview.exists():
-            own |= library.encode(Query(images=(_own_picture(item.preview),)), others)
+        if others and (picture := _own_picture(item.preview)) is not None:
+            own |= library.encode(Query(images=(picture,)), others)
         model_ms += 1e3 * (time.perf_counter() - encoding)
         with library.steady(tuple(own)):
             now, active = library.state()
@@ -201,11 +201,17 @@ def more_like(
         return hits
 
 
-def _own_picture(preview: Path) -> Image:
+def _own_picture(preview: Path | None) -> Image | None:
+    """An item's preview; None if it has none, it is lost, or it was deleted for good at this moment."""
     from PIL import Image
 
-    with Image.open(preview, formats=("WEBP",)) as image:
-        return image.convert("RGB")
+    if preview is None:
+        return None
+    try:
+        with Image.open(preview, formats=("WEBP",)) as image:
+            return image.convert("RGB")
+    except FileNotFoundError:
+        return None
 
 
 def _scope(library: Library, kinds: Sequence[Kind] | None, filters: Filters | None) -> _Scope:

@@ -62,9 +62,10 @@ def library(tmp_path: Path) -> Iterator[Library]:
     """Ten items: five photos, three pages, two clips."""
     with mmsearch.open(tmp_path / "library", create=True, model="toy") as opened:
         with opened.lock():
+            opened.previews.mkdir()
             for n, colour in enumerate(COLOURS):
-                Image.new("RGB", (40, 30), COLOURS[colour]).save(opened.folder / f"{n}.webp")
-                add(opened, f"/photos/{n}.jpg", ("image", colour, ""), preview=f"{n}.webp")
+                Image.new("RGB", (40, 30), COLOURS[colour]).save(opened.previews / f"{n}.webp")
+                add(opened, f"/photos/{n}.jpg", ("image", colour, ""), preview=f"previews/{n}.webp")
             add(opened, "/docs/report.pdf", ("page", "white", "Annual revenue grew by ten percent"),
                 ("page", "white", "staff and offices"), ("page", "white", "risks in the coming year"))  # fmt: skip
             add(opened, "/films/holiday.mp4", ("clip", "blue", ""), ("clip", "green", "we reach the harbour"))
