@@ -66,6 +66,10 @@ def locked(folder: Path, *, wait_s: float = 0.0) -> Iterator[None]:
 def snapshot_lock(folder: Path, *, wait: bool) -> Iterator[bool]:
     """Whether this process may write snapshots in `folder` now; without `wait`, False if another one is at it."""
     with disk_faults(folder):
+        for place, is_wrong in ((folder, folder.is_file()), (folder / ".writing", (folder / ".writing").is_dir())):
+            if is_wrong:  # made by nobody here; whatever it is, it is not deleted
+                aside = place.rename(place.with_name(f"{place.name}.corrupt-{time.time_ns()}"))
+                log.warning("%s is not what belongs there; set aside as %s", place, aside.name)
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / ".writing", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:

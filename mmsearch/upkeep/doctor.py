@@ -318,6 +318,8 @@ def _make_previews(library: Library, wanted: set[str]) -> int:
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 part.write_bytes(draft.preview)
+                if target.is_dir():
+                    target.rename(target.with_name(f"{target.name}.corrupt-{time.time_ns()}"))
                 part.replace(target)
             finally:
                 part.unlink(missing_ok=True)

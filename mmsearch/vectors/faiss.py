@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ import faiss as faiss_typed
 import numpy as np
 
 from mmsearch.vectors.exact import ROUNDING, checked, checked_queries, ranked
-from mmsearch.vectors.snapshot import PATIENCE_S, Outdated, replace, set_aside
+from mmsearch.vectors.snapshot import Outdated, load, read_manifest, replace
 
 faiss: Any = faiss_typed  # the stubs know neither the Python side (callbacks, numpy arguments) nor the concrete indexes
 log = logging.getLogger(__name__)
@@ -76,29 +75,13 @@ class FaissStore:
         read_only: bool = False,
     ) -> FaissStore:
         """Load the snapshot in `folder`; an unusable one is said in the log, set aside unless `read_only`, and left out."""
-        store = cls(dim, folder=folder, label=label, model_key=model_key, catalog_id=catalog_id)
-        for wait_s in (*(PATIENCE_S if read_only else ()), None):
-            try:
-                store._load()
-                return store
-            except FileNotFoundError:
-                break  # never written, or its manifest was never reached
-            except Outdated as reason:
-                log.info("%s: %s; it is built anew", store._file, reason)
-                break
-            except Exception as reason:  # whatever FAISS makes of odd bytes
-                if wait_s is None:
-                    log.warning(
-                        "%s is unusable (%s); %sbuilt anew from the catalog",
-                        store._file,
-                        reason,
-                        "" if read_only else "set aside, ",
-                    )
-                    if not read_only:
-                        set_aside((store._file, store._manifest))
-                else:
-                    time.sleep(wait_s)
-        return cls(dim, folder=folder, label=label, model_key=model_key, catalog_id=catalog_id)
+
+        def empty() -> FaissStore:
+            return cls(dim, folder=folder, label=label, model_key=model_key, catalog_id=catalog_id)
+
+        store = empty()
+        files = (store._file, store._manifest)
+        return store if load(store._manifest, store._load, lambda: files, read_only=read_only) else empty()
 
     def __len__(self) -> int:
         return self._index.ntotal
@@ -255,23 +238,27 @@ class FaissStore:
 
     def _load(self) -> None:
         """Raises FileNotFoundError, `Outdated`, or anything else for a snapshot that contradicts its manifest."""
-        manifest = json.loads(self._manifest.read_bytes())
+        manifest = read_manifest(self._manifest)
         if manifest["schema"] != MANIFEST_SCHEMA or manifest["faiss"] != faiss.__version__:
             raise Outdated(f"written by FAISS {manifest['faiss']}, schema {manifest['schema']}")
         if odd := {name: manifest[name] for name, value in self._belongs.items() if manifest[name] != value}:
-            raise ValueError(f"its manifest says {odd}, expected {self._belongs}")
+            raise ValueError(f"{self._manifest.name} says {odd}, expected {self._belongs}")
         sums = _Sums()
         with self._file.open("rb") as file:
             while chunk := file.read(1 << 20):
                 sums.add(chunk)
             if (sums.bytes, sums.crc32) != (manifest["bytes"], manifest["crc32"]):
-                raise ValueError(f"{sums.bytes} bytes with checksum {sums.crc32:08x} contradict its manifest")
+                raise ValueError(
+                    f"{self._file.name}, {sums.bytes} bytes with checksum {sums.crc32:08x}, contradicts its manifest"
+                )
             file.seek(0)
             self._index = faiss.read_index(faiss.PyCallbackIOReader(file.read, 1 << 20))
         self._changed()
         ids = self.ids()
         if self._index.d != self.dim or len(ids) != manifest["count"] or (len(ids) and ids[-1] != manifest["max_id"]):
-            raise ValueError(f"{len(ids)} vectors of {self._index.d} dimensions contradict its manifest")
+            raise ValueError(
+                f"{self._file.name}, {len(ids)} vectors of {self._index.d} dimensions, contradicts its manifest"
+            )
         self.generation = int(manifest["generation"])
 
 

@@ -18,7 +18,6 @@ import io
 import json
 import logging
 import os
-import time
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,7 +27,7 @@ import numpy as np
 
 from mmsearch.errors import DimensionMismatch
 from mmsearch.vectors.exact import UNIT_TOLERANCE
-from mmsearch.vectors.snapshot import PATIENCE_S, Outdated, replace, set_aside
+from mmsearch.vectors.snapshot import Outdated, load, read_manifest, replace
 
 log = logging.getLogger(__name__)
 
@@ -102,27 +101,7 @@ class MaxSimStore:
             return cls(dim, folder=folder, label=label, model_key=model_key, catalog_id=catalog_id)
 
         store = empty()
-        for wait_s in (*(PATIENCE_S if read_only else ()), None):
-            try:
-                store._load()
-                return store
-            except FileNotFoundError:
-                if not store._manifest.exists():
-                    break  # never written; else its files were replaced between two looks
-                reason: Exception = FileNotFoundError("a file that its manifest names is missing")
-            except Outdated as outdated:
-                log.info("%s: %s; it is built anew", store._manifest, outdated)
-                break
-            except Exception as odd:  # whatever odd bytes lead to
-                reason = odd
-            if wait_s is not None:
-                time.sleep(wait_s)
-                continue
-            manner = "" if read_only else "set aside, "
-            log.warning("%s is unusable (%s); %sbuilt anew from the catalog", store._manifest, reason, manner)
-            if not read_only:
-                set_aside(store._files())
-        return empty()
+        return store if load(store._manifest, store._load, store._files, read_only=read_only) else empty()
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -328,15 +307,18 @@ class MaxSimStore:
         if not shape[0]:
             return np.empty(shape, np.float16)
         assert self._folder is not None
-        return np.memmap(self._folder / manifest["tokens"], "<f2", "r", shape=shape)
+        file = self._folder / manifest["tokens"]
+        if file.stat().st_size < shape[0] * self._token_bytes:
+            raise ValueError(f"{file.name} is shorter than its manifest says")
+        return np.memmap(file, "<f2", "r", shape=shape)
 
     def _load(self) -> None:
         """Raises FileNotFoundError, `Outdated`, or anything else for a snapshot that contradicts its manifest."""
-        manifest = json.loads(self._manifest.read_bytes())
+        manifest = read_manifest(self._manifest)
         if manifest["schema"] != MANIFEST_SCHEMA:
             raise Outdated(f"of schema {manifest['schema']}")
         if odd := {name: manifest[name] for name, value in self._belongs.items() if manifest[name] != value}:
-            raise ValueError(f"its manifest says {odd}, expected {self._belongs}")
+            raise ValueError(f"{self._manifest.name} says {odd}, expected {self._belongs}")
         assert self._folder is not None
         content = (self._folder / manifest["rows"]).read_bytes()
         if zlib.crc32(content) != manifest["rows_crc32"]:
@@ -350,7 +332,7 @@ class MaxSimStore:
         with np.load(io.BytesIO(content)) as rows:
             ids, starts, counts, own_bands = rows["ids"], rows["starts"], rows["counts"], rows["bands"]
         if len(ids) != manifest["count"] or (len(ids) and ids[-1] != manifest["max_id"]):
-            raise ValueError(f"{len(ids)} items contradict its manifest")
+            raise ValueError(f"{manifest['rows']}, {len(ids)} items, contradicts its manifest")
         self._ids, self._starts, self._counts, self._bands = ids, starts, counts, own_bands
         self._saved, self._fresh, self._end = saved, {}, len(saved)
         self.generation = int(manifest["generation"])

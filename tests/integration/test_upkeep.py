@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import mmsearch
 from ingest.pipeline import ingest_paths
 from mmsearch.errors import CatalogError, CorruptIndex, LibraryMissing, NewerSchema
+from mmsearch.items import KINDS
 from mmsearch.library import Library
 from mmsearch.schema import CATALOG_NAME
 from mmsearch.upkeep import doctor
@@ -223,29 +225,97 @@ def test_rows_that_cannot_be_are_found_and_repaired(
 
 
 def snapshots(folder: Path) -> list[Path]:
-    return [
+    return sorted(
         file
         for file in folder.rglob("*")
         if file.is_file() and file.parent.name.startswith("toy") and file.name != ".writing"
-    ]
+    )
 
 
-@pytest.mark.parametrize("how", ["deleted", "cut", "garbage", "emptied"])
-def test_every_derived_file_may_be_damaged(made: Path, folder: Path, how: str) -> None:
+def many_vectors(folder: Path) -> Path:
+    """The library's own vectors as those of a model that gives each item three, so that its snapshots are of the other kind."""
+    with closing(sqlite3.connect(folder / CATALOG_NAME)) as database, database:
+        database.execute("UPDATE models SET is_multi_vector = 1")
+        database.execute("UPDATE vectors SET data = CAST(data || data || data AS BLOB)")
+        database.execute("DELETE FROM calibrations")
+    for file in snapshots(folder):
+        file.unlink()
+    return folder
+
+
+@pytest.mark.parametrize("store", ["one vector", "many vectors"])
+@pytest.mark.parametrize("how", ["deleted", "cut", "garbage", "emptied", "a folder", "other JSON"])
+def test_every_derived_file_may_be_damaged(
+    folder: Path, how: str, store: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One after the other: said in one line that names it, made anew from the catalog, and never by the model."""
+    if store == "many vectors":
+        many_vectors(folder)
+
+    def found() -> dict[str, tuple[list[int], list[float]]]:
+        with mmsearch.open(folder) as library:
+            kinds = [kind for kind in KINDS if library.item_counts().get(kind)]
+            query = np.full((1, 64) if store == "many vectors" else 64, 1 / 8, np.float32)
+            near = {kind: library.nearest(kind, query, 100) for kind in kinds}
+            return {kind: (ids.tolist(), scores.tolist()) for kind, (ids, scores) in near.items()}
+
+    monkeypatch.setattr("mmsearch.embedders.load_embedder", lambda *_, **__: pytest.fail("the model is loaded"))
+    expected = found()
+    assert found() == expected and not caplog.records
+    count = len(snapshots(folder))
+    assert count >= 6, "an index and a manifest for each kind"
+    for number in range(count):  # of many vectors, files get another name when they are made anew
+        file = snapshots(folder)[number]
+        name = file.relative_to(folder)
+        content = file.read_bytes()
+        file.unlink()
+        if how == "a folder":
+            file.mkdir()
+        elif how != "deleted":
+            file.write_bytes(
+                {
+                    "cut": content[: len(content) // 2],
+                    "garbage": b"\x93" * len(content),
+                    "emptied": b"",
+                    "other JSON": b"[]",
+                }[how]
+            )
+        caplog.clear()
+        assert found() == expected
+        (said,) = [record.getMessage() for record in caplog.records]
+        assert str(folder / name.parent) in said and name.name in said
+        caplog.clear()
+        assert found() == expected and not caplog.records, "the next one finds it whole again"
+        with mmsearch.open(folder) as library:
+            assert is_sound(examine(library, quick=True, repair=True))
+
+
+@pytest.mark.parametrize("what", ["lock of the snapshots", "folder of the model", "preview", "note of the writer"])
+def test_what_is_no_file_gives_way(made: Path, folder: Path, what: str, caplog: pytest.LogCaptureFixture) -> None:
     with mmsearch.open(made / "library") as untouched:
         expected = answers(untouched)
-    assert len(snapshots(folder)) >= 6, "an index and a manifest for each kind"
-    for file in snapshots(folder):
-        content = file.read_bytes()
-        if how == "deleted":
-            file.unlink()
-        else:
-            file.write_bytes(
-                {"cut": content[: len(content) // 2], "garbage": b"\x93" * len(content), "emptied": b""}[how]
-            )
+    place = {
+        "lock of the snapshots": folder / "toy-1" / ".writing",
+        "folder of the model": folder / "toy-1",
+        "preview": next((folder / "previews").rglob("*.webp")),
+        "note of the writer": folder / "lock",
+    }[what]
+    if what == "folder of the model":
+        shutil.rmtree(place)
+        place.write_bytes(b"no folder")
+    elif what == "note of the writer":
+        place.write_bytes(b"\x93 no note")
+    else:
+        place.unlink(missing_ok=True)
+        place.mkdir()
     with mmsearch.open(folder) as library:
         assert answers(library) == expected
+        ingest_paths(library, [made / "files"])
         assert is_sound(examine(library, repair=True))
+        assert is_sound(examine(library))
+        assert answers(library) == expected
+    if what in ("lock of the snapshots", "folder of the model"):
+        assert len(caplog.records) == 1 and f"{place} is not what belongs there" in caplog.text
 
 
 def test_a_damaged_catalog_is_named_and_left_as_it_is(folder: Path) -> None:

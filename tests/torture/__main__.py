@@ -84,9 +84,8 @@ def fill_disks(arguments: argparse.Namespace) -> dict[str, Any]:
             say(f"no disk is filled: {reason}")
             return {"skipped": str(reason)}
         tallies = disks.fill_everything(disks.Bed.make(Path(folder) / "bed", arguments.disk_files), shim, say=say)
-    for tally in tallies:
-        for problem in tally.problems[:5]:
-            say(f"  {problem}")
+    for problem in tallies[-1].problems:
+        say(f"  {problem}")
     return disks.summary(tallies)
 
 

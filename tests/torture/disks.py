@@ -367,6 +367,32 @@ def fail_every_write(bed: Bed, shim: Shim, scenario: Scenario, *, step: int = 1,
     return tally
 
 
+def fill_everything(bed: Bed, shim: Shim, *, say: Callable[[str], object] = lambda _: None) -> list[Tally]:
+    """Every scenario on a full disk, some of their writes on a failing one, and those who only read."""
+    tallies = []
+    for scenario in scenarios(bed):
+        tallies.append(fail_every_write(bed, shim, scenario))
+        tallies.append(fail_every_write(bed, shim, scenario, step=FAILING_STEP, number=errno.EIO))
+        tallies[-1].name += " on a failing disk"
+        for tally in tallies[-2:]:
+            say(f"{tally.name}: {tally.writes} writes failed, {len(tally.problems)} problems, {tally.seconds:.0f} s")
+            for problem in tally.problems[:5]:
+                say(f"  {problem}")
+    tallies.append(read_on_a_full_disk(bed, shim))
+    say(f"reading: {len(tallies[-1].problems)} problems, {tallies[-1].seconds:.0f} s")
+    return tallies
+
+
+def summary(tallies: Sequence[Tally]) -> dict[str, object]:
+    """For the table in SECURITY.md."""
+    return {
+        "writes failed": sum(tally.writes for tally in tallies),
+        "problems": sum(len(tally.problems) for tally in tallies),
+        "seconds": round(sum(tally.seconds for tally in tallies)),
+        "by command": {tally.name: tally.writes for tally in tallies},
+    }
+
+
 def look(
     bed: Bed, scenario: Scenario, library: Path, before: Known, ended: Ended, number: int = errno.ENOSPC
 ) -> Iterator[str]:

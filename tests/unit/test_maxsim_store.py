@@ -260,7 +260,7 @@ def test_an_odd_snapshot_is_set_aside_and_said(
     caplog.clear()
     assert len(opened(saved)) == 0
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
-    assert "page.json is unusable" in caplog.text
+    assert "/page is unusable (page." in caplog.text
     assert all(".corrupt-" in name for name in names(saved))
     store = opened(saved)
     store.upsert([1], [tokens(2, seed=1)])

@@ -268,7 +268,7 @@ def test_an_odd_snapshot_is_set_aside_and_said(
     store = open_faiss(saved)
     assert (len(store), store.generation) == (0, 0)
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
-    assert "page.faiss is unusable" in caplog.text
+    assert "/page is unusable (page." in caplog.text
     assert len(list(saved.glob("page.faiss.corrupt-*"))) == 1
     assert not (saved / "page.faiss").exists() and not (saved / "page.json").exists()
 
@@ -288,11 +288,14 @@ def test_a_snapshot_of_another_model_dim_or_catalog_is_set_aside(saved: Path) ->
 
 
 @pytest.mark.parametrize("missing", ["page.faiss", "page.json"])
-def test_a_deleted_half_is_no_damage(saved: Path, missing: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_deleted_half_is_said(saved: Path, missing: str, caplog: pytest.LogCaptureFixture) -> None:
     (saved / missing).unlink()
     assert len(open_faiss(saved)) == 0
-    assert not caplog.records
-    assert not list(saved.glob("*.corrupt-*"))
+    manner = "" if missing == "page.json" else "set aside, "
+    assert [record.getMessage() for record in caplog.records] == [
+        f"the snapshot {saved / 'page'} is unusable ({missing} is missing); {manner}built anew from the catalog"
+    ]
+    assert len(list(saved.glob("*.corrupt-*"))) == (missing != "page.json"), "without a manifest it was never finished"
 
 
 def test_a_failed_save_leaves_the_former_snapshot(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
