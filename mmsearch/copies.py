@@ -40,8 +40,10 @@ def faults(database: sqlite3.Connection) -> list[str]:
     """What SQLite finds wrong at a quick look, the full-text tables left out: they are derived, and can be filled anew."""
     try:
         rows = [str(row[0]) for row in database.execute("PRAGMA quick_check(20)")]
-    except sqlite3.DatabaseError as error:  # too damaged to be looked at
-        return [str(error)]
+    except sqlite3.DatabaseError as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            return [str(error)]  # too damaged to be looked at
+        raise
     return [row for row in rows if row != "ok" and "FTS5" not in row]
 
 
@@ -56,7 +58,11 @@ def keep_former(source: sqlite3.Connection, file: Path, revision: str) -> Path:
     for name in ("", "-journal", "-wal", "-shm"):
         partial.with_name(f"{partial.name}{name}").unlink(missing_ok=True)
     copy_database(source, file, partial)
-    partial.replace(kept)
+    try:
+        partial.replace(kept)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
     sync(kept.parent)
     return kept
 

@@ -64,4 +64,4 @@ def is_full(folder: Path) -> bool:
         stat = os.statvfs(folder)
     except OSError:
         return False
-    return stat.f_bavail * stat.f_frsize < LEAST_BYTES
+    return stat.f_bavail * stat.f_frsize < LEAST_BYTES or (stat.f_files > 0 and stat.f_favail == 0)

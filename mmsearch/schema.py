@@ -301,28 +301,30 @@ class _Alone(sqlite3.Connection):
 
 def _connect(file: Path, *, read_only: bool, can_write: bool) -> sqlite3.Connection:
     """A connection that can be read from, however little its disk allows; raises as `translate_error` does."""
-    kind: type[sqlite3.Connection]
+    attempts: list[tuple[str, type[sqlite3.Connection]]]
+    is_logged = not is_empty(file.with_name(f"{file.name}-wal"))
     try:
         return _opened(file, "mode=ro" if read_only else "mode=rwc")
     except sqlite3.Error as error:
         code = _primary_code(error)
-        if can_write and code == sqlite3.SQLITE_IOERR and disk.is_full(file.parent):
-            options, kind = "mode=rw", _Alone
+        if can_write and code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) and disk.is_full(file.parent):
+            # Where not even an empty log can be made, nobody writes at this moment.
+            attempts = [("mode=rw", _Alone), *([] if is_logged else [("mode=ro&immutable=1", _Alone)])]
         elif code != sqlite3.SQLITE_NOTADB and not os.access(file.parent, os.W_OK):
             # In a folder that can only be read the log's shared index cannot be made, but nobody writes either: what is in the log
             # is read without locks and with an index in memory, and by `immutable`, which knows no log, where there is none.
-            is_logged = not is_empty(file.with_name(f"{file.name}-wal"))
-            options, kind = (
-                ("mode=ro&vfs=unix-none", _Alone) if is_logged else ("mode=ro&immutable=1", sqlite3.Connection)
-            )
+            attempts = [("mode=ro&vfs=unix-none", _Alone) if is_logged else ("mode=ro&immutable=1", sqlite3.Connection)]
         else:
             translate_error(error, file)
             raise
-    try:
-        return _opened(file, options, kind, read_only=read_only)
-    except sqlite3.Error as error:
-        translate_error(error, file)
-        raise
+    while True:
+        options, kind = attempts.pop(0)
+        try:
+            return _opened(file, options, kind, read_only=read_only)
+        except sqlite3.Error as error:
+            if not attempts:
+                translate_error(error, file)
+                raise
 
 
 def _opened(
