@@ -30,6 +30,9 @@ class Settings(BaseSettings):
     library: Path | None = Field(None, description="folder of the library")
     model: str = Field("mini", min_length=1, description="checkpoint: mini, toy, a folder, or a cached hub name")
     device: str | None = Field(None, description="cpu, cuda, cuda:1, …; chosen by itself if empty")
+    dtype: Literal["float32", "bfloat16"] | None = Field(
+        None, description="the model's arithmetic; if empty, bfloat16 where the device has it, else float32"
+    )
     store: Literal["faiss", "exact"] = Field("faiss", description="vector store")
     jobs: int | None = Field(None, ge=1, description="decoding processes; half of the cores if empty")
     decode_timeout_s: float = Field(120.0, gt=0, description="deadline for decoding one item")

@@ -55,18 +55,19 @@ def open(
     read_only: bool = False,
     model: str | None = None,
     device: str | None = None,
+    dtype: str | None = None,
     store: str | None = None,
 ) -> Library:
     """Open the library in `folder` (default: see `find_library_folder`); nothing heavy is loaded yet.
 
     Args:
-        model, device, store: over the settings. A library remembers its model, so none need be named for a query.
+        model, device, dtype, store: over the settings. A library remembers its model, so none need be named for a query.
 
     Raises:
         LibraryMissing, NewerSchema, CorruptIndex, CatalogError: the catalog cannot be used. ConfigError: a setting cannot.
     """
     path = find_library_folder(None if folder is None else Path(folder))
-    settings = load_settings(path, model=model, device=device, store=store)
+    settings = load_settings(path, model=model, device=device, dtype=dtype, store=store)
     return Library(Catalog.open(path, create=create, read_only=read_only), settings)
 
 
@@ -192,7 +193,7 @@ class Library:
             if self._embedder is None:
                 from mmsearch.embedders import load_embedder
 
-                self._embedder = load_embedder(self.model_name, device=self.settings.device)
+                self._embedder = load_embedder(self.model_name, device=self.settings.device, dtype=self.settings.dtype)
                 if self._locked:
                     self._remember_model()
             return self._embedder

@@ -344,7 +344,8 @@ class _Run:
 
     def measure(self, candidate: Path, plan: Plan, items: Sequence[Item]) -> Verdict:
         """Both models on the held-out queries, among all items. The old vectors are the library's own."""
-        new = load_embedder(candidate, device=self.library.settings.device)
+        settings = self.library.settings
+        new = load_embedder(candidate, device=settings.device, dtype=settings.dtype)
         asked_for = {item_id for question in plan.held_out for item_id in question.relevant}
         alone = self.alone_pool(items, asked_for) if new.page_text and self.reads_print else set()
         after: dict[int, np.ndarray] = {}

@@ -68,6 +68,15 @@ print(json.dumps(codes))
 """
 
 
+MEASURE = """
+import pathlib, resource, subprocess, sys
+code = subprocess.call(sys.argv[2:])
+pathlib.Path(sys.argv[1]).write_text(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
+sys.exit(code)
+"""
+"""A process counts the memory of the one that it was forked from as its own, so the tests, which are large, do not start what is measured."""
+
+
 def run_all(commands: Iterable[Sequence[object]], library: Path) -> tuple[list[int], str]:
     """The exit codes of commands in one process, and all that they printed."""
     done = subprocess.run(
@@ -136,16 +145,12 @@ def ingested(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ingested]:
     # No file of these needs more; those that expect DecodeTimeout are heavy.
     limits = {"MMSEARCH_DECODE_TIMEOUT_S": "30", "MMSEARCH_DECODE_MEMORY_BYTES": str(2 << 30)}
     environment = environment_of_a_user() | limits | {"TMPDIR": str(base / "tmp")}
-    words = [sys.executable, "-P", "-m", "mmsearch", "ingest", folder, "--library", library, "--json"]
-    with (base / "out").open("w+") as out, (base / "err").open("w+") as err:
-        process = subprocess.Popen(words, stdout=out, stderr=err, env=environment)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    said = [(base / name).read_text(errors="surrogateescape") for name in ("out", "err")]
-    command = subprocess.CompletedProcess(words, process.returncode, *said)
+    words = [sys.executable, "-P", "-m", "mmsearch", "ingest", str(folder), "--library", str(library), "--json"]
+    measuring = [sys.executable, "-c", MEASURE, str(base / "kilobytes"), *words]
+    command = subprocess.run(measuring, capture_output=True, text=True, errors="surrogateescape", env=environment)
     with opened(library) as reading:
         found = endings(reading)
-    yield Ingested(folder, library, command, found, strange, usage.ru_maxrss << 10)
+    yield Ingested(folder, library, command, found, strange, int((base / "kilobytes").read_text()) << 10)
     shutil.rmtree(base)
 
 
