@@ -211,6 +211,11 @@ class Catalog:
         self.set_active_model_key(model_key)
         return True
 
+    def offline_count(self) -> int:
+        """How many files are kept out of sight until their disk is back."""
+        with self._reading() as c:
+            return c.execute(text("SELECT count(*) FROM sources WHERE state = 'offline'")).scalar_one()
+
     def sources_to_embed(self, model_key: str) -> int:
         """How many indexed sources lack vectors of this model, leaving out those whose last reading failed."""
         with self._reading() as c:

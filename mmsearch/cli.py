@@ -309,9 +309,10 @@ def query_command(
             hits = found.search(text, image=image, like=like, **wanted)
         except KeyError:
             fail(f"--like {like}: no such item; ids are in the records of --format json", USAGE)
-        _print_hits(hits, format=Format.paths if print0 else format, print0=print0, explain=explain)
+        offline = _offline(found)
+        _print_hits(hits, format=Format.paths if print0 else format, print0=print0, explain=explain, offline=offline)
         if not hits:
-            _say_no_hit(hits)
+            _say_no_hit(hits, offline)
             raise typer.Exit(NO_HIT)
         if open_rank is not None:
             if open_rank > len(hits):
@@ -319,7 +320,15 @@ def query_command(
             typer.launch(str(hits[open_rank - 1].path))
 
 
-def _print_hits(hits: Hits, *, format: Format, print0: bool, explain: bool) -> None:
+def _offline(library: Library) -> str:
+    """What a query could not look at, or ""."""
+    from mmsearch.terminal import count_of
+
+    number = library.catalog.offline_count()
+    return f"{count_of(number, 'file')} offline" if number else ""
+
+
+def _print_hits(hits: Hits, *, format: Format, print0: bool, explain: bool, offline: str) -> None:
     from mmsearch.terminal import hit_lines, printable, to_json
 
     if format is Format.json:
@@ -340,17 +349,17 @@ def _print_hits(hits: Hits, *, format: Format, print0: bool, explain: bool) -> N
             if hits.hidden:
                 parts.append(f"{hits.hidden:,} weaker hits hidden")
             sys.stdout.flush()
-            note(" · ".join(parts))
+            note(" · ".join([*parts, offline] if offline else parts))
 
 
-def _say_no_hit(hits: Hits) -> None:
+def _say_no_hit(hits: Hits, offline: str) -> None:
     from mmsearch.terminal import short_path
 
     closest = ""
     if (best := hits.best_below) is not None:
         where = " ".join(filter(None, [short_path(best.path), best.item.place]))
         closest = f"; the closest is at {best.relevance:.2f}: {where} (--min-relevance 0 shows all)"
-    note(f"no good match in {hits.searched:,} items{closest}")
+    note(f"no good match in {hits.searched:,} items{closest}" + (f" · {offline}" if offline else ""))
 
 
 QUERY_FIELDS = {"query", "kind", "image", "like", "instruction", "path", "after", "before", "k"}

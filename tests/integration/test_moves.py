@@ -605,6 +605,9 @@ def test_a_disk_that_is_away_as_a_user_meets_it(world: World, disk: Callable[[st
     assert "11 files offline: they come back with their disk" in line and "ingest --prune" in line
     code, told, _ = command(world, "query", "words of 4", "--format", "paths", "--min-relevance", "0")
     assert code == 0 and told and all(path.startswith(f"{two}/") for path in told.splitlines())
+    assert "· 11 files offline" in command(world, "query", "words of 4", "--min-relevance", "0")[2]
+    code, _, said = command(world, "query", "xyzzy", "--min-relevance", "1")
+    assert code == 1 and "no good match" in said and said.rstrip().endswith("· 11 files offline")
     with world.opened() as library:
         assert shelf.coverage(library).offline == 11
     disk("mount")
