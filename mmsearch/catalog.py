@@ -829,9 +829,8 @@ class Catalog:
         return sorted(filter(integrity.is_preview, before - after))
 
     def vacuum(self) -> None:
-        """Write the file anew without its empty pages. Raises DiskFull: there must be room for it twice."""
-        for statement in ("VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"):  # it has gone through the log as a whole
-            schema.execute_alone(self._engine, self.folder / schema.CATALOG_NAME, statement)
+        """Write the file anew without its empty pages. Raises DiskFull: there must be room for it twice more."""
+        schema.vacuum(self._engine, self.folder / schema.CATALOG_NAME)
 
 
 _ITEM_COUNTS = "SELECT kind, count(*) FROM items WHERE visible = 1 GROUP BY kind"

@@ -10,6 +10,7 @@ import logging
 import os
 import sqlite3
 import threading
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
@@ -381,14 +382,28 @@ def translate_error(error: BaseException, file: Path) -> None:
         raise LibraryLocked(f"{file} was kept busy by another process for {BUSY_TIMEOUT_S:.0f} s; try again") from error
 
 
-def execute_alone(engine: Engine, file: Path, statement: str) -> None:
-    """Run a statement that no transaction may hold. Raises as `translate_error`."""
+def vacuum(engine: Engine, file: Path) -> None:
+    """Write the file anew without its empty pages, by way of a copy beside it. Raises as `translate_error`."""
     with engine.connect() as connection:
+        driver = _driver(connection)
+
+        def run(statement: str) -> None:
+            try:
+                driver.execute(statement).close()
+            except sqlite3.Error as error:
+                translate_error(error, file)
+                raise
+
         try:
-            _driver(connection).execute(statement).close()
-        except sqlite3.Error as error:
-            translate_error(error, file)
-            raise
+            # In memory, where temporary tables are, the copy would take as much of it as the library has bytes.
+            run("PRAGMA temp_store = FILE")
+            with suppress(UnicodeEncodeError):  # else the copy lies where the system has its temporary files
+                run(f"""PRAGMA temp_store_directory = '{str(file.parent).replace("'", "''")}'""")
+            run("VACUUM")
+            run("PRAGMA wal_checkpoint(TRUNCATE)")  # it has gone through the log as a whole
+        finally:
+            run("PRAGMA temp_store_directory = ''")
+            run("PRAGMA temp_store = MEMORY")
 
 
 def _primary_code(error: sqlite3.Error) -> int:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import date, datetime
 from pathlib import Path
 
@@ -1033,3 +1034,28 @@ def test_killing_the_writer_leaves_whole_batches(catalog: Catalog) -> None:
     assert query_all(catalog, "PRAGMA integrity_check") == [("ok",)]
     assert query_all(catalog, "INSERT INTO words(words) VALUES ('integrity-check')") == []
     assert sorted(catalog.match_text("common", 10**6, KINDS).ids.tolist()) == [row[0] for row in visible]
+
+
+VACUUM_AND_TELL = """
+import resource, sys
+from pathlib import Path
+from mmsearch.catalog import Catalog
+with Catalog.open(Path(sys.argv[1])) as catalog:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    catalog.vacuum()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_giving_space_back_takes_no_memory_for_it(catalog: Catalog) -> None:
+    file = catalog.folder / schema.CATALOG_NAME
+    with closing(sqlite3.connect(file)) as database, database:
+        database.execute("CREATE TABLE ballast (data BLOB)")
+        database.executemany("INSERT INTO ballast VALUES (zeroblob(1000000))", [()] * 160)
+    with closing(sqlite3.connect(file)) as database, database:
+        database.execute("DELETE FROM ballast WHERE rowid > 120")
+    before = sorted(path.name for path in catalog.folder.iterdir())
+    said = subprocess.check_output([sys.executable, "-c", VACUUM_AND_TELL, str(catalog.folder)])
+    assert int(said) << 10 < 100_000_000, "SQLite's own caches, but not the whole file"
+    assert file.stat().st_size < 125_000_000
+    assert sorted(path.name for path in catalog.folder.iterdir()) == before
