@@ -592,8 +592,6 @@ class _Run:
         if event.type == "draft" and event.draft is not None:
             if event.draft.ordinal in job.saved:
                 return
-            if job.source_id is None:
-                self.begin(job)
             if not self.waiting:
                 self.waiting_since = time.monotonic()
             self.waiting.append((job, event.draft))
@@ -607,37 +605,34 @@ class _Run:
         job.error = job.error or event.error
         self.closing.append(job)
 
-    def begin(self, job: _Job) -> None:
-        with self.timed("save"):
+    def begin(self, job: _Job) -> int:
+        """The id of its source, announced to the catalog if it is not yet."""
+        if job.source_id is None:
             job.source_id = self.catalog.begin_source(
                 job.source, model_key=self.library.embedder.model_key, replaces=job.replaces
             )
+        return job.source_id
 
     def close_complete(self) -> None:
         """Sources that are read and saved to the end: indexed, failed, or, if the file changed meanwhile, left for the next run."""
-        still_open = []
-        for job in self.closing:
-            if job.unsaved:
-                still_open.append(job)
-                continue
+        complete = [job for job in self.closing if not job.unsaved]
+        if not complete:
+            return
+        self.closing = [job for job in self.closing if job.unsaved]
+        for job in complete:
             job.is_closed = True
-            # Only what can be read from end to end may be called broken: a disk that fails looks like many broken files.
-            if not self.is_as_scanned(job.source, read=job.error is not None):
-                continue
-            if job.error is not None:
-                self.fail(job, job.error)
-                continue
-            if job.source_id is None:
-                self.begin(job)
-            assert job.source_id is not None
-            with self.timed("save"):
-                self.catalog.finish_source(job.source_id)
-            self.report.files += 1
-        self.closing = still_open
+        # Only what can be read from end to end may be called broken: a disk that fails looks like many broken files.
+        settled = [job for job in complete if self.is_as_scanned(job.source, read=job.error is not None)]
+        with self.timed("save"), self.catalog.together():
+            for job in settled:
+                if job.error is not None:
+                    self.fail(job, job.error)
+                else:
+                    self.catalog.finish_source(self.begin(job))
+                    self.report.files += 1
 
     def fail(self, job: _Job, error: SourceError) -> None:
-        with self.timed("save"):
-            self.catalog.fail_source(job.source, error, replaces=job.replaces)
+        self.catalog.fail_source(job.source, error, replaces=job.replaces)
         self.report.failures.append(Failure(job.source.path, type(error).__name__, error.reason))
         log.info("%s", error)
 
@@ -650,12 +645,13 @@ class _Run:
         with self.timed("embed"):
             embedded = self.embed(batch, embedder)
         with self.timed("save"):
-            rows = [
-                (job.source_id, draft, vector, self.write_preview(draft))
-                for job, draft, vector in embedded
-                if job.source_id is not None
-            ]
-            self.catalog.save_batch(rows, embedder.model_key)
+            previews = [self.write_preview(draft) for _, draft, _ in embedded]
+            with self.catalog.together():
+                rows = [
+                    (self.begin(job), draft, vector, preview)
+                    for (job, draft, vector), preview in zip(embedded, previews, strict=True)
+                ]
+                self.catalog.save_batch(rows, embedder.model_key)
         for job, _ in batch:
             job.unsaved -= 1
         for job, draft, _ in embedded:

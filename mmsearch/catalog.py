@@ -72,7 +72,7 @@ class Catalog:
         self.folder = folder
         self.read_only = read_only
         self._engine = engine
-        self._of_thread = threading.local()  # `connection`: the one of `steady`
+        self._of_thread = threading.local()  # `connection`: the one of `steady`; `writing`: of `together`
         self._log_limit = LOG_BYTES
 
     @classmethod
@@ -121,7 +121,20 @@ class Catalog:
                 self._of_thread.connection = None
 
     @contextmanager
+    def together(self) -> Iterator[None]:
+        """Inside, all that this thread writes is one transaction: a commit waits for the disk. To be short: other writers wait."""
+        with self._writing() as connection:
+            self._of_thread.writing = connection
+            try:
+                yield
+            finally:
+                self._of_thread.writing = None
+
+    @contextmanager
     def _reading(self) -> Iterator[Connection]:
+        if (writing := getattr(self._of_thread, "writing", None)) is not None:
+            yield writing
+            return
         if (steady := getattr(self._of_thread, "connection", None)) is not None:
             yield steady
             return
@@ -136,7 +149,10 @@ class Catalog:
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
-        """One transaction that holds SQLite's write lock from its beginning."""
+        """One transaction that holds SQLite's write lock from its beginning, or the one of `together`."""
+        if (writing := getattr(self._of_thread, "writing", None)) is not None:
+            yield writing
+            return
         self.refuse_if_read_only()
         with self._engine.connect().execution_options(immediate=True) as connection, connection.begin():
             yield connection

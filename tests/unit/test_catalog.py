@@ -367,6 +367,23 @@ def test_a_refused_batch_leaves_nothing_behind(catalog: Catalog, fault: str) -> 
     assert catalog.generation() == generation
 
 
+def test_what_is_written_together_is_kept_together_or_not_at_all(catalog: Catalog) -> None:
+    with Catalog.open(catalog.folder, read_only=True) as other:
+        with catalog.together():
+            index(catalog, source("/a.pdf"), "one")
+            index(catalog, source("/b.pdf"), "two")
+            assert [row.path for row in catalog.sources()] == [Path("/a.pdf"), Path("/b.pdf")]
+            assert other.sources() == []
+        assert [row.path for row in other.sources()] == [Path("/a.pdf"), Path("/b.pdf")]
+        generation = other.generation()
+        with pytest.raises(KeyError), catalog.together():
+            index(catalog, source("/c.pdf"), "three")
+            raise KeyError
+        assert len(other.sources()) == len(catalog.sources()) == 2 and other.generation() == generation
+    index(catalog, source("/d.pdf"), "four")
+    assert len(catalog.sources()) == 3
+
+
 def test_a_changed_file_gives_way_in_one_step(catalog: Catalog) -> None:
     old = index(catalog, source("/a.pdf", "v1"), "apples", "pears")
     new = source("/a.pdf", "v2")
