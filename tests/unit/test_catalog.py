@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import sqlite3
 import stat
@@ -12,10 +13,11 @@ from collections.abc import Iterator
 from contextlib import closing
 from datetime import date, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import inspect, text
+from sqlalchemy import event, inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from mmsearch import schema
@@ -75,9 +77,9 @@ def all_ids(catalog: Catalog) -> list[int]:
     return sorted(i for kind in KINDS for ids, _ in catalog.iter_vectors(KEY, kind) for i in ids.tolist())
 
 
-def query_all(catalog: Catalog, statement: str) -> list[tuple]:
+def query_all(catalog: Catalog, statement: str, parameters: Any = ()) -> list[tuple]:
     with sqlite3.connect(catalog.folder / schema.CATALOG_NAME) as raw:
-        rows = raw.execute(statement).fetchall()
+        rows = raw.execute(statement, parameters).fetchall()
     raw.close()
     return rows
 
@@ -407,6 +409,32 @@ def test_a_changed_file_is_known_as_such_without_being_told(catalog: Catalog) ->
     assert words_found(catalog, "plums") == []
     catalog.finish_source(new_id)
     assert words_found(catalog, "apples plums") == [2]
+
+
+def test_no_file_costs_a_look_at_all_the_others(catalog: Catalog) -> None:
+    """What a file's life asks of the catalog is answered by indexes, or a hundred thousand files would take hours."""
+    statements: dict[str, object] = {}
+    event.listen(catalog._engine, "before_cursor_execute", lambda *asked: statements.update({asked[2]: asked[3]}))
+    old, new = source("/a.pdf", "old"), source("/a.pdf", "new")
+    held = index(catalog, old, "one")
+    index(catalog, new, "two")
+    catalog.fail_source(source("/b.pdf"), CorruptFile("/b.pdf", "broken"))
+    catalog.copy_source(held + 1, source("/c.pdf", "new"))
+    catalog.move_source(held + 1, source("/d.pdf", "new"))
+    assert catalog.find_content(new, KEY) is not None
+    catalog.retire([held + 1])
+    plans = {
+        statement: query_all(catalog, f"EXPLAIN QUERY PLAN {statement}", asked)
+        for statement, asked in statements.items()
+        if statement.startswith(("SELECT", "UPDATE", "DELETE", "INSERT")) and " sqlite_master" not in statement
+    }
+    assert len(plans) > 15
+    scans = {
+        statement: plan
+        for statement, plan in plans.items()
+        if re.search(r"SCAN (s|i|v|sources|items|vectors)\b", str(plan))
+    }
+    assert not scans
 
 
 def test_ids_are_never_given_twice(catalog: Catalog) -> None:
