@@ -567,8 +567,8 @@ class Crowd:
 
 
 def is_refusal(said: str) -> bool:
-    """One line that names the process which writes."""
-    return re.fullmatch(r"mmsearch: process \d+ is writing to \S+: [^\n]+", said.strip()) is not None
+    """Whether the last line names the process which writes; `models use` has said before what it was about to do."""
+    return re.search(r"(^|\n)mmsearch: process \d+ is writing to \S+: [^\n]+$", said.strip()) is not None
 
 
 def summary(crowd: Crowd, seconds: float) -> dict[str, Any]:
