@@ -6,19 +6,22 @@ import argparse
 import json
 import sys
 import tempfile
+import time
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tests.torture import crowd, disks, fuzz, heavy, kills, memory, moves
-
-PARTS = ["kills", "disks", "crowd", "moves", "poison", "fuzz", "memory"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description="Kill everything that writes, feed it damaged files, and look whether anything is lost, hangs or swells."
     )
-    parser.add_argument("--only", choices=PARTS, action="append", help="this part; may be given again (default: all)")
+    parser.add_argument(
+        "--only", choices=[*PARTS], action="append", help="this part; may be given again (default: all)"
+    )
     parser.add_argument("--files", type=int, default=300, help="in the folder that is ingested")
     parser.add_argument("--kills", type=int, default=100, help="of ingestion")
     parser.add_argument("--few", type=int, default=10, help="kills of each other command")
@@ -40,28 +43,26 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write the figures there")
     arguments = parser.parse_args()
-    parts = arguments.only or PARTS
-    figures: dict[str, Any] = {}
-    if "kills" in parts:
-        figures |= kill(arguments)
-    if "disks" in parts:
-        figures["disks"] = fill_disks(arguments)
-    if "moves" in parts:
-        figures["moves"] = move_files(arguments)
-    if "crowd" in parts:
-        with tempfile.TemporaryDirectory(prefix="mmsearch-torture-") as folder:
-            figures["crowd"] = crowd.gather(Path(folder), arguments.crowd, seed=arguments.seed, say=say)
-    if "poison" in parts:
-        figures["poison"] = heavy.summary(heavy.read_all(say=say))
-    if "fuzz" in parts:
-        figures["fuzzing"] = fuzz_files(arguments)
-    if "memory" in parts:
-        figures["memory"] = look_at_memory(arguments)
+    figures: dict[str, dict[str, Any]] = {}
+    for part in [part for part in PARTS if part in (arguments.only or PARTS)]:
+        say(f"-- {part}")
+        began = time.monotonic()
+        try:
+            figures[part] = PARTS[part](arguments)
+        except Exception as failure:  # the parts behind it are worth their hour
+            traceback.print_exc()
+            figures[part] = {"problems": 1, "did not end": repr(failure)}
+        figures[part]["seconds"] = round(time.monotonic() - began)
+        if arguments.json is not None:
+            arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
     print(json.dumps(figures, indent=2))
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
-    found = [figures, *(part for part in figures.values() if isinstance(part, dict))]
-    sys.exit(1 if any(part.get("problems") for part in found) else 0)
+    problems = {part: found["problems"] for part, found in figures.items() if found["problems"]}
+    skipped = [part for part, found in figures.items() if "skipped" in found]
+    seconds = sum(found["seconds"] for found in figures.values())
+    say(f"{len(figures) - len(skipped)} parts in {seconds} s; problems: {problems or 'none'}")
+    if skipped:
+        say(f"not run here: {', '.join(skipped)}")
+    sys.exit(1 if problems else 0)
 
 
 def say(line: str) -> None:
@@ -82,7 +83,7 @@ def fill_disks(arguments: argparse.Namespace) -> dict[str, Any]:
             shim = disks.shim(Path(folder))
         except RuntimeError as reason:
             say(f"no disk is filled: {reason}")
-            return {"skipped": str(reason)}
+            return {"skipped": str(reason), "problems": 0}
         tallies = disks.fill_everything(disks.Bed.make(Path(folder) / "bed", arguments.disk_files), shim, say=say)
     for problem in tallies[-1].problems:
         say(f"  {problem}")
@@ -95,6 +96,15 @@ def move_files(arguments: argparse.Namespace) -> dict[str, Any]:
     for problem in tally.problems[:20]:
         say(f"  {problem}")
     return moves.summary(tally)
+
+
+def gather_crowd(arguments: argparse.Namespace) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="mmsearch-torture-") as folder:
+        return crowd.gather(Path(folder), arguments.crowd, seed=arguments.seed, say=say)
+
+
+def read_poison(arguments: argparse.Namespace) -> dict[str, Any]:
+    return heavy.summary(heavy.read_all(say=say))
 
 
 def fuzz_files(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -111,6 +121,18 @@ def look_at_memory(arguments: argparse.Namespace) -> dict[str, Any]:
         for problem in peak.problems:
             say(f"  {peak.name}: {problem}")
     return memory.summary(peaks)
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "kills": kill,
+    "disks": fill_disks,
+    "moves": move_files,
+    "crowd": gather_crowd,
+    "poison": read_poison,
+    "fuzz": fuzz_files,
+    "memory": look_at_memory,
+}
+"""In the order in which they run; each returns its figures, `problems` among them."""
 
 
 if __name__ == "__main__":
