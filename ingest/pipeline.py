@@ -31,7 +31,7 @@ from ingest.plan import (
     kind_of,
     measure_costs,
 )
-from ingest.scan import ScanResult, find_sources, former_roots, has_changed, resolve_roots
+from ingest.scan import ScanResult, find_sources, former_roots, has_changed, is_away, resolve_roots
 from ingest.workers import Event, Limits, Task, WorkerPool, default_jobs
 from mmsearch import prompts
 from mmsearch.disk import disk_faults
@@ -189,7 +189,7 @@ class IngestReport:
         if out_of_reach := self.offline + self.away:
             did.append(
                 f"{counted(out_of_reach, ('file', 'files'))} offline: kept out of sight until their disk is back "
-                "(`mmsearch ingest --prune` forgets them)"
+                "(`mmsearch ingest FOLDER --prune` forgets them)"
             )
         if self.failures:
             did.append(f"{counted(len(self.failures), ('file', 'files'))} failed")
@@ -328,6 +328,7 @@ class _Run:
         self.last_path: Path | None = None
         self.change_over = change_over
         self.model_key = ""
+        self.elsewhere: list[Path] = []
         self._progress = progress
         self._pool: WorkerPool | None = None
         self.limits = Limits(
@@ -401,6 +402,7 @@ class _Run:
             blind = scan.seen_unreadable()
             if include or exclude:
                 blind += [*scan.roots, *scan.former]  # a partial look proves nothing about what it left out
+            self.elsewhere = self.lost_roots(scan)
 
             def compare(model_key: str) -> Plan:
                 self.model_key = model_key
@@ -410,6 +412,7 @@ class _Run:
                     model_key,
                     seen_unreadable=blind,
                     emptied=scan.emptied,
+                    elsewhere=self.elsewhere,
                     retry_failed=retry_failed,
                     prune=prune,
                 )
@@ -428,6 +431,11 @@ class _Run:
                 plan = compare(key_now)  # the checkpoint of that name is another one than when it was last used
             self.describe(scan, plan)
         return scan, plan
+
+    def lost_roots(self, scan: ScanResult) -> list[Path]:
+        """Folders of former runs, outside this one, where nothing is: a disk is away, or they have another name now."""
+        asked = {*scan.roots, *scan.former}
+        return [root for root in self.catalog.roots() if asked.isdisjoint([root, *root.parents]) and is_away(root)]
 
     def planning_key(self) -> str:
         """The model key to plan with; the model is loaded for it only where the catalog does not know."""
@@ -466,7 +474,10 @@ class _Run:
         """Everything that the catalog's rows alone need: touched, moved, returned, outdated, missing and offline files."""
         with self.timed("save"):
             seen = [root for root in scan.roots if root not in scan.gone_roots and root not in scan.seen_unreadable()]
-            self.catalog.settle(plan, [root for root in seen if os.path.isdir(root)])  # noqa: PTH112 (raises nothing)
+            there = [root for root in seen if os.path.isdir(root)]  # noqa: PTH112 (raises nothing)
+            self.catalog.settle(
+                plan, there, [*scan.gone_roots, *(root for root in self.elsewhere if not root.exists())]
+            )
         self.report.moved, self.report.returned = len(plan.moved), len(plan.returned)
         self.report.retired, self.report.offline = len(plan.missing), len(plan.offline)
 

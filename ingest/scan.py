@@ -123,6 +123,17 @@ def find_sources(
     return walk.result
 
 
+def is_away(folder: Path) -> bool:
+    """Whether nothing is where `folder` was: it is not there, or holds nothing, as a mount point without its disk."""
+    try:
+        with os.scandir(folder) as entries:
+            return next(entries, None) is None
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:  # there, but not to be read
+        return False
+
+
 def resolve_roots(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     """Absolute, each once, none inside another; links are resolved, except that a file keeps its own name."""
     found: dict[Path, None] = {}

@@ -322,11 +322,12 @@ class Catalog:
         *,
         seen_unreadable: Collection[Path] = (),
         emptied: Collection[Path] = (),
+        elsewhere: Collection[Path] = (),
         retry_failed: bool = False,
         prune: bool = False,
     ) -> Plan:
         """Compare a scan with what is known; changes nothing. See `Plan` and `mmsearch.plan.make_plan`."""
-        condition, parameters = under_any(roots)
+        condition, parameters = under_any([*roots, *elsewhere])
         with self._reading() as c:
             rows = [
                 Row(*row)
@@ -357,17 +358,18 @@ class Catalog:
                 held=set(held),
                 seen_unreadable=seen_unreadable,
                 emptied=emptied,
+                elsewhere=elsewhere,
                 retry_failed=retry_failed,
                 prune=prune,
             )
 
-    def settle(self, plan: Plan, roots: Sequence[Path] = ()) -> None:
+    def settle(self, plan: Plan, roots: Sequence[Path] = (), gone: Sequence[Path] = ()) -> None:
         """Do what a plan asks for without a model, in one transaction: touched, moved, returned, offline and missing sources.
 
-        `roots` are remembered as scanned now.
+        `roots` are remembered as scanned now. `gone` are not there: such a root is forgotten once no file is known under it.
         """
         with self._writing() as c:
-            indexing.settle(c, plan, roots)
+            indexing.settle(c, plan, roots, gone)
 
     # ---- one source's life
 

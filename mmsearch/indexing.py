@@ -20,7 +20,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.engine import Connection
 
 from mmsearch.errors import CatalogError, DimensionMismatch, SourceError
-from mmsearch.filters import absolute
+from mmsearch.filters import absolute, under_any
 from mmsearch.items import ItemDraft, Source
 from mmsearch.plan import HOLDERS, Plan
 from mmsearch.schema import embedded, items, meta, models, roots, sources
@@ -69,7 +69,7 @@ def note_compacted(c: Connection) -> None:
     _put(c, meta, {"key": "compacted"}, {"value": str(next_generation(c))})
 
 
-def settle(c: Connection, plan: Plan, scanned: Sequence[Path]) -> None:
+def settle(c: Connection, plan: Plan, scanned: Sequence[Path], gone: Sequence[Path] = ()) -> None:
     _restamp(c, plan.touched)
     if plan.moved or plan.returned or plan.outdated or plan.offline or plan.missing:
         generation = next_generation(c)
@@ -80,6 +80,11 @@ def settle(c: Connection, plan: Plan, scanned: Sequence[Path]) -> None:
         hide(c, [*plan.outdated, *plan.missing], generation, state="removed")
     for root in scanned:
         _put(c, roots, {"path": os.fsencode(root)}, {"scanned_at": time.time()})
+    for root in gone:
+        condition, parameters = under_any([root])
+        known = text(f"SELECT 1 FROM sources WHERE state != 'removed' AND ({condition}) LIMIT 1")
+        if c.execute(known, parameters).first() is None:
+            c.execute(delete(roots).where(roots.c.path == os.fsencode(root)))
 
 
 def begin_source(c: Connection, source: Source, *, model_key: str, replaces: int | None) -> int:

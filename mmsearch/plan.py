@@ -92,6 +92,7 @@ def make_plan(
     held: Collection[str] = (),
     seen_unreadable: Collection[Path] = (),
     emptied: Collection[Path] = (),
+    elsewhere: Collection[Path] = (),
     retry_failed: bool = False,
     prune: bool = False,
 ) -> Plan:
@@ -99,12 +100,13 @@ def make_plan(
 
     Args:
         sources: every readable file under the roots.
-        rows: the catalog's sources under the roots ("indexed", "offline", "failed", "pending").
+        rows: the catalog's sources under the roots and `elsewhere` ("indexed", "offline", "failed", "pending").
         roots: what was scanned, and the roots of former scans inside: each may be a disk of its own.
         held: hashes of content whose items and vectors the catalog holds anywhere, deleted ones included.
         seen_unreadable: files and folders that are there but could not be read: nothing at or under them is missing.
         emptied: folders that are there and hold nothing: mount points, perhaps, whose disks are away.
-        prune: files that are gone are retired whatever their number.
+        elsewhere: folders of former scans that nobody asked for now, and where nothing is: what lay in them has moved here, or is offline.
+        prune: files that are gone from the roots are retired whatever their number.
     """
     plan = Plan()
     holders: dict[bytes, Row] = {}
@@ -160,6 +162,10 @@ def make_plan(
             plan.new.append(source)
 
     gone = [row for row in gone if row.id not in moved]
+    if elsewhere:
+        unasked = [row for row in gone if not any(is_under(row.path, root) for root in roots)]
+        plan.offline += [row.id for row in unasked if row.state == "indexed"]
+        gone = [row for row in gone if row not in unasked]
     _judge_gone(plan, gone, [*holders.values()], found, roots, emptied, prune=prune)
     return plan
 

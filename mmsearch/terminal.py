@@ -131,7 +131,7 @@ def status_lines(status: Mapping[str, Any]) -> Iterable[str]:
     if sources["pending"]:
         yield f"          {count_of(sources['pending'], 'file')} begun; `mmsearch ingest` goes on"
     if sources["offline"]:
-        yield f"          {count_of(sources['offline'], 'file')} offline: they come back with their disk, or go with `ingest --prune`"
+        yield f"          {count_of(sources['offline'], 'file')} offline: they come back with their disk, or go with `ingest FOLDER --prune`"
     if sources["failed"]:
         yield f"          {count_of(sources['failed'], 'file')} failed: `mmsearch errors` says why"
     for number, root in enumerate(status["roots"]):

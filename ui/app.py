@@ -94,7 +94,7 @@ def _coverage(library: Library) -> None:
             icon=":material/cloud_off:",
             color="orange",
             help="Files on a disk or in a folder that is not there now, or of which much is gone. They come back with it, at the next "
-            "`mmsearch ingest`; `mmsearch ingest --prune` forgets them.",
+            "`mmsearch ingest`; `mmsearch ingest FOLDER --prune` forgets them.",
         )
     if coverage.failed:
         with st.popover(f"{coverage.failed:,} failed", icon=":material/warning:", type="tertiary"):

@@ -175,12 +175,11 @@ def a_disk_is_mounted_elsewhere(world: World) -> None:
     elsewhere = one.with_name("elsewhere")
     one.rename(elsewhere)
     assert world.ingest(one).offline == 11
-    assert world.ingest(elsewhere).copied == 11, "where it was before it stays offline, until it is pruned"
-    assert world.ingest(one, prune=True).retired == 12, "the damaged file counts"
+    assert world.ingest(elsewhere).moved == 11 and world.ids() == before
+    assert world.ingest(one, prune=True).retired == 1, "the damaged file"
     world.compact()
     elsewhere.rename(one)
-    assert world.ingest(one, elsewhere).moved == 11
-    assert set(world.ids()) == set(before)
+    assert world.ingest(one).moved == 11 and world.ids() == before
 
 
 @scenario
@@ -317,6 +316,53 @@ def a_damaged_file_is_missing_once(world: World) -> None:
 
 
 @scenario
+def a_disk_is_away_while_another_folder_is_read(world: World) -> None:
+    one, two = world.roots
+    before = world.ids()
+    for leave_empty in (False, True):
+        world.take_away(one, leave_empty=leave_empty)
+        report = world.ingest(two)
+        assert (report.offline, report.retired, report.failures) == (11, 0, [])
+        assert world.states(one) == {"offline": 11, "failed": 1}
+        report = world.ingest(two / "g0.png", prune=True)
+        assert (report.offline, report.away, report.retired) == (0, 0, 0), (
+            "told once; --prune is for what was asked for"
+        )
+        world.give_back(one)
+        assert world.ingest().returned == 11 and world.ids() == before
+
+
+@scenario
+def a_folder_has_another_name_now(world: World) -> None:
+    one, two = world.roots
+    before = world.ids()
+    named = one.with_name("renamed")
+    one.rename(named)
+    (named / "b/c/f8.png").unlink()
+    world.roots[0] = named
+    report = world.ingest(named)
+    assert (report.moved, report.offline, report.copied) == (11, 0, 0) and world.ids() == before
+    with world.opened() as library:
+        assert [*library.catalog.roots()] == [one, named, two], "a file that failed is still known there"
+    assert world.ingest(one, prune=True).retired == 1
+    with world.opened() as library:
+        assert [*library.catalog.roots()] == [named, two]
+
+
+@scenario
+def a_copy_is_read_while_the_disk_is_away(world: World) -> None:
+    """The copy takes over the items; the disk has them back, by their content, once it is there again."""
+    one, two = world.roots
+    before = world.ids()
+    shutil.copytree(one, two / "copy")
+    world.take_away(one)
+    report = world.ingest(two)
+    assert (report.moved, report.offline, len(report.failures)) == (11, 0, 1) and world.ids() == before
+    world.give_back(one)
+    assert world.ingest().copied == 11
+
+
+@scenario
 def a_disk_is_away(world: World) -> None:
     one, two = world.roots
     before = world.ids()
@@ -333,7 +379,7 @@ def a_disk_is_away(world: World) -> None:
         assert world.ingest().returned == 11 and world.ids() == before
     world.take_away(one)
     world.ingest(two, prune=True)
-    assert world.states(one) == {"indexed": 11, "failed": 1}, "another root's --prune"
+    assert world.states(one) == {"offline": 11, "failed": 1}, "another root's --prune"
     assert world.ingest(one, prune=True).retired == 12 and world.states(one) == {}
 
 
@@ -602,7 +648,7 @@ def test_a_disk_that_is_away_as_a_user_meets_it(world: World, disk: Callable[[st
     code, told, _ = command(world, "status")
     assert code == 0
     (line,) = [line for line in told.splitlines() if "offline" in line]
-    assert "11 files offline: they come back with their disk" in line and "ingest --prune" in line
+    assert "11 files offline: they come back with their disk" in line and "ingest FOLDER --prune" in line
     code, told, _ = command(world, "query", "words of 4", "--format", "paths", "--min-relevance", "0")
     assert code == 0 and told and all(path.startswith(f"{two}/") for path in told.splitlines())
     assert "· 11 files offline" in command(world, "query", "words of 4", "--min-relevance", "0")[2]
@@ -615,6 +661,7 @@ def test_a_disk_that_is_away_as_a_user_meets_it(world: World, disk: Callable[[st
     assert code == 0 and "11 files back again" in said and world.ids() == ids
     disk("umount")
     code, _, said = command(world, "ingest", two, "--prune")
-    assert code == 0 and world.states(one) == {"indexed": 11, "failed": 1}
+    assert code == 0 and "11 files offline" in said, "what nobody asked for is marked, not pruned"
+    assert world.states(one) == {"offline": 11, "failed": 1}
     code, _, said = command(world, "ingest", one, "--prune")
     assert code == 0 and "12 files removed" in said and world.states() == {"indexed": 3}

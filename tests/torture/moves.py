@@ -153,7 +153,10 @@ class World:
         paths = paths or tuple(self.roots)
         own = {os.fsencode(path.resolve()) for path in paths} | {os.fsencode(path) for path in paths}
         with self.opened() as library:
-            before = {path: rows for path, rows in dump(library).items() if not _is_in(path, own)}
+            lost = {
+                os.fsencode(root) for root in library.catalog.roots() if not (root.is_dir() and any(root.iterdir()))
+            }
+            before = {path: rows for path, rows in dump(library).items() if not _is_in(path, own | lost)}
             expected = self._to_embed(paths)
             with counted_embedding() as embedded:
                 report = ingest_paths(library, paths, prune=prune)
