@@ -258,7 +258,9 @@ def _picture_dropped(library: Library) -> None:
         st.session_state["picture"] = shelf.decode_picture(library, upload.getvalue())
         go(replace(View.from_url(st.query_params), page=1, item=None, like=None))
     except SourceError as error:
-        st.session_state["picture_problem"] = error.reason
+        st.session_state["picture_problem"] = f"That file is no picture that can be read: {error.reason}"
+    except MMSearchError as error:
+        st.session_state["picture_problem"] = str(error)
     st.session_state["uploads"] += 1  # a fresh, empty drop area
 
 
@@ -269,7 +271,7 @@ def _drop_picture() -> None:
 def _asked_with(view: View) -> None:
     """The picture or the item that the query starts from, with a way to let go of it."""
     if problem := st.session_state.pop("picture_problem", None):
-        st.error(f"That file is no picture that can be read: {plain(problem)}", icon=":material/broken_image:")
+        st.error(plain(problem), icon=":material/broken_image:")
     picture = st.session_state.get("picture")
     if picture is not None:
         with st.container(key="with-picture", horizontal=True, vertical_alignment="center", gap="small"):

@@ -16,6 +16,7 @@ from PIL import Image
 import mmsearch
 from mmsearch import config, examples
 from mmsearch.catalog import Filters
+from mmsearch.disk import disk_faults
 from mmsearch.errors import FileTooLarge, LibraryMissing
 from mmsearch.items import KINDS, Item, Kind
 from mmsearch.library import Library
@@ -70,13 +71,16 @@ class Picture:
 
 
 def decode_picture(library: Library, content: bytes) -> Picture:
-    """Read an uploaded file, whatever it claims to be, in a child process. Raises SourceError."""
+    """Read an uploaded file, whatever it claims to be, in a child process.
+
+    Raises SourceError, and DiskFull or DiskFailed where the folder for temporary files takes nothing.
+    """
     if len(content) > UPLOAD_BYTES:  # Streamlit refuses it too, before it is here
         raise FileTooLarge("upload", f"it has more than {UPLOAD_BYTES >> 20} MB")
-    with tempfile.NamedTemporaryFile(prefix="mmsearch-") as file:
-        file.write(content)
-        file.flush()
-        image = library.picture(file.name)
+    with disk_faults(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory(prefix="mmsearch-") as folder:
+        file = Path(folder) / "upload"
+        file.write_bytes(content)
+        image = library.picture(file)
     return Picture(image, hashlib.sha256(image.tobytes()).hexdigest())
 
 

@@ -24,6 +24,7 @@ from mmsearch import cli, disk
 from mmsearch.errors import DiskFailed, DiskFull
 from mmsearch.schema import CATALOG_NAME
 from mmsearch.upkeep.backup import backup, restore
+from tests import mounts
 from tests.torture import disks, kills
 
 PAGE_BYTES = 4096
@@ -108,25 +109,8 @@ def test_without_a_place_for_temporary_files(bed: disks.Bed, shim: disks.Shim, t
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A tmpfs of 4 MB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", place], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("mounting is not permitted here")
-    yield place
-    subprocess.run(["umount", "-l", place], check=True)
-
-
-def fill(place: Path, *, leave_bytes: int = 0) -> Path:
-    """Take all room but `leave_bytes`; returns the ballast."""
-    ballast = place / "ballast"
-    with ballast.open("wb", buffering=0) as target, pytest.raises(OSError, match="No space"):
-        while True:
-            target.write(bytes(PAGE_BYTES))
-    if leave_bytes:
-        with ballast.open("r+b") as target:
-            target.truncate(ballast.stat().st_size - leave_bytes)
-    return ballast
+    with mounts.small_disk(tmp_path / "disk", "4m") as place:
+        yield place
 
 
 def test_a_full_disk_is_read(bed: disks.Bed, small_disk: Path, command: Command) -> None:
@@ -134,7 +118,7 @@ def test_a_full_disk_is_read(bed: disks.Bed, small_disk: Path, command: Command)
     for prepare in (lambda _: None, disks.lose_models_folder, disks.leave_log):
         bed.copy_to(library)
         prepare(library)
-        ballast = fill(small_disk)
+        ballast = mounts.fill(small_disk)
         assert disk.is_full(library)
         assert kills.answers(library) == bed.expected
         for arguments in disks.READERS:
@@ -155,7 +139,7 @@ def test_a_full_disk_is_read(bed: disks.Bed, small_disk: Path, command: Command)
 def test_ever_less_room_for_a_first_ingest(bed: disks.Bed, small_disk: Path) -> None:
     library = small_disk / "library"
     for leave_bytes in (8 << 10, 150 << 10, 400 << 10):
-        ballast = fill(small_disk, leave_bytes=leave_bytes)
+        ballast = mounts.fill(small_disk, leave_bytes=leave_bytes)
         with pytest.raises(DiskFull), mmsearch.open(library, create=True, model="toy") as opened:
             ingest_paths(opened, [bed.files])
         kept = disks.known(library)

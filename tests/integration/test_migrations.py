@@ -31,6 +31,7 @@ from mmsearch.lock import LOCK_NAME
 from mmsearch.schema import CATALOG_NAME, SCHEMA_REVISION
 from mmsearch.upkeep.backup import MANIFEST, restore
 from mmsearch.upkeep.doctor import examine
+from tests import mounts
 from tests.fixtures.libraries import record
 
 RECORDED = sorted(Path(record.__file__).parent.glob("*.zip"))
@@ -246,24 +247,15 @@ def test_damaged_full_text_is_no_obstacle(first: Former) -> None:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 640 kB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=640k", "tmpfs", place], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("mounting is not permitted here")
-    yield place
-    subprocess.run(["umount", "-l", place], check=True)
+    with mounts.small_disk(tmp_path / "disk", "640k") as place:
+        yield place
 
 
 def test_no_room_for_the_copy(first: Former, small_disk: Path) -> None:
     library = small_disk / "library"
     shutil.copytree(first.library, library)
     content = (library / CATALOG_NAME).read_bytes()
-    ballast = small_disk / "ballast"
-    with ballast.open("wb", buffering=0) as target, pytest.raises(OSError, match="No space"):
-        while True:
-            target.write(b"x" * 4096)
-    os.truncate(ballast, ballast.stat().st_size - 120_000)
+    ballast = mounts.fill(small_disk, leave_bytes=120_000)
     said = run("status", library)
     assert said.returncode == 3
     (line,) = said.stderr.splitlines()

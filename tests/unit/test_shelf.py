@@ -11,8 +11,9 @@ from types import SimpleNamespace
 import pytest
 
 from mmsearch import sandbox
-from mmsearch.errors import SourceError
+from mmsearch.errors import DiskFull, SourceError
 from mmsearch.items import Item
+from tests import mounts
 from ui.gallery import displayable, plain
 from ui.shelf import UPLOAD_BYTES, decode_picture, viewable_file
 
@@ -94,6 +95,15 @@ def test_an_upload_is_read_like_any_untrusted_file(content: bytes, error: str):
     library = SimpleNamespace(picture=lambda file: sandbox.query_image(file, max_pixels=1024))
     with pytest.raises(SourceError, match=error):
         decode_picture(library, content)
+
+
+def test_an_upload_that_finds_no_room_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with mounts.small_disk(tmp_path / "disk", "64k") as place:
+        mounts.fill(place)
+        monkeypatch.setattr("tempfile.tempdir", str(place))
+        with pytest.raises(DiskFull, match=f"no room is left on the disk of {place}"):
+            decode_picture(SimpleNamespace(picture=lambda _: pytest.fail("read before it was written")), bomb(9, 9))
+        assert [path.name for path in place.iterdir()] == ["ballast"]
 
 
 def test_names_cannot_steer_markdown_or_break_the_transport():
