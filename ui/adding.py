@@ -73,7 +73,8 @@ class IngestRun:
             said = self.progress.get("sentence") or self.plan.get("sentence") or "looking for files"
             return f"Adding {name}: {said}"
         if self.report is None:
-            return f"{name} could not be added: {self._complaints[-1] if self._complaints else 'it ended early'}"
+            reason = self._complaints[-1].removeprefix("mmsearch: ") if self._complaints else "it ended early"
+            return f"{name} could not be added: {reason}"
         if self.report["interrupted"]:
             return f"{name}: stopped with {sum(self.report['items'].values()):,} items added; add it again to go on"
         return f"{name}: {self.report['sentence']}"
