@@ -31,7 +31,7 @@ from ingest.plan import (
     kind_of,
     measure_costs,
 )
-from ingest.scan import ScanResult, find_sources, former_roots, has_changed, is_away, resolve_roots
+from ingest.scan import ScanResult, find_sources, former_roots, has_changed, resolve_roots
 from ingest.workers import Event, Limits, Task, WorkerPool, default_jobs
 from mmsearch import prompts
 from mmsearch.disk import disk_faults
@@ -39,6 +39,7 @@ from mmsearch.errors import CorruptFile, SourceError
 from mmsearch.items import ItemDraft, Kind, Source, Vectors
 from mmsearch.library import is_multi_vector
 from mmsearch.plan import HOLDERS, Plan, is_under
+from mmsearch.presence import is_away
 
 if TYPE_CHECKING:
     from mmsearch.embedders import Embedder

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from ingest.readers import SUFFIX_TYPES, sniff
 from mmsearch.items import UNSETTLED, Source
+from mmsearch.presence import Stamped, has_stamps
 
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
@@ -44,17 +45,11 @@ UNSETTLED_NS, UNSETTLED_COARSE_NS = 100_000_000, 2_000_000_000
 (there whole seconds are kept), and a second edit within a step leaves no trace."""
 
 
-class Known(Protocol):
+class Known(Stamped, Protocol):
     """What the catalog remembers of a file (`mmsearch.catalog.KnownFile`)."""
 
     @property
     def sha256(self) -> str: ...
-    @property
-    def size_bytes(self) -> int: ...
-    @property
-    def modified_ns(self) -> int: ...
-    @property
-    def ctime_ns(self) -> int | None: ...
 
 
 @dataclass(slots=True)
@@ -121,17 +116,6 @@ def find_sources(
         walk.add_root(root)
     walk.result.sources.sort(key=lambda source: os.fsencode(source.path))
     return walk.result
-
-
-def is_away(folder: Path) -> bool:
-    """Whether nothing is where `folder` was: it is not there, or holds nothing, as a mount point without its disk."""
-    try:
-        with os.scandir(folder) as entries:
-            return next(entries, None) is None
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:  # there, but not to be read
-        return False
 
 
 def resolve_roots(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
@@ -262,7 +246,7 @@ class _Walk:
     def _add_file(self, path: str, status: os.stat_result, *, is_named: bool = False) -> None:
         self.on_progress(self.result)
         known = self.known.get(os.fsencode(path))
-        if known is not None and known.sha256 and _has_stamps(known, status):
+        if known is not None and known.sha256 and has_stamps(known, status):
             stamps = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
             self.result.sources.append(Source(Path(path), known.sha256, *stamps))
             return
@@ -325,13 +309,6 @@ def _is_unsettled(status: os.stat_result, at_ns: int) -> bool:
     return abs(at_ns - status.st_ctime_ns) < (UNSETTLED_COARSE_NS if is_coarse else UNSETTLED_NS)
 
 
-def _has_stamps(known: Known, status: os.stat_result) -> bool:
-    """Whether size and times are those remembered; a change time that is not known is no objection."""
-    if (known.size_bytes, known.modified_ns) != (status.st_size, status.st_mtime_ns):
-        return False
-    return known.ctime_ns in (None, status.st_ctime_ns)
-
-
 def has_changed(source: Source, *, read: bool = False) -> bool:
     """Whether the file is another one than when it was hashed; gone counts as changed.
 
@@ -345,7 +322,7 @@ def has_changed(source: Source, *, read: bool = False) -> bool:
         status = os.stat(source.path)
         if (status.st_size, status.st_mtime_ns) != (source.size_bytes, source.modified_ns):
             return True
-        if not read and _has_stamps(source, status):
+        if not read and has_stamps(source, status):
             return False
         now = hash_file(source.path)
     except (FileNotFoundError, NotADirectoryError):

@@ -232,6 +232,16 @@ class Catalog:
         with self._reading() as c:
             return c.execute(text("SELECT count(*) FROM sources WHERE state = 'offline'")).scalar_one()
 
+    def offline_files(self) -> dict[bytes, KnownFile]:
+        """Files that are kept out of sight, by path, as far as the active model has embedded them: they need only be shown."""
+        query = (
+            "SELECT s.path, s.id, s.sha256, s.size_bytes, s.modified_ns, s.ctime_ns, s.state FROM sources s"
+            " JOIN embedded e ON e.source_id = s.id AND e.model_id = (SELECT value FROM meta WHERE key = 'active_model')"
+            " WHERE s.state = 'offline'"
+        )
+        with self._reading() as c:
+            return {path: KnownFile(*rest) for path, *rest in c.execute(text(query))}
+
     def sources_to_embed(self, model_key: str) -> int:
         """How many indexed sources lack vectors of this model, leaving out those whose last reading failed."""
         with self._reading() as c:

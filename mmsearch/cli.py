@@ -305,11 +305,12 @@ def query_command(
     if not (text.strip() or image or like):
         raise typer.BadParameter("say what you look for: TEXT, --image FILE or --like ID")
     with opened(library, model=model, device=device) as found:
+        returned = found.show_returned()
         try:
             hits = found.search(text, image=image, like=like, **wanted)
         except KeyError:
             fail(f"--like {like}: no such item; ids are in the records of --format json", USAGE)
-        offline = _offline(found)
+        offline = _offline(found, returned)
         _print_hits(hits, format=Format.paths if print0 else format, print0=print0, explain=explain, offline=offline)
         if not hits:
             _say_no_hit(hits, offline)
@@ -320,12 +321,12 @@ def query_command(
             typer.launch(str(hits[open_rank - 1].path))
 
 
-def _offline(library: Library) -> str:
-    """What a query could not look at, or ""."""
+def _offline(library: Library, returned: int) -> str:
+    """What a query could not look at, and what it can look at again, or ""."""
     from mmsearch.terminal import count_of
 
-    number = library.catalog.offline_count()
-    return f"{count_of(number, 'file')} offline" if number else ""
+    told = {"offline": library.catalog.offline_count(), "back again": returned}
+    return " · ".join(f"{count_of(number, 'file')} {what}" for what, number in told.items() if number)
 
 
 def _print_hits(hits: Hits, *, format: Format, print0: bool, explain: bool, offline: str) -> None:

@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import threading
+import time
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,8 @@ from mmsearch.errors import CatalogError, DiskFailed, LibraryLocked, ModelMismat
 from mmsearch.integrity import PREVIEWS_NAME
 from mmsearch.items import KIND_ALIASES, KINDS, EmbedInput, Kind, MatchScale, Query, Vectors
 from mmsearch.lock import lock_holder, locked, snapshot_lock
+from mmsearch.plan import Plan, is_under
+from mmsearch.presence import is_as_known, is_away
 from mmsearch.schema import CATALOG_NAME
 from mmsearch.stored_vectors import is_unit, unit
 from mmsearch.vectors import VectorStore, maxsim, open_store
@@ -42,6 +45,8 @@ SAVE_WHEN_BEHIND_SHARE = 0.1
 """A reader that had to add more than this share of a store writes the snapshot, so that the next one need not."""
 SAMPLE_DRIFT_SHARE = 0.05
 """Backgrounds are taken anew once a store has grown or shrunk by more than this."""
+RETURN_INTERVAL_S = 5.0
+"""Not more often than this does a search look whether files that were offline are there again."""
 BACKGROUND_QUERIES = 200
 FILL_BLOCK_MANY, MANY_SAMPLE_SIZE, BACKGROUND_QUERIES_MANY, GENERIC_STEP_MANY = 64, 100, 8, 3
 """The same for items of many vectors (a page of ColPali has 1,030), of which less must do; of the generic queries every third."""
@@ -98,6 +103,7 @@ class Library:
         self._loading = threading.Lock()
         self._locked = 0
         self._locking_thread = 0
+        self._looked_for_returned = float("-inf")
 
     def close(self) -> None:
         """Close the catalog and let go of vectors and model."""
@@ -476,6 +482,7 @@ class Library:
         """
         from mmsearch import search as searching  # the sugar's only look upwards
 
+        self.show_returned()
         filters = Filters(
             kinds=tuple(_kind(name) for name in kinds or ()),
             path_globs=(path,) if isinstance(path, str) else tuple(path or ()),
@@ -514,6 +521,41 @@ class Library:
         return sandbox.query_image(picture, max_pixels=max(self.embedder.max_pixels.values()))
 
     # ---- upkeep
+
+    def show_returned(self) -> int:
+        """Let files be found again that were offline and lie where they lay, with the size and the times they had.
+
+        Costs a look at each of them, but not more than every few seconds, and none while their folder is away. What changed
+        meanwhile, or has no vectors of the active model, waits for the next ingestion.
+
+        Returns:
+            How many came back; 0 where the library can only be read, and while another process writes.
+        """
+        now = time.monotonic()
+        if (
+            self.catalog.read_only
+            or now - self._looked_for_returned < RETURN_INTERVAL_S
+            or not self.catalog.offline_count()
+        ):
+            return 0
+        self._looked_for_returned = now
+        lost = [root for root in self.catalog.roots() if is_away(root)]
+
+        def back() -> list[int]:
+            files = self.catalog.offline_files().items()
+            there = ((path, file) for path, file in files if not any(is_under(path, root) for root in lost))
+            return [file.source_id for path, file in there if is_as_known(path, file)]
+
+        if not back():
+            return 0
+        try:
+            with self.lock():
+                returned = back()
+                self.catalog.settle(Plan(returned=returned))
+        except (LibraryLocked, DiskFailed) as reason:
+            log.debug("files that are there again stay offline for now: %s", reason)
+            return 0
+        return len(returned)
 
     @contextmanager
     def lock(self, *, wait_s: float = 0.0) -> Iterator[None]:

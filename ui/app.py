@@ -43,6 +43,8 @@ def main() -> None:
     view = View.from_url(st.query_params)
     try:
         library = shelf.open_library()
+        if library is not None:
+            library.show_returned()
         is_empty = library is None or not shelf.item_count(library)
         _header(library)
         _progress(is_empty=is_empty)
@@ -93,8 +95,8 @@ def _coverage(library: Library) -> None:
             f"{coverage.offline:,} offline",
             icon=":material/cloud_off:",
             color="orange",
-            help="Files on a disk or in a folder that is not there now, or of which much is gone. They come back with it, at the next "
-            "`mmsearch ingest`; `mmsearch ingest FOLDER --prune` forgets them.",
+            help="Files on a disk or in a folder that is not there now, or of which much is gone. They come back with it; what "
+            "changed there meanwhile, at the next `mmsearch ingest`. `mmsearch ingest FOLDER --prune` forgets them.",
         )
     if coverage.failed:
         with st.popover(f"{coverage.failed:,} failed", icon=":material/warning:", type="tertiary"):

@@ -15,9 +15,12 @@ from pathlib import Path
 
 import pytest
 
+import mmsearch
 from ingest import pipeline, scan
 from ingest.pipeline import ingest_paths
 from mmsearch.errors import CorruptFile
+from mmsearch.lock import locked
+from mmsearch.upkeep.doctor import examine
 from tests.torture import moves
 from tests.torture.moves import World
 
@@ -330,6 +333,33 @@ def a_disk_is_away_while_another_folder_is_read(world: World) -> None:
         )
         world.give_back(one)
         assert world.ingest().returned == 11 and world.ids() == before
+
+
+@scenario
+def a_search_finds_the_disk_there_again(world: World) -> None:
+    one, two = world.roots
+    before = world.ids()
+    world.take_away(one)
+    world.ingest(two)
+    with world.opened() as library:
+        assert library.show_returned() == 0
+        world.give_back(one)
+        (one / "f0.png").unlink()
+        world.write(one / "f9.png", 30)
+        assert library.show_returned() == 0, "it has just looked"
+        library._looked_for_returned = float("-inf")
+        with locked(world.library):
+            assert library.show_returned() == 0, "another one writes"
+        library._looked_for_returned = float("-inf")
+        assert len(library.search("words of 4", k=1000, min_relevance=0)) > 0
+        assert world.states(one) == {"indexed": 9, "offline": 2, "failed": 1}
+        assert library.show_returned() == 0
+        world.problems += [f"{fault.check}: {fault.what}" for fault in examine(library) if fault.state == "fault"]
+    with mmsearch.open(world.library, model="toy", read_only=True) as library:
+        assert library.show_returned() == 0
+    report = world.ingest(one)
+    assert (report.returned, report.files, report.retired) == (1, 1, 0), "changed, and gone"
+    assert len(world.ids()) == len(before) - 1
 
 
 @scenario
@@ -656,6 +686,16 @@ def test_a_disk_that_is_away_as_a_user_meets_it(world: World, disk: Callable[[st
     assert code == 1 and "no good match" in said and said.rstrip().endswith("· 11 files offline")
     with world.opened() as library:
         assert shelf.coverage(library).offline == 11
+    disk("mount")
+    code, told, said = command(world, "query", "words of 4", "--format", "paths", "--min-relevance", "0")
+    assert code == 0 and world.ids() == ids, "a query is enough"
+    assert {str(one / "f4.png"), str(two / "g0.png")} & set(told.splitlines())
+    disk("umount")
+    assert "11 files offline" in command(world, "ingest", one)[2]
+    disk("mount")
+    assert "· 11 files back again" in command(world, "query", "words of 4", "--min-relevance", "0")[2]
+    disk("umount")
+    assert "11 files offline" in command(world, "ingest", one)[2]
     disk("mount")
     code, _, said = command(world, "ingest", one)
     assert code == 0 and "11 files back again" in said and world.ids() == ids
