@@ -39,7 +39,7 @@ from mmsearch.errors import CorruptFile, SourceError
 from mmsearch.items import ItemDraft, Kind, Source, Vectors
 from mmsearch.library import is_multi_vector
 from mmsearch.plan import HOLDERS, Plan, is_under
-from mmsearch.presence import is_away
+from mmsearch.presence import look_for
 
 if TYPE_CHECKING:
     from mmsearch.embedders import Embedder
@@ -436,7 +436,8 @@ class _Run:
     def lost_roots(self, scan: ScanResult) -> list[Path]:
         """Folders of former runs, outside this one, where nothing is: a disk is away, or they have another name now."""
         asked = {*scan.roots, *scan.former}
-        return [root for root in self.catalog.roots() if asked.isdisjoint([root, *root.parents]) and is_away(root)]
+        others = look_for(root for root in self.catalog.roots() if asked.isdisjoint([root, *root.parents]))
+        return [root for root, is_there in others.items() if is_there is False]
 
     def planning_key(self) -> str:
         """The model key to plan with; the model is loaded for it only where the catalog does not know."""

@@ -27,7 +27,7 @@ from mmsearch.integrity import PREVIEWS_NAME
 from mmsearch.items import KIND_ALIASES, KINDS, EmbedInput, Kind, MatchScale, Query, Vectors
 from mmsearch.lock import lock_holder, locked, snapshot_lock
 from mmsearch.plan import Plan, is_under
-from mmsearch.presence import is_as_known, is_away
+from mmsearch.presence import is_as_known, look_for
 from mmsearch.schema import CATALOG_NAME
 from mmsearch.stored_vectors import is_unit, unit
 from mmsearch.vectors import VectorStore, maxsim, open_store
@@ -539,7 +539,7 @@ class Library:
         ):
             return 0
         self._looked_for_returned = now
-        lost = [root for root in self.catalog.roots() if is_away(root)]
+        lost = [root for root, is_there in look_for(self.catalog.roots()).items() if not is_there]
 
         def back() -> list[int]:
             files = self.catalog.offline_files().items()

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
+import time
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
+
+ANSWER_S = 3.0
+"""So long a file server that is away is waited for; what lies on it is then left as it is."""
 
 
 class Stamped(Protocol):
@@ -19,14 +26,31 @@ class Stamped(Protocol):
     def ctime_ns(self) -> int | None: ...
 
 
-def is_away(folder: Path) -> bool:
-    """Whether nothing is where `folder` was: it is not there, or holds nothing, as a mount point without its disk."""
+def look_for(folders: Iterable[Path], *, within_s: float = ANSWER_S) -> dict[Path, bool | None]:
+    """Whether something is where each folder was: False where it is not there, or holds nothing, as a mount point without its disk.
+
+    None where that cannot be told: it may not be read, or the server that it lies on does not answer. All are asked at once.
+    """
+    found: dict[Path, bool | None] = dict.fromkeys(folders)
+
+    def look(folder: Path) -> None:
+        with suppress(OSError):
+            found[folder] = _holds_something(folder)
+
+    asking = [threading.Thread(target=look, args=(folder,), daemon=True) for folder in found]
+    for thread in asking:
+        thread.start()
+    until = time.monotonic() + within_s
+    for thread in asking:
+        thread.join(max(0.0, until - time.monotonic()))
+    return dict(found)
+
+
+def _holds_something(folder: Path) -> bool:
     try:
         with os.scandir(folder) as entries:
-            return next(entries, None) is None
+            return next(entries, None) is not None
     except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:  # there, but not to be read
         return False
 
 
