@@ -316,9 +316,19 @@ def query_command(
             _say_no_hit(hits, offline)
             raise typer.Exit(NO_HIT)
         if open_rank is not None:
+            from mmsearch.terminal import count_of
+
             if open_rank > len(hits):
-                fail(f"--open {open_rank}: there are only {len(hits)} hits", USAGE)
-            typer.launch(str(hits[open_rank - 1].path))
+                fail(f"--open {open_rank}: no more than {count_of(len(hits), 'hit')}", USAGE)
+            _open(hits[open_rank - 1].path)
+
+
+def _open(path: Path) -> None:
+    """With the program that the desktop has for it."""
+    if not path.exists():
+        fail(f"{path} is not there now: its disk is away, or it was moved, renamed or deleted since", SOME_FAILED)
+    if typer.launch(str(path)):
+        fail(f"{path} cannot be opened: no desktop with `xdg-open` is here", SOME_FAILED)
 
 
 def _offline(library: Library, returned: int) -> str:

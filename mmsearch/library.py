@@ -584,6 +584,7 @@ class Library:
         """Facts for people and scripts: where, which model, what is in it, what failed, who writes. Loads nothing."""
         key = self.model_key
         counts = self.catalog.counts(key)
+        roots = self.catalog.roots()
         return {
             "library": str(self.folder),
             "read_only": self.catalog.read_only,
@@ -597,7 +598,8 @@ class Library:
                 state: counts["sources"].get(state, 0) for state in ("indexed", "pending", "offline", "failed")
             },
             "sources_to_embed": 0 if key is None else self.catalog.sources_to_embed(key),
-            "roots": {str(root): at for root, at in self.catalog.roots().items()},
+            "roots": {str(root): at for root, at in roots.items()},
+            "roots_away": [str(root) for root, is_there in look_for(roots).items() if is_there is False],
             "writer_pid": lock_holder(self.folder),
             "bytes": sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file()),
         }

@@ -135,7 +135,8 @@ def status_lines(status: Mapping[str, Any]) -> Iterable[str]:
     if sources["failed"]:
         yield f"          {count_of(sources['failed'], 'file')} failed: `mmsearch errors` says why"
     for number, root in enumerate(status["roots"]):
-        yield f"{'' if number else 'folders':<10}{printable(root)}"
+        away = " (nothing is there now)" if root in status["roots_away"] else ""
+        yield f"{'' if number else 'folders':<10}{printable(root)}{away}"
     yield f"model     {printable(str(status['model']))} ({status['model_key'] or 'nothing embedded yet'})"
     if status["sources_to_embed"]:
         yield f"          {count_of(status['sources_to_embed'], 'file')} not embedded by it yet; `mmsearch ingest` goes on"

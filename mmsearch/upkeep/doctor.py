@@ -27,6 +27,7 @@ from mmsearch.errors import CorruptIndex, EmbedderError
 from mmsearch.integrity import Gaps
 from mmsearch.items import KINDS, Item, Kind
 from mmsearch.library import PREVIEWS_NAME, Library
+from mmsearch.presence import look_for
 from mmsearch.schema import CATALOG_NAME
 from mmsearch.stored_vectors import unit
 from mmsearch.terminal import size
@@ -373,9 +374,9 @@ def _is_stale(path: Path) -> bool:
 
 def _sources(library: Library, key: str) -> Iterator[Finding]:
     counts = library.catalog.counts(key)["sources"]
-    gone = [root for root in library.catalog.roots() if not root.exists()]
+    gone = [root for root, is_there in look_for(library.catalog.roots()).items() if is_there is False]
     if gone:
-        what = f"folders that were ingested are not there now: {', '.join(map(str, gone[:NAMED]))}{' …' if len(gone) > NAMED else ''}"
+        what = f"folders that were ingested are empty, or not there now: {', '.join(map(str, gone[:NAMED]))}{' …' if len(gone) > NAMED else ''}"
         yield Finding("roots", "notice", what, len(gone))
     waiting = counts.get("pending", 0) + library.catalog.sources_to_embed(key)
     for number, what in (

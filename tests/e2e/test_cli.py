@@ -301,6 +301,37 @@ def test_names_that_are_no_utf8_or_try_to_steer_the_terminal(tmp_path: Path):
     assert {os.fsencode(record["path"]) for record in records} == {latin, steering}
 
 
+class TestQueryOpens:
+    def test_a_hit_with_the_desktops_program(self, tmp_path: Path):
+        library, things, tools = tmp_path / "index_data", tmp_path / "things", tmp_path / "tools"
+        for folder in (things, tools):
+            folder.mkdir()
+        Image.new("RGB", (64, 48), (200, 20, 20)).save(things / "tomato.png")
+        opener = tools / "xdg-open"
+        opener.write_text(f'#!/bin/sh\necho "$@" > {tools / "told"}\n')
+        opener.chmod(0o755)
+        path = f"{tools}{os.pathsep}{os.environ['PATH']}"
+        assert run("ingest", things, library=library).returncode == 0
+        done = run("query", "tomato", "--open", 1, library=library, PATH=path)
+        assert done.returncode == 0, done.stderr
+        until = time.monotonic() + 10  # it is not waited for
+        while not (tools / "told").exists() or not (tools / "told").read_text():
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        assert (tools / "told").read_text().strip() == str(things / "tomato.png")
+
+        done = run("query", "tomato", "--open", 2, library=library, PATH=path)
+        assert done.returncode == 2 and "no more than 1 hit" in done.stderr
+        done = run("query", "tomato", "--open", 1, library=library, PATH=str(things))
+        assert done.returncode == 4 and "tomato.png cannot be opened" in done.stderr
+        assert f"{things}\n" in run("status", library=library).stdout
+        things.rename(tmp_path / "elsewhere")
+        done = run("query", "tomato", "--open", 1, library=library, PATH=path)
+        assert done.returncode == 4 and f"{things / 'tomato.png'} is not there now" in done.stderr
+        assert f"{things} (nothing is there now)" in run("status", library=library).stdout
+        assert json.loads(run("status", "--json", library=library).stdout)["roots_away"] == [str(things)]
+
+
 class TestLookingInto:
     def test_status(self, library: Path):
         status = json.loads(run("status", "--json", library=library).stdout)
