@@ -8,15 +8,17 @@ had happened.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import yaml
 
 from mmsearch.embedders.vlm2vec import Vlm2VecEmbedder
 from mmsearch.errors import ConfigError
+from mmsearch.lock import locked
 from mmsearch.training import export
 from mmsearch.training.draws import open_material
 from mmsearch.training.examples import Group
@@ -70,8 +72,9 @@ def train(
     Raises:
         ConfigError: a recipe that contradicts itself or the machine; a state of another recipe or model.
         DatasetError: data that is not there. EmbedderError: a model that cannot be opened.
+        LibraryLocked: another training writes into `run`, as the workers do when only their `torchrun` was killed.
     """
-    with started(device) as processes:
+    with started(device) as processes, _held(run, processes):
         state = _open_run(run, recipe, fresh, processes)
         material = open_material(recipe, data, work, groups)
         embedder, base = start_model(recipe, material, processes.device, will_be_filled=state is not None)
@@ -94,10 +97,19 @@ def train(
     return folder
 
 
+@contextlib.contextmanager
+def _held(run: Path, processes: Processes) -> Iterator[None]:
+    """The folder of the run, made where it is missing, for this training alone."""
+    with contextlib.ExitStack() as stack:
+        if processes.is_first:
+            run.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(run))
+        yield
+
+
 def _open_run(run: Path, recipe: Recipe, fresh: bool, processes: Processes) -> State | None:
     """The folder made ready, and the newest state in it."""
     if processes.is_first:
-        run.mkdir(parents=True, exist_ok=True)
         remove_parts(run)
         if fresh:
             for path in [*states(run), run / METRICS, run / PLOT]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -13,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 import yaml
 
 from mmsearch.cli import INTERRUPTED, SOME_FAILED, app
 from mmsearch.embedders import load_embedder
+from mmsearch.errors import LibraryLocked
 from mmsearch.training.metrics import read_metrics
 from mmsearch.training.state import states
 from mmsearch.training.step import compute_gradients
@@ -103,8 +104,13 @@ def test_train_kill_resume_export(place, capsys, monkeypatch):
     while len(read_metrics(place / "run")) < 5 and started.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     assert started.poll() is None, log.read_text()
-    os.killpg(started.pid, signal.SIGKILL)
+    with pytest.raises(LibraryLocked, match=r"process \d+ is writing to run: wait for it"):
+        mmsearch("train", *options, "--device", "cpu")
+    workers = psutil.Process(started.pid).children(recursive=True)  # torchrun starts them in groups of their own
+    for process in (*workers, started):
+        process.kill()
     started.wait()
+    psutil.wait_procs(workers)
     assert states(place / "run") and not (place / "run/checkpoint").exists()
 
     assert mmsearch("train", *options, "--device", "cpu") == 0
