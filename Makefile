@@ -18,7 +18,7 @@ demo: $(VENV)/.installed ## install, write and search a small demo folder; FOLDE
 
 test: $(VENV)/.installed-test ## every test, the browser's too
 	@.ci/install-debian browser
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 check: $(VENV)/.installed-test ## format, lint, types and the fast tests
 	$(BIN)/ruff format --check .
