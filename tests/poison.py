@@ -32,7 +32,11 @@ Maker = Callable[[Path], object]
 
 @dataclass(frozen=True, slots=True)
 class Poison:
-    """A file and its end: `items` found in it, or `error` with `word` in its reason. `items` may come with an error, too."""
+    """A file and its end: `items` found in it, or `error` with `word` in its reason. `items` may come with an error, too.
+
+    `is_endless`: its drawing has no end. How fast the processor is decides whether it meets the deadline first, as `error` says, or
+    the limit of memory.
+    """
 
     name: str
     make: Maker
@@ -40,6 +44,15 @@ class Poison:
     error: type[SourceError] | None = None
     word: str = ""
     is_heavy: bool = False
+    is_endless: bool = False
+
+    def ends(self, items: int, error: SourceError | None) -> bool:
+        """Whether this is how it has to end."""
+        if items != self.items or type(error) is not (self.error or type(None)):
+            return (
+                self.is_endless and not items and isinstance(error, FileTooLarge) and "more memory than" in error.reason
+            )
+        return error is None or self.word in error.reason
 
 
 # ---------------------------------------------------------------- pictures
@@ -770,7 +783,9 @@ POISON: tuple[Poison, ...] = (
     Poison("missing-pages.pdf", missing_pages, error=CorruptFile, word="number of pages"),
     Poison("circular-tree.pdf", circular_tree, error=CorruptFile, word="cycle"),
     Poison("circular-form.pdf", circular_form, items=1),
-    Poison("branching-forms.pdf", branching_forms, error=DecodeTimeout, word="no progress", is_heavy=True),
+    Poison(
+        "branching-forms.pdf", branching_forms, error=DecodeTimeout, word="no progress", is_heavy=True, is_endless=True
+    ),
     Poison("deep-array.pdf", deep_array, error=CorruptFile, word="no page can be drawn"),
     Poison("deep-tree.pdf", with_(deep_tree, 3000), items=1),
     Poison("deep-state.pdf", deep_state, error=CorruptFile, word="graphics states"),
@@ -814,7 +829,7 @@ POISON: tuple[Poison, ...] = (
     ),
     Poison("laughing.epub", with_(epub_of, "<p>whale &l9;</p>", before=laughter("html")), items=1),
     Poison("laughing.svg", laughing_svg, items=1),
-    Poison("branching.svg", branching_svg, error=DecodeTimeout, word="no progress", is_heavy=True),
+    Poison("branching.svg", branching_svg, error=DecodeTimeout, word="no progress", is_heavy=True, is_endless=True),
     Poison("deep.svg", deep_svg, error=CorruptFile, word="cannot be opened"),
     Poison("prying.svg", prying_svg, items=1),
     Poison("endless.svg", with_(svg, size='width="1e30" height="1e30"'), items=1),

@@ -54,7 +54,7 @@ def read(pool: WorkerPool, one: poison.Poison, path: Path) -> Ending:
     seconds, error = time.monotonic() - began, events[-1].error
     items = sum(event.type == "draft" for event in events)
     problem = ""
-    if items != one.items or type(error) is not (one.error or type(None)) or (error and one.word not in error.reason):
+    if not one.ends(items, error):
         problem = f"expected {one.items} items {one.error.__name__ if one.error else ''} {one.word}"
     return Ending(one.name, items, f"{type(error).__name__}: {error.reason}" if error else "", seconds, problem)
 
