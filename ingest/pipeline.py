@@ -477,9 +477,8 @@ class _Run:
         with self.timed("save"):
             seen = [root for root in scan.roots if root not in scan.gone_roots and root not in scan.seen_unreadable()]
             there = [root for root in seen if os.path.isdir(root)]  # noqa: PTH112 (raises nothing)
-            self.catalog.settle(
-                plan, there, [*scan.gone_roots, *(root for root in self.elsewhere if not root.exists())]
-            )
+            gone = [root for root in (*scan.gone_roots, *self.elsewhere) if not os.path.exists(root)]  # noqa: PTH110
+            self.catalog.settle(plan, there, gone)
         self.report.moved, self.report.returned = len(plan.moved), len(plan.returned)
         self.report.retired, self.report.offline = len(plan.missing), len(plan.offline)
 

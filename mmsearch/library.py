@@ -552,7 +552,7 @@ class Library:
             with self.lock():
                 returned = back()
                 self.catalog.settle(Plan(returned=returned))
-        except (LibraryLocked, DiskFailed) as reason:
+        except CatalogError as reason:  # the search itself goes on
             log.debug("files that are there again stay offline for now: %s", reason)
             return 0
         return len(returned)

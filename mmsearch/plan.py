@@ -163,9 +163,11 @@ def make_plan(
 
     gone = [row for row in gone if row.id not in moved]
     if elsewhere:
-        unasked = [row for row in gone if not any(is_under(row.path, root) for root in roots)]
-        plan.offline += [row.id for row in unasked if row.state == "indexed"]
-        gone = [row for row in gone if row not in unasked]
+        asked = [any(is_under(row.path, root) for root in roots) for row in gone]
+        plan.offline += [
+            row.id for row, is_asked in zip(gone, asked, strict=True) if row.state == "indexed" and not is_asked
+        ]
+        gone = [row for row, is_asked in zip(gone, asked, strict=True) if is_asked]
     _judge_gone(plan, gone, [*holders.values()], found, roots, emptied, prune=prune)
     return plan
 
