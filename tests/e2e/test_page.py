@@ -22,6 +22,7 @@ import pymupdf
 import pytest
 from PIL import Image
 
+from mmsearch.library import RETURN_INTERVAL_S
 from tests import poison
 from tests.no_network import tried, without_network
 from tests.torture.crowd import TURNED
@@ -478,6 +479,18 @@ def test_the_page_notices_what_other_processes_do(page: Page, tmp_path: Path):
         cards(page).first.click()
         expect(page.get_by_text("The file is not there now")).to_be_visible()
         expect(page.locator("[data-testid=stImage] img")).to_be_visible()
+        settled()
+
+        things.rename(tmp_path / "away")  # a disk is taken away, and put back
+        (tmp_path / "other").mkdir()
+        mmsearch("ingest", tmp_path / "other")
+        page.goto(address)
+        expect(page.get_by_text("3 offline").first).to_be_visible()
+        (tmp_path / "away").rename(things)
+        page.wait_for_timeout(RETURN_INTERVAL_S * 1000)
+        page.reload()
+        expect(page.get_by_text("1 offline").first).to_be_visible()
+        expect(cards(page).filter(has_text="tomato.png")).to_have_count(1)
         settled()
 
         page.goto(f"{address}/?q=red&kinds=image&weaker=1")
