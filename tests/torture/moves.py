@@ -199,6 +199,7 @@ class World:
             }
             if known != errors:
                 self.problems.append(f"errors {sorted(known ^ errors)[:3]} stand in one library only")
+            self.look_for_returned(library)  # as a search would: another disk may be there again
             if dump(library).keys() == expected.keys():
                 if self.reader is None:
                     self.reader = self.opened()
@@ -211,6 +212,16 @@ class World:
             faults = [f"{one.check}: {one.what}" for one in examine(library, quick=True) if one.state == "fault"]
             self.problems += faults
         shutil.rmtree(self.folder / "anew")
+
+    def look_for_returned(self, library: Library) -> None:
+        """What comes back without an ingest is what lies there."""
+        hidden = {row.id for row in library.catalog.sources(states=("offline",))}
+        returned = library.show_returned()
+        back = [row for row in library.catalog.sources(states=("indexed",)) if row.id in hidden]
+        if len(back) != returned:
+            self.problems.append(f"{len(back)} files came back, {returned} are told")
+        if wrong := [row.path for row in back if not row.path.is_file() or _sha256(row.path) != row.sha256]:
+            self.problems.append(f"came back though they are others, or gone: {wrong[:3]}")
 
     def compact(self) -> None:
         with self.opened() as library, library.lock():
