@@ -304,6 +304,7 @@ class Library:
                     self._stores[key, kind].save()
 
     def _open_store(self, key: str, kind: Kind) -> _OpenedStore:
+        self._dim(key)  # before a folder is made for it
         if self.catalog.read_only:
             return self._load_store(key, kind, read_only=True)
         opened = None
@@ -316,11 +317,20 @@ class Library:
             log.info("the snapshot of %ss is not written: %s", kind, reason)
         return opened or self._load_store(key, kind, read_only=True)
 
+    def _dim(self, key: str) -> int:
+        """The length of a model's vectors. Raises CatalogError if the model was removed meanwhile."""
+        dim = self.catalog.model_keys().get(key)
+        if dim is None:
+            raise CatalogError(
+                f"the library at {self.folder} holds no vectors of {key} any longer: ask again, without that model"
+            )
+        return dim
+
     def _load_store(self, key: str, kind: Kind, *, read_only: bool) -> _OpenedStore:
         store = open_store(
             "maxsim" if self.catalog.is_multi_vector(key) else self.settings.store,
             self.folder / key,
-            self.catalog.model_keys()[key],
+            self._dim(key),
             model_key=key,
             label=kind,
             catalog_id=self.catalog.id,

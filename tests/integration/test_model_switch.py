@@ -216,6 +216,18 @@ def test_no_search_fails_or_mixes_models_while_it_changes_over(place: Path, reco
     assert by_key["toy-1"] == {"red"} and len(by_key["recoloured-1"]) == 1 and by_key["recoloured-1"] != {"red"}
 
 
+def test_a_model_that_is_removed_while_it_is_asked_is_named(place: Path, recoloured: type[Recoloured]) -> None:
+    assert switch(place, "recoloured") == 0
+    with mmsearch.open(place, store="exact") as library:
+        former = library.of_model("toy")
+        with library.lock():
+            library.remove_model("toy-1")
+        with pytest.raises(CatalogError, match="holds no vectors of toy-1 any longer"):
+            former.search("red")
+        assert not (place / "toy-1").exists(), "nothing is left for it"
+        assert library.search("red", min_relevance=0)
+
+
 def test_it_takes_in_nothing_new_and_leaves_out_nothing(
     files: Path,
     tmp_path: Path,
