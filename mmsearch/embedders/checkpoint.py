@@ -374,8 +374,14 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> None:
     """Write tensors under their public names; the file appears whole or not at all."""
-    stored = {public_key_of(k): t.detach().to(device="cpu", dtype=dtype).contiguous() for k, t in tensors.items()}
+    write_stored(
+        path, {public_key_of(k): t.detach().to(device="cpu", dtype=dtype).contiguous() for k, t in tensors.items()}
+    )
+
+
+def write_stored(path: Path, stored: Mapping[str, torch.Tensor]) -> None:
+    """Write tensors as they are; the file appears whole or not at all."""
     partial = path.with_suffix(".partial")
-    save_file(stored, partial, metadata={"format": "pt"})
+    save_file(dict(stored), partial, metadata={"format": "pt"})
     partial.chmod(0o644)  # save_file makes it private
     partial.replace(path)

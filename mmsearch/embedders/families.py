@@ -14,6 +14,7 @@ from mmsearch.embedders.known import known_model
 from mmsearch.errors import EmbedderError
 
 FAMILIES: dict[str, str] = {
+    "compact_vlm": "mmsearch.embedders.compact_vlm:CompactVlmEmbedder",
     "vlm2vec": "mmsearch.embedders.vlm2vec:Vlm2VecEmbedder",
     "vlm2vec_v1": "mmsearch.embedders.vlm2vec_v1:Vlm2VecV1Embedder",
     "vlm2vec_llava_next": "mmsearch.embedders.vlm2vec_llava_next:LlavaNextEmbedder",
@@ -34,6 +35,7 @@ FAMILIES: dict[str, str] = {
 gives an `Embedder`; arguments and errors as in `mmsearch.embedders.load_embedder`."""
 
 FAMILY_OF_TYPE: dict[str, str] = {
+    "compact_vlm": "compact_vlm",
     "qwen2_vl": "vlm2vec",
     "qwen2_5_vl": "vlm2vec",
     "qwen3_vl": "qwen3vl_embedding",
