@@ -226,7 +226,7 @@ def translated(evaluation: Evaluation) -> dict[str, Table]:
     english = ndcg["en"]
     rows = {LANGUAGES[language]: values for language, values in ndcg.items()}
     rows[OTHERS] = {system: float(np.mean([values[system] for values in others])) for system in english}
-    systems = {
+    measured = {
         name: Measured(values | {f"{system}, of English": _share(values[system], english[system]) for system in values})
         for name, values in rows.items()
     }
@@ -234,7 +234,7 @@ def translated(evaluation: Evaluation) -> dict[str, Table]:
     return {
         "questions, other languages": Table(
             f"text -> page, {count} questions by hand in {len(ndcg)} languages, nDCG@5 ({len(split.pages)} pages)",
-            systems,
+            measured,
             'Translated by hand; the pages are English. "Of English": nDCG@5 divided by that of the same questions in English.',
         )
     }

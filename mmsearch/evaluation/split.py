@@ -259,7 +259,7 @@ def moving_clips(photos: int, *, seed: int = 11) -> list[MovingClip]:
     """Clips over photos 0…`photos` - 1, each photo in one clip: two clips of a single photo, then one that cuts to a second photo."""
     rows = list(range(photos))
     random.Random(seed).shuffle(rows)
-    clips = []
+    clips: list[MovingClip] = []
     while rows:
         shots = 2 if len(clips) % 3 == 2 else 1
         clips.append(MovingClip(tuple(rows[:shots])))
