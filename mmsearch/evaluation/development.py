@@ -107,13 +107,14 @@ class Evaluation:
         return MixedPool(self.encoded)
 
     def baselines(self, queries: Sequence[str], texts: Sequence[str]) -> dict[str, np.ndarray]:
-        """Per text model that is at hand its cosines [queries, texts]."""
+        """Per text model that is at hand its cosines [queries, texts]; a text without words is below all others."""
         if self.is_quick:
             return {}
         found = {}
+        is_empty = np.array([not text.strip() for text in texts])
         for name, model in ((MINILM, self.teacher), (E5, self.e5)):
             try:
-                found[name] = model.scores(queries, texts)
+                found[name] = np.where(is_empty, -1.0, model.scores(queries, texts))
             except MissingExtra as error:
                 self.left_out[name] = str(error)
         return found
