@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -46,6 +46,12 @@ COMPOSED_PER_PHOTO = 2
 _LITTLE_WORDS = STOP_WORDS | frozenset(
     "two one some while near next around along across area very onto toward towards wearing wears".split()  # noqa: SIM905
 )
+
+
+class Rows(Protocol):
+    """A table by its rows: an array, or something that computes them."""
+
+    def __getitem__(self, row: int) -> np.ndarray: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +301,11 @@ def kind_queries(texts: dict[Kind, list[str]], count: int, *, seed: int = 7) -> 
 
 
 def composed_queries(
-    captions: Sequence[tuple[str, int]], similarity: np.ndarray, *, least: float = COMPOSED_SIMILARITY
+    captions: Sequence[tuple[str, int]],
+    similarity: Rows,
+    *,
+    least: float = COMPOSED_SIMILARITY,
+    per_photo: int = COMPOSED_PER_PHOTO,
 ) -> list[ComposedQuery]:
     """Pairs of photos that differ in one thing, by their captions, and the words for that difference.
 
@@ -303,7 +313,8 @@ def composed_queries(
     the teacher finds them alike. The photo of the first is the reference; "the same with …, without …" leads to the other.
 
     Args:
-        captions: (caption, number of its photo). similarity: the teacher's cosines [captions, captions].
+        captions: (caption, number of its photo). similarity: cosines [captions, captions], or what gives their rows by number.
+        per_photo: pairs at most that a reference is in.
     """
     words = [
         [word for word in re.findall(r"[a-z]+", text.lower()) if word not in _LITTLE_WORDS] for text, _ in captions
@@ -322,7 +333,7 @@ def composed_queries(
     taken: Counter[int] = Counter()
     queries = []
     for (reference, target), (_, text) in sorted(best.items(), key=lambda item: (-item[1][0], item[0])):
-        if taken[reference] < COMPOSED_PER_PHOTO:
+        if taken[reference] < per_photo:
             taken[reference] += 1
             queries.append(ComposedQuery(reference, text, target))
     return queries

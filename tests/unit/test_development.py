@@ -587,11 +587,13 @@ def test_e5_gets_its_prefixes_and_reads_a_text_once(tmp_path, monkeypatch: pytes
 
 def test_the_model_card_shows_targets_tables_and_licences(monkeypatch: pytest.MonkeyPatch) -> None:
     from mmsearch.training import ship
-    from mmsearch.training.recipe import load_recipe
+    from mmsearch.training.assembly.settings import RECIPES, load_assembly
 
     monkeypatch.setattr(ship, "licences", lambda data: [("photos/some", 7, "CC BY 4.0")])
     tables = {"text -> clip": Table("text -> clip (9)", of(**{OURS: {"R@10": 0.5}, "chance": {"R@10": 0.2}}))}
-    card = ship.model_card(load_recipe("mini"), ToyEmbedder(), Report(tables, targets.targets(tables)), DATA)
+    card = ship.model_card(
+        load_assembly(RECIPES / "mini.yaml"), ToyEmbedder(), Report(tables, targets.targets(tables)), DATA
+    )
     assert "| text -> clip by sight alone: R@10 | ≥ 0.80 | 0.500 | **missed** | 0.4.0: 0.737; chance: 0.200 |" in card
     assert "**text -> clip (9)**" in card and "| photos/some | 7 | CC BY 4.0 |" in card
     assert "64 dimensions" in card and "page 50,176" in card

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from mmsearch.training.recipe_fields import Section
 
 ASSEMBLY = "assembly"
 """The field by which a recipe says that it assembles a checkpoint from parts."""
+RECIPES = Path(__file__).parent
+"""Where those that come with the package lie."""
 
 
 class Words(Section):
@@ -82,17 +85,37 @@ class Assembly(Section):
     join: Join
 
 
-def is_assembly(content: Any) -> bool:
-    """Whether a recipe's content is of this sort."""
-    return isinstance(content, dict) and bool(content.get(ASSEMBLY))
-
-
-def load_assembly(file: Path) -> Assembly:
-    """Raises: ConfigError: no YAML, or a field that is unknown, missing or of another type."""
+def find_assembly(name_or_file: str | Path) -> Path | None:
+    """The file of a recipe of this sort, by its name or path; None where it is another sort, or not there."""
+    file = Path(name_or_file)
+    if not file.suffix:
+        own = RECIPES / f"{name_or_file}.yaml"
+        return own if own.is_file() else None
     try:
-        return Assembly.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        return None  # whoever reads it as a recipe of the other sort says what is wrong
+    return file if isinstance(content, dict) and content.get(ASSEMBLY) else None
+
+
+def load_assembly(file: Path, changes: Mapping[str, Any] | None = None) -> Assembly:
+    """A recipe from its file, fields replaced by their path (`{"words.steps": 10}`).
+
+    Raises: ConfigError: no YAML; a field that is unknown, missing or of another type.
+    """
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        for path, value in (changes or {}).items():
+            *parents, last = path.split(".")
+            place = content
+            for parent in parents:
+                place = place[parent]
+            place[last] = value
+        return Assembly.model_validate(content)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"recipe {file} is no YAML: {error}") from error
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"recipe {file.name}: there is no field {error}") from error
     except ValidationError as error:
         told = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:4])
         raise ConfigError(f"recipe {file.name}: {told}") from error
