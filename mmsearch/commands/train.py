@@ -227,9 +227,9 @@ def train_recipes_command(as_json: JsonOption = False) -> None:
         steps = sum(stage.steps for stage in found.stages)
         rows.append({"recipe": name, "start": start, "steps": steps, "sources": len(found.sources)})
     for file in sorted(RECIPES.glob("*.yaml")):
-        found = load_assembly(file)
-        steps = found.words.steps + found.trunk.steps + found.seeing.steps + found.join.steps
-        sources = len(found.words.weights) + len(found.seeing.shares)
+        parts = load_assembly(file)
+        steps = parts.words.steps + parts.trunk.steps + parts.seeing.steps + parts.join.steps
+        sources = len(parts.words.weights) + len(parts.seeing.shares)
         rows.append({"recipe": file.stem, "start": "open pretrained parts", "steps": steps, "sources": sources})
     if as_json:
         print(to_json(rows, indent=2))

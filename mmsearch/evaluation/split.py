@@ -322,14 +322,15 @@ def composed_queries(
     owner = np.array([photo for _, photo in captions])
     best: dict[tuple[int, int], tuple[float, str]] = {}
     for i, here in enumerate(words):
-        for j in np.flatnonzero((similarity[i] >= least) & (owner != owner[i])):
+        alike = similarity[i]
+        for j in np.flatnonzero((alike >= least) & (owner != owner[i])):
             there = words[j]
             new = [word for word in dict.fromkeys(there) if word not in here]
             gone = [word for word in dict.fromkeys(here) if word not in there]
             if len(set(here) & set(there)) < 2 or not 1 <= len(new) + len(gone) <= 4 or max(len(new), len(gone)) > 2:
                 continue
             pair = int(owner[i]), int(owner[j])
-            best[pair] = max(best.get(pair, (-1.0, "")), (float(similarity[i, j]), change(new, gone)))
+            best[pair] = max(best.get(pair, (-1.0, "")), (float(alike[j]), change(new, gone)))
     taken: Counter[int] = Counter()
     queries = []
     for (reference, target), (_, text) in sorted(best.items(), key=lambda item: (-item[1][0], item[0])):

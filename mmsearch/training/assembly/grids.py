@@ -87,7 +87,8 @@ class Grids:
         """Whatever is not there yet: 11 ms a picture on one core with bfloat16, 20 ms without."""
         self.folder.mkdir(parents=True, exist_ok=True)
         dtype = default_dtype("cpu")
-        network = self._network.to(dtype=dtype, memory_format=torch.channels_last)
+        network = self._network.to(dtype=dtype)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
         @torch.inference_mode()
         def cells(images: Sequence[Image.Image]) -> np.ndarray:

@@ -132,11 +132,9 @@ class _Run:
             raise ValueError(f"{file} holds {len(states)} texts, the material {len(said.texts)}: delete it")
         with torch.no_grad():
             vectors = F.normalize(reader.out(states), dim=1)
-        records = [
-            *zip(self.material.photos, said.photos, strict=True),
-            *zip(self.material.clips, said.clips, strict=True),
-        ]
-        train = {one.row for record, own in records if not record.development for one in own}
+        trained = [own for photo, own in zip(self.material.photos, said.photos, strict=True) if not photo.development]
+        trained += [own for clip, own in zip(self.material.clips, said.clips, strict=True) if not clip.development]
+        train = {one.row for own in trained for one in own}
         return Texts(vectors, torch.tensor(sorted(train)))
 
     def trunk(self, head: Head, network: EfficientNetLite, texts: Texts) -> None:

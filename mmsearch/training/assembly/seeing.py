@@ -229,7 +229,7 @@ def train_trunk(
 ) -> None:
     """Train the network's last blocks and the head on photos varied anew each time, to their averaged weights."""
     network.requires_grad_(False)
-    network.to(memory_format=torch.channels_last)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     tuned = [*network.blocks[settings.first_block :].parameters(), *network.head.parameters()]
     for weight in tuned:
         weight.requires_grad_(True)

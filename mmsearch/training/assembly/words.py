@@ -13,6 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -123,8 +124,12 @@ def train_words(
     layers = [weight for layer in reader.encoder.layers[reader.frozen :] for weight in layer.parameters()]
     origin = [weight.detach().clone() for weight in layers]
     rates = {"layers": settings.learning_rate, "map": settings.map_learning_rate}
+    groups: list[dict[str, Any]] = [
+        {"params": layers, "name": "layers"},
+        {"params": list(reader.out.parameters()), "name": "map"},
+    ]
     optimizer = torch.optim.AdamW(
-        [{"params": layers, "name": "layers"}, {"params": reader.out.parameters(), "name": "map"}],
+        groups,
         lr=0.0,
         weight_decay=0.0,
         betas=(0.9, 0.98),
