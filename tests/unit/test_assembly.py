@@ -27,7 +27,8 @@ from mmsearch.training.assembly.seeing import (
     class_names,
     train_seeing,
 )
-from mmsearch.training.assembly.settings import RECIPES, Seeing as SeeingSettings, find_assembly, load_assembly
+from mmsearch.training.assembly.settings import RECIPES, find_assembly, load_assembly
+from mmsearch.training.assembly.settings import Seeing as SeeingSettings
 from mmsearch.training.assembly.steps import Averaged, loaded, rate, saved
 from mmsearch.training.assembly.words import Reader, caption_states
 from tests.tiny_models import random_compact
