@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from mmsearch.embedders import load_embedder
-from mmsearch.embedders.qwen2vl_inputs import Batch, joined, separated
+from mmsearch.embedders.qwen2vl_inputs import Batch
 from mmsearch.errors import ConfigError
 from mmsearch.training.draws import open_material
 from mmsearch.training.export import export_run
@@ -27,7 +27,7 @@ from mmsearch.training.recipe_fields import Recipe
 from mmsearch.training.start import start_model
 from mmsearch.training.state import load_state, states
 from mmsearch.training.train import train
-from mmsearch.training.trainee import Trainee
+from mmsearch.training.trainee import trainee_of
 from tests.processes import PRELOADED, run_processes
 from tests.tiny_training import PUBLISHED, recipe_over, write_checkpoint, write_pairs, write_published_sets
 from tests.unit.test_vlm2vec import IMAGES, IS_VIDEO, PROMPTS, random_embedder
@@ -223,7 +223,7 @@ def test_a_merged_adapter_embeds_as_the_unmerged_one(place, tmp_path, dora):
     folder = export_run(tmp_path / "run", tmp_path / "out", dtype="float32")
     embedder, _ = start_model(chosen, open_material(chosen, None, tmp_path), "cpu")
     plain = embedder.embed_prompts(PROMPTS, IMAGES, IS_VIDEO)
-    trainee = Trainee(embedder, chosen).eval()
+    trainee = trainee_of(embedder, chosen).eval()
     state = load_state(states(tmp_path / "run")[-1])
     with torch.no_grad():
         for name, weight in trainee.weights().items():
@@ -304,10 +304,10 @@ def test_features_of_a_frozen_tower_are_computed_once(place, tmp_path):
 
 def test_batches_are_taken_apart_and_put_together_again():
     batch = random_embedder().prepare(PROMPTS, IMAGES, IS_VIDEO)
-    rows = separated(batch)
+    rows = batch.separated()
     assert [row.lengths[0] for row in rows] == list(batch.lengths)
     assert [len(row.grids) for row in rows] == [1, 0, 1, 0, 2, 1, 0]
-    again = joined(rows)
+    again = Batch.joined(rows)
     assert again.lengths == batch.lengths and again.grids == batch.grids
     for name in ("input_ids", "pixels", "visual_index"):
         assert torch.equal(getattr(again, name), getattr(batch, name))
