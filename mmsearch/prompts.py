@@ -44,6 +44,22 @@ def final_prompt(instruction: str, text: str = "", *, image_count: int = 0, is_v
     return f"{IMAGE_TOKEN} " * image_count + prompt
 
 
+def split_prompt(prompt: str) -> tuple[str, str]:
+    """(instruction, text) of a final prompt without its image and video tokens, for models that read the two apart.
+
+    The instruction is the longest one of this module that the prompt begins with and that ends where a word ends. A prompt that begins
+    with none of them is text as a whole: an instruction of the user's own cannot be told from the text behind it.
+    """
+    for token in (IMAGE_TOKEN, VIDEO_TOKEN):
+        prompt = prompt.replace(token, " ")
+    prompt = prompt.strip()
+    for instruction in _KNOWN_INSTRUCTIONS:
+        text = prompt.removeprefix(instruction)
+        if len(text) < len(prompt) and (not text or text[0].isspace()):
+            return instruction, text.lstrip()
+    return "", prompt
+
+
 def document_input(draft: ItemDraft, *, with_text: bool = True) -> EmbedInput:
     """The target side of an item: its pixels, its kind's instruction and, with `with_text`, its text."""
     return EmbedInput(
@@ -166,3 +182,24 @@ def text_target_instruction(*, has_image: bool, has_text: bool) -> str:
     if not has_image:
         return ""
     return PHOTO_QUESTION_INSTRUCTION if has_text else PHOTO_TO_TEXT_INSTRUCTION
+
+
+_KNOWN_INSTRUCTIONS: tuple[str, ...] = tuple(
+    sorted(
+        {
+            instruction.strip()
+            for group in (
+                DOCUMENT_INSTRUCTIONS.values(),
+                TEXT_QUERY_INSTRUCTIONS.values(),
+                IMAGE_QUERY_INSTRUCTIONS.values(),
+                COMPOSED_QUERY_INSTRUCTIONS.values(),
+                LLAVA_HOUND_INSTRUCTIONS.values(),
+                (PHOTO_TO_TEXT_INSTRUCTION, PHOTO_QUESTION_INSTRUCTION),
+                *VISRAG_INSTRUCTIONS.values(),
+            )
+            for instruction in group
+        },
+        key=lambda instruction: (-len(instruction), instruction),
+    )
+)
+"""The longest first."""

@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from mmsearch.embedders.compact_vlm import CompactVlmEmbedder
+from mmsearch.embedders.compact_vlm_model import CompactVlm, Convolution
 
 
 def byte_tokenizer(specials: Sequence[str], *, template: str | None = None, lower: bool = False) -> Tokenizer:
@@ -58,3 +61,54 @@ def picture(width: int, height: int, seed: int = 0) -> Image.Image:
     rng = np.random.default_rng(seed)
     small = Image.fromarray(rng.integers(0, 256, (5, 7, 3), np.uint8))
     return small.resize((width, height), Image.Resampling.BICUBIC)
+
+
+COMPACT_WORDS = (
+    "query", "a", "the", "of", "red", "boat", "dog", "revenue", "quarter", "image", "video", "document", "given", "find",
+    "picture", "that", "matches", "provided", "content", "understand", "represent", "caption", "everyday", "me", "visual",
+)  # fmt: skip
+
+
+def unigram_tokenizer() -> Tokenizer:
+    """Ids 0 `<s>`, 1 `<pad>`, 2 `</s>`, 3 unknown, then some words and every printable ASCII character: as multilingual-e5-small's."""
+    specials = [(token, 0.0) for token in ("<s>", "<pad>", "</s>", "<unk>")]
+    words = [(f"▁{word}", -4.0 - 0.01 * n) for n, word in enumerate(COMPACT_WORDS)]
+    letters = [(chr(code), -8.0 - 0.01 * (code % 50)) for code in range(33, 127)]
+    tokenizer = Tokenizer(models.Unigram([*specials, *words, ("▁", -6.0), *letters], unk_id=3, byte_fallback=False))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(r"\s+"), " ")])
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    return tokenizer
+
+
+def compact_config(tokenizer: Tokenizer, *, side: int = 1) -> dict[str, Any]:
+    return {
+        "model_type": "compact_vlm",
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "text_config": {
+            "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
+            "vocab_size": tokenizer.get_vocab_size(), "max_position_embeddings": 128, "layer_norm_eps": 1e-12,
+        },
+        "vision_config": {"width": 0.2, "depth": 0.5, "trained_px": 260, "side": side, "inner_size": 24},
+    }  # fmt: skip
+
+
+def random_compact(*, seed: int = 0, side: int = 1, **options: Any) -> CompactVlmEmbedder:
+    """A compact model of 0.2M parameters whose gate, mix and shift say something of an instruction."""
+    tokenizer = unigram_tokenizer()
+    config = compact_config(tokenizer, side=side)
+    model = randomise(CompactVlm(config), seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.vision.modules():
+        if isinstance(module, Convolution):  # else next to nothing would pass so many layers
+            noise = torch.randn(module.weight.shape, generator=generator)
+            module.weight.data = noise * (2 / module.weight[0].numel()) ** 0.5
+    table = model.text.tokens
+    table.nibbles = torch.randint(0, 256, table.nibbles.shape, generator=generator, dtype=torch.uint8)
+    table.scales = (0.02 + 0.06 * torch.rand(table.scales.shape, generator=generator)).half()
+    return CompactVlmEmbedder(model, tokenizer, config, **options)
+
+
+def tiny_compact(folder: Path, **options: Any) -> Path:
+    random_compact(name="tiny", **options).save(folder)
+    return folder

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from mmsearch.items import KINDS
 from tests import training_sets as made
+from tests.tiny_models import tiny_compact
 from tests.unit.test_vlm2vec import random_embedder
 
 COLOURS = {
@@ -22,9 +24,15 @@ PAIRS = len(COLOURS) * len(SHAPES)
 """24: every colour in every manner."""
 
 
-def write_checkpoint(folder: Path) -> Path:
-    """A random Qwen2-VL of 0.2M parameters."""
-    random_embedder().save(folder, dtype=torch.float32)
+FAMILIES = ("vlm2vec", "compact_vlm")
+"""Those that can be trained."""
+
+
+def write_checkpoint(folder: Path, family: str = "vlm2vec", **options: Any) -> Path:
+    """A random model of 0.2M to 0.3M parameters."""
+    if family == "compact_vlm":
+        return tiny_compact(folder, sidecar=options, max_pixels=dict.fromkeys(KINDS, 4096))
+    random_embedder(**options).save(folder, dtype=torch.float32)
     return folder
 
 
@@ -61,7 +69,7 @@ def recipe_over(checkpoint: Path, pairs: Path, **changes: Any) -> dict[str, Any]
         "name": "tiny",
         "seed": 5,
         "model": {"from": str(checkpoint)},
-        "max_pixels": {"page": 3136, "image": 3136, "clip": 3136},
+        "max_pixels": {"page": 4096, "image": 4096, "clip": 4096},
         "precision": "float32",
         "workers": 0,
         "chunk_positions": 100,

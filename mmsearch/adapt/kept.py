@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mmsearch.embedders.vlm2vec import Vlm2VecEmbedder
+from mmsearch.embedders.trainable import Trainable
 from mmsearch.items import KINDS
 from mmsearch.prompts import DOCUMENT_INSTRUCTIONS, TEXT_QUERY_INSTRUCTIONS, final_prompt
 from mmsearch.relevance import GENERIC_QUERIES
@@ -58,7 +58,7 @@ def everyday_prompts() -> list[str]:
     return list(dict.fromkeys([*prompts, *words, *DOCUMENT_INSTRUCTIONS.values()]))
 
 
-def everyday_queries(embedder: Vlm2VecEmbedder) -> Kept:
+def everyday_queries(embedder: Trainable) -> Kept:
     """The model's own vectors of `everyday_prompts`."""
     prompts = everyday_prompts()
     vectors = embedder.embed_prompts(prompts, [None] * len(prompts), [False] * len(prompts))

@@ -15,7 +15,7 @@ from mmsearch.adapt.kept import Kept, everyday_queries
 from mmsearch.adapt.pictures import Pictures
 from mmsearch.adapt.plan import OwnPair, Plan
 from mmsearch.embedders.qwen2vl_inputs import first_tokens
-from mmsearch.embedders.vlm2vec import Vlm2VecEmbedder
+from mmsearch.embedders.trainable import Trainable
 from mmsearch.items import KINDS, Item, Kind
 from mmsearch.prompts import DOCUMENT_INSTRUCTIONS, final_prompt
 from mmsearch.training.recipe import parse_recipe
@@ -35,7 +35,7 @@ KEPT_ITEMS = 500
 def write_pairs(
     plan: Plan,
     pictures: Pictures,
-    embedder: Vlm2VecEmbedder,
+    embedder: Trainable,
     folder: Path,
     instructions: Mapping[str, str] | None = None,
 ) -> dict[str, Path]:
@@ -59,7 +59,7 @@ def write_pairs(
     return written
 
 
-def _line(pair: OwnPair, pictures: Pictures, embedder: Vlm2VecEmbedder) -> dict[str, Any]:
+def _line(pair: OwnPair, pictures: Pictures, embedder: Trainable) -> dict[str, Any]:
     place = str(pictures.path(pair.item_id, is_clip=pair.kind == "clip").absolute())
     words = " ".join(pair.target_text.split())
     line: dict[str, Any] = {
@@ -73,7 +73,7 @@ def _line(pair: OwnPair, pictures: Pictures, embedder: Vlm2VecEmbedder) -> dict[
 
 
 def kept_groups(
-    plan: Plan, items: Sequence[Item], vectors: Mapping[int, np.ndarray], pictures: Pictures, embedder: Vlm2VecEmbedder
+    plan: Plan, items: Sequence[Item], vectors: Mapping[int, np.ndarray], pictures: Pictures, embedder: Trainable
 ) -> dict[str, Kept]:
     """Everyday queries, and items of the training side about which nothing is said, with the vectors that they have in the library."""
     groups = {"text": everyday_queries(embedder)}
@@ -110,7 +110,7 @@ def unsaid(plan: Plan, items: Sequence[Item]) -> list[Item]:
 
 
 def make_recipe(
-    embedder: Vlm2VecEmbedder,
+    embedder: Trainable,
     start: str,
     files: Mapping[str, Path],
     groups: Mapping[str, Kept],

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from mmsearch.embedders import checkpoint as files
-from mmsearch.embedders.vlm2vec import Vlm2VecEmbedder
+from mmsearch.embedders.trainable import Trainable, trainable_class
 
 SHARES = (0.25, 0.5, 0.75, 1.0)
 """Of the new weights."""
@@ -26,22 +26,25 @@ class Mixer:
 
     def __init__(self, old: str, trained: Path, *, device: str | None = None) -> None:
         """`trained` is a checkpoint folder of the same shape."""
-        self.embedder = Vlm2VecEmbedder.load(old, device=device, dtype="float32")  # bfloat16 would round every mean
-        stored = files.find_checkpoint(old).json("config.json")
+        found = files.find_checkpoint(old)
+        family = trainable_class(found)
+        self.embedder: Trainable = family.load(old, device=device, dtype="float32")  # bfloat16 would round every mean
+        stored = found.json("config.json")
         name = stored.get("torch_dtype") or stored.get("dtype")
         self._dtype = {"float32": torch.float32, "float16": torch.float16}.get(str(name), torch.bfloat16)
         self._weights = dict(self.embedder.model.named_parameters())
         self._old = {name: weight.detach().clone() for name, weight in self._weights.items()}
-        self._new: Mapping[str, torch.Tensor] = files.model_tensors(files.find_checkpoint(trained))
+        self._new: Mapping[str, torch.Tensor] = family.read_weights(files.find_checkpoint(trained))
 
     @torch.no_grad()
-    def set_share(self, share: float) -> Vlm2VecEmbedder:
+    def set_share(self, share: float) -> Trainable:
         for name, weight in self._weights.items():
             new = self._new[name].to(weight.device, torch.float32)
             weight.copy_(self._old[name].float().lerp(new, share))
+        self.embedder.weights_changed()
         return self.embedder
 
     def save(self, folder: Path, *, name: str) -> None:
-        """The weights as they are set, in the old checkpoint's precision, in the public layout; weights last."""
+        """The weights as they are set, in the old checkpoint's precision, in its family's layout; weights last."""
         self.embedder.name = name
         self.embedder.save(folder, dtype=self._dtype)

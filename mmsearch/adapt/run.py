@@ -30,7 +30,7 @@ from mmsearch.adapt.pictures import Pictures
 from mmsearch.adapt.plan import Plan, Question, make_plan
 from mmsearch.embedders import Embedder, load_embedder
 from mmsearch.embedders import checkpoint as files
-from mmsearch.embedders.vlm2vec import Vlm2VecEmbedder
+from mmsearch.embedders.trainable import Trainable, trainable
 from mmsearch.errors import ConfigError, ModelMismatch
 from mmsearch.items import KINDS, WITHOUT_TEXT, EmbedInput, Item, ItemDraft, Query, Source
 from mmsearch.library import Library
@@ -407,12 +407,14 @@ def _checkpoint_of(name: str) -> str:
     return name if place.is_relative_to(files.SHIPPED) else str(place)
 
 
-def _trainable(library: Library) -> Vlm2VecEmbedder:
+def _trainable(library: Library) -> Trainable:
     if (active := library.model_key) is None:
         raise ConfigError(f"the library at {library.folder} is empty: `mmsearch ingest FOLDER` fills it")
-    embedder = library.embedder
-    if not isinstance(embedder, Vlm2VecEmbedder):
-        raise ConfigError(f"the model {library.model_name} cannot be trained; ingest with a Qwen2-VL checkpoint first")
+    embedder = trainable(library.embedder)
+    if embedder is None:
+        raise ConfigError(
+            f"the model {library.model_name} cannot be trained; ingest with a Qwen2-VL or compact_vlm checkpoint first"
+        )
     if embedder.model_key != active:
         raise ModelMismatch(
             f"the library holds vectors of model {active}, not of {library.model_name!r} ({embedder.model_key}): ingest first"

@@ -26,10 +26,10 @@ from mmsearch.embedders.batching import batches_by_cost, single_core_threads
 from mmsearch.embedders.checkpoint import load_tokenizer, read_tensors
 from mmsearch.embedders.compact_vlm_model import STRIDE, CompactVlm
 from mmsearch.embedders.opened import Opened, match_scales, model_key, open_checkpoint
-from mmsearch.embedders.qwen2vl_inputs import as_rgb, first_tokens
+from mmsearch.embedders.qwen2vl_inputs import as_rgb, first_tokens, token_ids
 from mmsearch.errors import EmbedderError
 from mmsearch.items import KINDS, EmbedInput, Kind, MatchScale
-from mmsearch.prompts import DOCUMENT_INSTRUCTIONS
+from mmsearch.prompts import DOCUMENT_INSTRUCTIONS, split_prompt
 
 PREFIX = "query: "
 MAX_PIXELS: dict[Kind, int] = {"page": 49_152, "image": 50_176, "clip": 25_600}
@@ -65,7 +65,16 @@ class CompactVlmEmbedder:
     """
 
     family: ClassVar[str] = "compact_vlm"
+    vision_weights: ClassVar[tuple[str, ...]] = ("vision.", "seeing.")
+    tower_weights: ClassVar[tuple[str, ...]] = ("vision.",)
+    about: ClassVar[Mapping[str, Any]] = {
+        "tags": ["mmsearch", "vlm2vec", "compact_vlm"],
+        "what": "A compact vision-language embedder (EfficientNet-Lite and BERT)",
+        "embedding": "what is read and what is seen, mixed by the instruction, unit length; compare by cosine.",
+        "prompts": "instructions as in `mmsearch/prompts.py`, read apart from the text.",
+    }
     page_text = True
+    min_pixels = STRIDE**2
     preprocessing_version: ClassVar[int] = 1
     """Goes into the model key: raise it whenever the same input would give other ids or pixels."""
 
@@ -138,8 +147,13 @@ class CompactVlmEmbedder:
             max_pixels=dict.fromkeys(KINDS, max_pixels) if max_pixels else None,
         )
 
-    def save(self, folder: str | Path) -> None:
-        """Write a checkpoint, weights last; `load` opens it."""
+    def save(self, folder: str | Path, *, dtype: torch.dtype = torch.bfloat16) -> None:
+        """Write a checkpoint, weights last; `load` opens it. `dtype` as in `stored_weights`."""
+        self.save_without_weights(folder)
+        self.write_weights(Path(folder), self.model.state_dict(), dtype)
+
+    def save_without_weights(self, folder: str | Path) -> None:
+        """Everything of a checkpoint but `model.safetensors`."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         files.write_json(folder / "config.json", dict(self.config))
@@ -155,20 +169,74 @@ class CompactVlmEmbedder:
                 "match_scale": self.match_scale,
             },
         )
-        files.write_stored(folder / "model.safetensors", stored_tensors(self.model))
+
+    # Training: see `mmsearch.embedders.trainable`
+
+    @staticmethod
+    def read_weights(checkpoint: files.Checkpoint) -> files.Tensors:
+        """All tensors of a checkpoint under their names in `model`, in float32, the token table in 4 bits."""
+        stored = {key: tensor for file in checkpoint.weight_files() for key, tensor in read_tensors(file).items()}
+        return restored(stored, torch.float32)
+
+    @staticmethod
+    def write_weights(folder: Path, tensors: files.Tensors, dtype: torch.dtype) -> None:
+        """`model.safetensors` beside the configuration that `save_without_weights` wrote."""
+        with torch.device("meta"):
+            files.compare("tensors", tensors, CompactVlm(files.read_json(folder / "config.json")).state_dict())
+        files.write_stored(folder / "model.safetensors", stored_weights(tensors, dtype))
+
+    def with_budgets(
+        self,
+        *,
+        name: str,
+        min_pixels: int,
+        max_pixels: Mapping[Kind, int],
+        page_text_tokens: int,
+        query_text_tokens: int,
+    ) -> CompactVlmEmbedder:
+        """The same model under another name; it looks and reads as told. `min_pixels` has no effect."""
+        told = {"page_text_tokens": page_text_tokens, "query_text_tokens": query_text_tokens, "match_scale": {}}
+        return type(self)(
+            self.model,
+            self.tokenizer,
+            self.config,
+            name=name,
+            device=self.device,
+            sidecar={**self.sidecar, **told},
+            max_pixels=dict(max_pixels),
+        )
+
+    @property
+    def preparation(self) -> Preparation:
+        return Preparation(self.tokenizer, self._around, max(self.page_text_tokens, self.query_text_tokens))
+
+    def prepare(
+        self,
+        prompts: Sequence[str],
+        images: Sequence[Sequence[Image.Image] | None],
+        is_video: Sequence[bool],
+        max_pixels: Sequence[int] | None = None,
+    ) -> ReadyBatch:
+        """Final prompts ready for `forward`; `max_pixels` is per prompt, the model's own budget for images and clips if None."""
+        budgets = max_pixels or [self.max_pixels["clip" if video else "image"] for video in is_video]
+        return self.preparation.batch(prompts, images, is_video, budgets)
+
+    def embed_prompts(
+        self, prompts: Sequence[str], images: Sequence[Sequence[Image.Image] | None], is_video: Sequence[bool]
+    ) -> np.ndarray:
+        """float32 [len(prompts), dim], unit length, in the order given; each prompt is split into instruction and text."""
+        inputs = [prompt_input(*row) for row in zip(prompts, images, is_video, strict=True)]
+        return self._encode(inputs, max(self.page_text_tokens, self.query_text_tokens))
+
+    def weights_changed(self) -> None:
+        """What the encoder said of instructions is no longer what it says."""
+        self._told = {"": self._told[""]}
 
     # Inputs
 
     def ready(self, item: EmbedInput, most_text_tokens: int) -> Ready:
         """Tokenise and resize; no tensor is computed, so it may run in another thread or process."""
-        text = first_tokens(self.tokenizer, item.text, most_text_tokens) if item.text.strip() else ""
-        before, behind = self._around
-        ids = [*before, *self._ids(text), *behind] if text else []
-        if not ids and not item.images:
-            ids = [*before, *behind]  # nothing at all: what the encoder makes of an empty text
-        budget = self.max_pixels[item.kind]
-        shots = [item.images] if item.is_video else [(image,) for image in item.images]
-        return Ready(ids, tuple(_pixels(shot, budget) for shot in shots), item.instruction)
+        return ready_input(self.tokenizer, self._around, item, most_text_tokens, self.max_pixels[item.kind])
 
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False).ids
@@ -279,6 +347,83 @@ class CompactVlmEmbedder:
         return cells * CELL_COST, min(len(item.text) // 4 + 2, most_text_tokens + 4)
 
 
+class ReadyBatch(tuple[Ready, ...]):
+    """Inputs for `CompactVlmEmbedder.forward`: a `mmsearch.embedders.trainable.PromptBatch`."""
+
+    __slots__ = ()
+
+    @property
+    def patches(self) -> int:
+        """Cells of the network."""
+        return sum(pixels[..., 0].size // STRIDE**2 for one in self for pixels in one.pixels)
+
+    @property
+    def tokens(self) -> int:
+        """Of text."""
+        return sum(len(one.ids) for one in self)
+
+    @property
+    def cost(self) -> int:
+        return self.patches * CELL_COST + self.tokens
+
+    def to(self, device: torch.device | str) -> ReadyBatch:
+        """Itself: a picture is moved when it is looked at."""
+        return self
+
+    def separated(self) -> list[ReadyBatch]:
+        return [ReadyBatch((one,)) for one in self]
+
+    @classmethod
+    def joined(cls, batches: Sequence[ReadyBatch]) -> ReadyBatch:
+        return cls(one for batch in batches for one in batch)
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """From final prompts and pictures to a `ReadyBatch`. It holds no model and can be sent to another process.
+
+    Attributes:
+        around: ids before and behind a text.
+    """
+
+    tokenizer: Tokenizer
+    around: tuple[list[int], list[int]]
+    most_text_tokens: int
+
+    def batch(
+        self,
+        prompts: Sequence[str],
+        images: Sequence[Sequence[Image.Image] | None],
+        is_video: Sequence[bool],
+        max_pixels: Sequence[int],
+    ) -> ReadyBatch:
+        """Split into instruction and text, tokenise, resize; `max_pixels` is of each picture or frame, per prompt."""
+        rows = zip(prompts, images, is_video, max_pixels, strict=True)
+        return ReadyBatch(
+            ready_input(self.tokenizer, self.around, prompt_input(prompt, shown, video), self.most_text_tokens, budget)
+            for prompt, shown, video, budget in rows
+        )
+
+
+def prompt_input(prompt: str, images: Sequence[Image.Image] | None, is_video: bool) -> EmbedInput:
+    """A final prompt and its pictures as an input, its instruction found by `mmsearch.prompts.split_prompt`."""
+    instruction, text = split_prompt(prompt)
+    return EmbedInput(instruction, text, tuple(images or ()), is_video, "clip" if is_video else "image")
+
+
+def ready_input(
+    tokenizer: Tokenizer, around: tuple[list[int], list[int]], item: EmbedInput, most_text_tokens: int, budget: int
+) -> Ready:
+    """Tokenise and resize. `around`: ids before and behind a text; `budget`: pixels of each picture or frame."""
+    text = first_tokens(tokenizer, item.text, most_text_tokens) if item.text.strip() else ""
+    before, behind = around
+    ids = [*before, *token_ids(tokenizer, text), *behind] if text else []
+    if not ids and not item.images:
+        ids = [*before, *behind]  # nothing at all: what the encoder makes of an empty text
+    shots = [item.images] if item.is_video else [(image,) for image in item.images]
+    return Ready(ids, tuple(_pixels(shot, budget) for shot in shots), item.instruction)
+
+
 def _fewer(grid: Tensor) -> Tensor:
     """A clip's grids as visual tokens: each frame in four."""
     if len(grid) == 1:
@@ -334,13 +479,20 @@ def opened_model(opened: Opened) -> CompactVlm:
 
 
 def stored_tensors(model: CompactVlm) -> dict[str, Tensor]:
-    """A model's tensors as a checkpoint holds them: the token table in 4 bits, as it is; the encoder's matrices in 8 bits with a
-    scale per row; the rest in bfloat16."""
+    """A model's tensors as a checkpoint holds them."""
+    return stored_weights(model.state_dict())
+
+
+def stored_weights(tensors: Mapping[str, Tensor], dtype: torch.dtype = torch.bfloat16) -> dict[str, Tensor]:
+    """Tensors as a checkpoint holds them: the token table in 4 bits, as it is; the encoder's matrices in 8 bits with a scale per row;
+    the rest in bfloat16. With float32 all but the table is stored as it is: for weights that are still worked on."""
     stored: dict[str, Tensor] = {}
-    for name, tensor in model.state_dict().items():
+    for name, tensor in tensors.items():
         tensor = tensor.detach().cpu()
         if name.startswith("text.tokens."):
             stored[name] = tensor
+        elif dtype == torch.float32:
+            stored[name] = tensor.float()
         elif name.startswith("text.layers.") and tensor.ndim == 2:
             scale = (tensor.float().abs().amax(1).clamp(min=1e-12) / 127).half()
             stored[name] = torch.clamp((tensor.float() / scale.float()[:, None]).round(), -127, 127).to(torch.int8)

@@ -39,6 +39,9 @@ class TokenTable(nn.Module):
     A block of 32 weights has a scale; value = (nibble - 8) * scale; the low nibbles of 16 bytes come first.
     """
 
+    nibbles: Tensor
+    scales: Tensor
+
     def __init__(self, rows: int, dim: int) -> None:
         super().__init__()
         self.register_buffer("nibbles", torch.zeros(rows, dim // 2, dtype=torch.uint8))

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from mmsearch.embedders.encoder import states_at
-from mmsearch.embedders.qwen2vl_inputs import Batch, Preparation, separated, token_ids
+from mmsearch.embedders.qwen2vl_inputs import Batch, Preparation, token_ids
 from mmsearch.prompts import IMAGE_TOKEN, VIDEO_TOKEN
 
 ATTENDING_TOKENS = 1024
@@ -70,7 +70,7 @@ def branched_batch(
     visual_index: list[Tensor] = []
     branches = []
     start = 0
-    for first, own in zip(separated(firsts), prompts, strict=True):
+    for first, own in zip(firsts.separated(), prompts, strict=True):
         trunk = len(first.visual_index)
         tails = [first.input_ids[trunk:]]
         tails += [torch.tensor(token_ids(preparation.tokenizer, prompt)[1:], dtype=torch.int64) for prompt in own[1:]]

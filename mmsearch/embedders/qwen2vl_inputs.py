@@ -56,6 +56,19 @@ class Batch:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    @property
+    def patches(self) -> int:
+        return len(self.pixels)
+
+    @property
+    def tokens(self) -> int:
+        return len(self.input_ids)
+
+    @property
+    def cost(self) -> int:
+        """What it costs: patches of the vision tower and tokens of the language model together."""
+        return self.patches + self.tokens
+
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """The same batch with its tensors on `device`."""
         return replace(
@@ -68,6 +81,39 @@ class Batch:
     def pixel_values(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """Normalised patches [patches, 1176], as the reference's image processor returns them."""
         return normalise(self.pixels).to(dtype)
+
+    @classmethod
+    def joined(cls, batches: Sequence[Batch]) -> Batch:
+        """Several batches as one, in their order."""
+        starts = np.cumsum([0, *(len(batch.input_ids) for batch in batches)])[:-1].tolist()
+        return Batch(
+            torch.cat([batch.input_ids for batch in batches]),
+            tuple(length for batch in batches for length in batch.lengths),
+            torch.cat([batch.pixels for batch in batches]),
+            tuple(grid for batch in batches for grid in batch.grids),
+            torch.cat([batch.visual_index + start for batch, start in zip(batches, starts, strict=True)]),
+        )
+
+    def separated(self) -> list[Batch]:
+        """A batch per prompt; the inverse of `joined`."""
+        rows = []
+        start = patch = grid = visual = 0
+        for length in self.lengths:
+            last_visual = int(torch.searchsorted(self.visual_index, start + length))
+            last_patch, last_grid = patch + MERGE**2 * (last_visual - visual), grid
+            while sum(t * h * w for t, h, w in self.grids[grid:last_grid]) < last_patch - patch:
+                last_grid += 1
+            rows.append(
+                Batch(
+                    self.input_ids[start : start + length],
+                    (length,),
+                    self.pixels[patch:last_patch],
+                    self.grids[grid:last_grid],
+                    self.visual_index[visual:last_visual] - start,
+                )
+            )
+            start, patch, grid, visual = start + length, last_patch, last_grid, last_visual
+        return rows
 
 
 @dataclass(frozen=True)
@@ -179,40 +225,6 @@ class ChatPreparation(Preparation):
         floor = min(self.min_pixels, max_pixels)
         for frames in [handed_over] if is_video else [[image] for image in handed_over]:
             yield patches_of(frames, min_pixels=floor, max_pixels=max_pixels)
-
-
-def joined(batches: Sequence[Batch]) -> Batch:
-    """Several batches as one, in their order."""
-    starts = np.cumsum([0, *(len(batch.input_ids) for batch in batches)])[:-1].tolist()
-    return Batch(
-        torch.cat([batch.input_ids for batch in batches]),
-        tuple(length for batch in batches for length in batch.lengths),
-        torch.cat([batch.pixels for batch in batches]),
-        tuple(grid for batch in batches for grid in batch.grids),
-        torch.cat([batch.visual_index + start for batch, start in zip(batches, starts, strict=True)]),
-    )
-
-
-def separated(batch: Batch) -> list[Batch]:
-    """A batch per prompt; the inverse of `joined`."""
-    rows = []
-    start = patch = grid = visual = 0
-    for length in batch.lengths:
-        last_visual = int(torch.searchsorted(batch.visual_index, start + length))
-        last_patch, last_grid = patch + MERGE**2 * (last_visual - visual), grid
-        while sum(t * h * w for t, h, w in batch.grids[grid:last_grid]) < last_patch - patch:
-            last_grid += 1
-        rows.append(
-            Batch(
-                batch.input_ids[start : start + length],
-                (length,),
-                batch.pixels[patch:last_patch],
-                batch.grids[grid:last_grid],
-                batch.visual_index[visual:last_visual] - start,
-            )
-        )
-        start, patch, grid, visual = start + length, last_patch, last_grid, last_visual
-    return rows
 
 
 def normalise(

@@ -17,7 +17,7 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from mmsearch.embedders import checkpoint as files
-from mmsearch.embedders.backbones import flat_config
+from mmsearch.embedders.backbones import check_names, flat_config
 from mmsearch.embedders.opened import Opened
 from mmsearch.embedders.packed import PackedEmbedder, Side
 from mmsearch.embedders.qwen2vl_inputs import (
@@ -47,6 +47,14 @@ class Vlm2VecEmbedder(PackedEmbedder):
 
     family: ClassVar[str] = "vlm2vec"
     shares_visuals: ClassVar[bool] = True
+    vision_weights: ClassVar[tuple[str, ...]] = ("visual.",)
+    tower_weights: ClassVar[tuple[str, ...]] = ("visual.",)
+    about: ClassVar[Mapping[str, Any]] = {
+        "tags": ["mmsearch", "vlm2vec", "qwen2_vl"],
+        "what": "A Qwen2-VL embedder in the manner of VLM2Vec-V2",
+        "embedding": "the last token's last hidden state, unit length; compare by cosine.",
+        "prompts": "no chat template and no end token; strings as in `mmsearch/prompts.py`.",
+    }
 
     def __init__(
         self,
@@ -100,6 +108,40 @@ class Vlm2VecEmbedder(PackedEmbedder):
             page_text_tokens=page_text_tokens,
             query_text_tokens=query_text_tokens,
         )
+
+    def with_budgets(
+        self,
+        *,
+        name: str,
+        min_pixels: int,
+        max_pixels: Mapping[Kind, int],
+        page_text_tokens: int,
+        query_text_tokens: int,
+    ) -> Vlm2VecEmbedder:
+        """The same model under another name; it looks and reads as told."""
+        return Vlm2VecEmbedder.from_model(
+            self.model,
+            self.tokenizer,
+            name=name,
+            min_pixels=min_pixels,
+            max_pixels=max_pixels,
+            page_text_tokens=page_text_tokens,
+            query_text_tokens=query_text_tokens,
+        )
+
+    def weights_changed(self) -> None:
+        """Nothing is kept from one input to the next."""
+
+    @staticmethod
+    def read_weights(checkpoint: files.Checkpoint) -> files.Tensors:
+        """All tensors of a checkpoint under their names in `model`; its adapter merged."""
+        return files.model_tensors(checkpoint)
+
+    @staticmethod
+    def write_weights(folder: Path, tensors: files.Tensors, dtype: torch.dtype) -> None:
+        """`model.safetensors` beside the configuration that `save_without_weights` wrote."""
+        check_names(tensors, files.read_json(folder / "config.json"))
+        files.write_tensors(folder / "model.safetensors", tensors, dtype)
 
     def save(self, folder: str | Path, *, dtype: torch.dtype = torch.bfloat16) -> None:
         """Write a checkpoint in the public layout, weights last; `load` and transformers open it."""

@@ -12,13 +12,15 @@ import torch
 
 from mmsearch.embedders import checkpoint as files
 from mmsearch.embedders.opened import default_device
-from mmsearch.embedders.qwen2vl_inputs import MERGE, Preparation, separated
+from mmsearch.embedders.qwen2vl_inputs import MERGE, Preparation
+from mmsearch.embedders.trainable import trainable_class
 from mmsearch.errors import DatasetError, MMSearchError, SourceError
 from mmsearch.prompts import IMAGE_TOKEN, VIDEO_TOKEN
 from mmsearch.training.draws import PreparePairs, open_pairs
 from mmsearch.training.features import precision_of
 from mmsearch.training.loader import Example
 from mmsearch.training.recipe_fields import Recipe
+from mmsearch.training.start import with_budgets
 
 SAMPLE = 32
 
@@ -81,9 +83,9 @@ def check_sources(recipe: Recipe, data: Path | None, work: Path, *, sample: int 
                 reason = reason or str(error)
                 continue
             if preparation is not None:
-                rows = separated(preparation([example]).batch)
-                patches += sum(len(row.pixels) for row in rows)
-                tokens += sum(len(row.input_ids) for row in rows)
+                batch = preparation([example]).batch
+                patches += batch.patches
+                tokens += batch.tokens
         good = max(1, count - bad)
         yield SourceCheck(source.name, len(source), count, bad, reason, "", patches / good, tokens / good)
 
@@ -93,7 +95,75 @@ def estimate(recipe: Recipe, checks: list[SourceCheck], *, processes: int = 1, d
 
     Raises: EmbedderError: the model's configuration cannot be read.
     """
-    config = _configuration(recipe)
+    sizes = _sizes(_configuration(recipe))
+    parameters = sizes.parameters
+    if recipe.adapter is not None:
+        trained = recipe.adapter.rank * sizes.adapted
+    else:
+        trained = parameters - (0 if recipe.trains_vision else sizes.tower_parameters)
+    device = device or default_device()
+    narrow = precision_of(recipe, device) == torch.bfloat16
+    states = 3 if recipe.optimizer.name == "adamw" else 2  # gradient, and one or two moments
+    per_trained = 4 * (1 + states + (recipe.average is not None))
+    weights_bytes = trained * per_trained + (parameters - trained) * (2 if narrow else 4)
+    if recipe.parallel == "fsdp":
+        weights_bytes //= processes
+    kept = sizes.kept_checkpointed if recipe.gradient_checkpointing else sizes.kept
+    activations = int(recipe.chunk_positions * kept * (2 if narrow else 4))
+    seconds = _seconds(recipe, checks, sizes.language, sizes.tower, processes, device)
+    return Needs(parameters, trained, weights_bytes, activations, seconds)
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """Of a model, from its configuration.
+
+    Attributes:
+        language, tower: multiplications per token, and per patch (or cell).
+        adapted: weights of an adapter of rank 1.
+        kept, kept_checkpointed: numbers kept per position of a chunk for the backward pass, at most.
+    """
+
+    parameters: int
+    tower_parameters: int
+    language: int
+    tower: int
+    adapted: int
+    kept: float
+    kept_checkpointed: float
+
+
+def _sizes(config: dict[str, Any]) -> _Sizes:
+    return _compact_sizes(config) if config.get("model_type") == "compact_vlm" else _qwen2vl_sizes(config)
+
+
+def _compact_sizes(config: dict[str, Any]) -> _Sizes:
+    from mmsearch.embedders.compact_vlm import CELL_COST
+    from mmsearch.embedders.compact_vlm_model import STRIDE, CompactVlm, Convolution
+
+    with torch.device("meta"):
+        model = CompactVlm(config)
+    hidden, layers = config["text_config"]["hidden_size"], config["text_config"]["num_hidden_layers"]
+    tower = kept = 0
+    places = STRIDE**2  # of a convolution's output, per cell
+    for part in model.vision.modules():
+        if isinstance(part, Convolution):
+            places //= part.stride**2
+            tower += places * part.weight.numel()
+            kept += places * len(part.weight)
+    language = sum(weight.numel() for layer in model.text.layers for weight in layer.parameters())
+    return _Sizes(
+        parameters=sum(weight.numel() for weight in model.parameters()),
+        tower_parameters=sum(weight.numel() for weight in model.vision.parameters()),
+        language=language,
+        tower=tower,
+        adapted=0,
+        kept=max(34 * layers * hidden, 2 * kept / CELL_COST),
+        kept_checkpointed=0,
+    )
+
+
+def _qwen2vl_sizes(config: dict[str, Any]) -> _Sizes:
     text, vision = files.text_fields(config), config["vision_config"]
     layers, hidden, inner = text["num_hidden_layers"], text["hidden_size"], text["intermediate_size"]
     key_values = (
@@ -110,25 +180,15 @@ def estimate(recipe: Recipe, checks: list[SourceCheck], *, processes: int = 1, d
     block = 4 * width * width + inside
     merger = (width * MERGE**2) ** 2 + width * MERGE**2 * hidden
     language, tower = layers * layer, int(depth * block + merger + 1176 * width)
-    parameters = language + tower + text["vocab_size"] * hidden
-    if recipe.adapter is not None:
-        trained = layers * recipe.adapter.rank * (4 * hidden + 2 * (hidden + key_values) + 3 * (hidden + inner))
-    else:
-        trained = parameters - (0 if recipe.trains_vision else tower)
-    device = device or default_device()
-    narrow = precision_of(recipe, device) == torch.bfloat16
-    states = 3 if recipe.optimizer.name == "adamw" else 2  # gradient, and one or two moments
-    per_trained = 4 * (1 + states + (recipe.average is not None))
-    weights_bytes = trained * per_trained + (parameters - trained) * (2 if narrow else 4)
-    if recipe.parallel == "fsdp":
-        weights_bytes //= processes
-    positions = recipe.chunk_positions
-    kept = (
-        2 if recipe.gradient_checkpointing else 34 * layers
-    )  # widths of numbers that a layer keeps per token for its backward pass
-    activations = positions * max(hidden, width) * kept * (2 if narrow else 4)
-    return Needs(
-        parameters, trained, weights_bytes, activations, _seconds(recipe, checks, language, tower, processes, device)
+    widest = max(hidden, width)
+    return _Sizes(
+        parameters=language + tower + text["vocab_size"] * hidden,
+        tower_parameters=tower,
+        language=language,
+        tower=tower,
+        adapted=layers * (4 * hidden + 2 * (hidden + key_values) + 3 * (hidden + inner)),
+        kept=34 * layers * widest,  # widths of numbers that a layer keeps per token for its backward pass
+        kept_checkpointed=2 * widest,
     )
 
 
@@ -177,7 +237,13 @@ def _configuration(recipe: Recipe) -> dict[str, Any]:
 
 def _preparation(recipe: Recipe) -> PreparePairs | None:
     """How the recipe's model reads; None where its tokenizer is not on this machine."""
+    budgets = {str(kind): pixels for kind, pixels in recipe.max_pixels.items()}
     try:
+        if recipe.model.checkpoint:
+            family = trainable_class(files.find_checkpoint(recipe.model.checkpoint))
+            if family.family == "compact_vlm":
+                compact = family.load(recipe.model.checkpoint, device="cpu", dtype="float32")
+                return PreparePairs(with_budgets(compact, recipe).preparation, budgets)
         if recipe.model.checkpoint or recipe.model.tokenizer:
             tokenizer = files.load_tokenizer(
                 files.find_checkpoint(recipe.model.checkpoint or recipe.model.tokenizer or "")
@@ -190,4 +256,4 @@ def _preparation(recipe: Recipe) -> PreparePairs | None:
         return None
     image_id, video_id = (tokenizer.token_to_id(token) or 0 for token in (IMAGE_TOKEN, VIDEO_TOKEN))
     preparation = Preparation(tokenizer, image_id, video_id, recipe.min_pixels)
-    return PreparePairs(preparation, {str(kind): pixels for kind, pixels in recipe.max_pixels.items()})
+    return PreparePairs(preparation, budgets)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmsearch.embedders.qwen2vl_inputs import Batch, Preparation, separated
+from mmsearch.embedders.trainable import Preparing, PromptBatch
 from mmsearch.errors import ConfigError
 from mmsearch.training import loader
 from mmsearch.training.datasets import PairSource, open_sources
@@ -129,7 +129,7 @@ class PreparedPairs:
         sides: how many each pair has. scores: a teacher's, of each pair's targets; None without.
     """
 
-    batch: Batch
+    batch: PromptBatch
     sides: tuple[int, ...]
     scores: tuple[tuple[float, ...] | None, ...]
 
@@ -142,7 +142,7 @@ class PreparePairs:
         max_pixels: budgets for "image" and "clip" where a side has none of its own.
     """
 
-    preparation: Preparation
+    preparation: Preparing
     max_pixels: dict[str, int]
 
     def __call__(self, examples: list[Example]) -> PreparedPairs:
@@ -159,14 +159,14 @@ class PreparePairs:
 
 
 def draws(
-    material: Material, preparation: Preparation, number: int, first: int, processes: Processes
+    material: Material, preparation: Preparing, number: int, first: int, processes: Processes
 ) -> Generator[StepInputs, None, None]:
     """This process's inputs for the steps of stage `number` from `first` on, made ahead in a thread (and loader workers)."""
     return ahead(_draws(material, preparation, number, first, processes))
 
 
 def _draws(
-    material: Material, preparation: Preparation, number: int, first: int, processes: Processes
+    material: Material, preparation: Preparing, number: int, first: int, processes: Processes
 ) -> Generator[StepInputs, None, None]:
     recipe, stage = material.recipe, material.recipe.stages[number]
     budgets: dict[str, int] = {str(kind): pixels for kind, pixels in recipe.max_pixels.items()} | stage.max_pixels
@@ -188,7 +188,7 @@ def _draws(
     indices = {name: index for index, name in enumerate(material.sources)}
     with contextlib.closing(pairs) if pairs is not None else contextlib.nullcontext():  # type: ignore[type-var]
         for step in range(first, stage.steps):
-            rows: list[Batch] = []
+            rows: list[PromptBatch] = []
             contrast = None
             if pairs is not None:
                 rows, contrast = pair_rows(next(pairs), indices)
@@ -210,16 +210,16 @@ def _draws(
             yield StepInputs(rows, contrast, groups, sum(material.report.counts().values()))
 
 
-def pair_rows(loaded: LoadedStep[PreparedPairs], indices: dict[str, int]) -> tuple[list[Batch], PairRows]:
+def pair_rows(loaded: LoadedStep[PreparedPairs], indices: dict[str, int]) -> tuple[list[PromptBatch], PairRows]:
     """Queries, then targets in the order of their queries, and what is known of them."""
-    queries: list[Batch] = []
-    targets: list[Batch] = []
+    queries: list[PromptBatch] = []
+    targets: list[PromptBatch] = []
     counts: list[int] = []
     keys: list[int] = []
     scores: list[float] = []
     sources: list[int] = []
     for portion in loaded.portions:
-        sides = iter(separated(portion.made.batch))
+        sides = iter(portion.made.batch.separated())
         for source, key, count, known in zip(
             portion.sources, portion.target_keys, portion.made.sides, portion.made.scores, strict=True
         ):
@@ -240,13 +240,13 @@ def pair_rows(loaded: LoadedStep[PreparedPairs], indices: dict[str, int]) -> tup
 
 def group_rows(
     drawn: SubBatch,
-    preparation: Preparation,
+    preparation: Preparing,
     budgets: dict[str, int],
     processes: Processes,
     axes: np.ndarray | None = None,
     strength: float = 0.0,
     basis: np.ndarray | None = None,
-) -> tuple[list[Batch], GroupRows]:
+) -> tuple[list[PromptBatch], GroupRows]:
     """This process's prompts of a sub-batch that every process draws alike."""
     shares = [range(rank, len(drawn.prompts), processes.count) for rank in range(processes.count)]
     own = shares[processes.rank]
@@ -262,9 +262,9 @@ def group_rows(
     targets, bank = torch.from_numpy(drawn.targets[order]), torch.from_numpy(drawn.bank)
     turn = None if basis is None else torch.from_numpy(basis)
     if axes is None or not any(drawn.kinds):
-        return separated(batch), GroupRows(drawn.group, len(own), targets, bank, basis=turn)
+        return batch.separated(), GroupRows(drawn.group, len(own), targets, bank, basis=turn)
     aims = torch.from_numpy(aimed(drawn.targets, drawn.kinds, axes, strength)[order])
-    return separated(batch), GroupRows(drawn.group, len(own), targets, bank, aims, torch.from_numpy(axes), turn)
+    return batch.separated(), GroupRows(drawn.group, len(own), targets, bank, aims, torch.from_numpy(axes), turn)
 
 
 def ahead(steps: Generator[StepInputs, None, None], depth: int = AHEAD) -> Generator[StepInputs, None, None]:

@@ -1,4 +1,4 @@
-"""From a run's state to a checkpoint folder in the public Qwen2-VL layout, adapter merged, with its model card."""
+"""From a run's state to a checkpoint folder in its family's layout, adapter merged, with its model card."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from mmsearch.embedders import checkpoint as files
-from mmsearch.embedders.backbones import check_names
+from mmsearch.embedders.trainable import Trainable, trainable_class
 from mmsearch.errors import ConfigError
 from mmsearch.training.adapters import adapted_layers, adapter_config, adapter_tensors
 from mmsearch.training.metrics import read_metrics
@@ -27,7 +27,7 @@ DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch
 def export_run(
     run: Path, to: Path | None = None, *, state: str = "newest", average: bool = True, dtype: str = "bfloat16"
 ) -> Path:
-    """Write a checkpoint that `load_embedder` and transformers open; weights last.
+    """Write a checkpoint that `load_embedder` opens (and, of a Qwen2-VL, transformers); weights last.
 
     Args:
         to: the folder; `run/checkpoint` if None.
@@ -42,22 +42,24 @@ def export_run(
     path = find_state(run, state)
     found = load_state(path)
     recipe = parse_recipe(found.recipe, f"the recipe in {path}")
-    tensors = merged_tensors(found, recipe, found.weights if average else found.model)
+    family = trainable_class(files.Checkpoint(FRAME, run / FRAME))
+    tensors = merged_tensors(found, recipe, family, found.weights if average else found.model)
     folder = to or run / "checkpoint"
     folder.mkdir(parents=True, exist_ok=True)
     for file in sorted((run / FRAME).iterdir()):
         shutil.copyfile(file, folder / file.name)
     config = files.read_json(folder / "config.json") | {"torch_dtype": dtype}
     files.write_json(folder / "config.json", config)
-    check_names(tensors, config)
-    card = model_card(recipe, found, read_metrics(run), is_average=average and bool(found.average))
+    card = model_card(recipe, found, read_metrics(run), family, is_average=average and bool(found.average))
     (folder / "README.md").write_text(card, encoding="utf-8")
-    files.write_tensors(folder / "model.safetensors", tensors, DTYPES[dtype])
+    family.write_weights(folder, tensors, DTYPES[dtype])
     return folder
 
 
-def merged_tensors(state: State, recipe: Recipe, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Every tensor of the model under its name in `Qwen2VLModel`: what was trained over what training started from."""
+def merged_tensors(
+    state: State, recipe: Recipe, family: type[Trainable], weights: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Every tensor of the model under its name in it: what was trained over what training started from."""
     tensors: dict[str, torch.Tensor] = {}
     if recipe.model.checkpoint is not None:
         base = files.find_checkpoint(recipe.model.checkpoint)
@@ -65,7 +67,7 @@ def merged_tensors(state: State, recipe: Recipe, weights: dict[str, torch.Tensor
             raise ConfigError(
                 f"{recipe.model.checkpoint} is not the checkpoint that this run started from (digest {state.base[:12]}); bring that back"
             )
-        tensors = files.model_tensors(base)
+        tensors = family.read_weights(base)
     if recipe.adapter is None:
         return tensors | weights
     tensors = {name: tensor.float() for name, tensor in tensors.items()}
@@ -74,14 +76,16 @@ def merged_tensors(state: State, recipe: Recipe, weights: dict[str, torch.Tensor
     return tensors
 
 
-def model_card(recipe: Recipe, state: State, rows: list[dict[str, Any]], *, is_average: bool = False) -> str:
+def model_card(
+    recipe: Recipe, state: State, rows: list[dict[str, Any]], family: type[Trainable], *, is_average: bool = False
+) -> str:
     """README.md of an exported checkpoint: what it is, how it was made, from which data, what is known of it."""
     start = recipe.model.checkpoint
     front = {
         "base_model": start or "none (trained from scratch)",
         "library_name": "transformers",
         "pipeline_tag": "feature-extraction",
-        "tags": ["mmsearch", "vlm2vec", "qwen2_vl"],
+        "tags": list(family.about["tags"]),
     }
     stages = recipe.stages[: state.stage + 1]
     steps = sum(stage.steps for stage in stages[:-1]) + state.step
@@ -92,12 +96,12 @@ def model_card(recipe: Recipe, state: State, rows: list[dict[str, Any]], *, is_a
         "---",
         f"# {recipe.name}",
         "",
-        f"A Qwen2-VL embedder in the manner of VLM2Vec-V2, trained with `mmsearch train` ({date.today().isoformat()}): "
+        f"{family.about['what']}, trained with `mmsearch train` ({date.today().isoformat()}): "
         f"{steps:,} of {planned:,} steps{', exponential moving average of the weights' if is_average else ''}.",
         "",
         f"- Start: {start or 'a new model'}{_how_trained(recipe)}",
-        "- Embedding: the last token's last hidden state, unit length; compare by cosine.",
-        "- Prompts: no chat template and no end token; strings as in `mmsearch/prompts.py`.",
+        f"- Embedding: {family.about['embedding']}",
+        f"- Prompts: {family.about['prompts']}",
         f"- Pixels at most: {', '.join(f'{kind} {pixels:,}' for kind, pixels in recipe.max_pixels.items())} (per frame for clips).",
         "",
         "## Data",

@@ -20,13 +20,13 @@ from torch import Tensor
 
 from mmsearch.embedders.opened import default_dtype
 from mmsearch.embedders.qwen2vl_inputs import MERGE, Batch, Grid
-from mmsearch.embedders.vlm2vec import Vlm2VecEmbedder
+from mmsearch.embedders.trainable import Trainable
 from mmsearch.training.recipe_fields import Recipe
 
 log = logging.getLogger(__name__)
 
 
-def open_cache(recipe: Recipe, embedder: Vlm2VecEmbedder, work: Path) -> VisionCache | None:
+def open_cache(recipe: Recipe, embedder: Trainable, work: Path) -> VisionCache | None:
     """The cache that a recipe asks for, in `work/features`; None if it does not."""
     if not recipe.vision_cache_gb:
         return None

@@ -5,12 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmsearch.embedders.qwen2vl_inputs import Batch, joined, separated
+from mmsearch.embedders.trainable import PromptBatch, joined
 from mmsearch.training.draws import Material, PreparePairs
 from mmsearch.training.gradcache import chunks_by_cost
 from mmsearch.training.loader import load_example
 from mmsearch.training.recipe_fields import Recipe
-from mmsearch.training.step import positions
 from mmsearch.training.trainee import Trainee
 
 
@@ -29,11 +28,11 @@ def rank_held_out(trainee: Trainee, recipe: Recipe, material: Material) -> dict[
         count = min(settings.pairs_per_source, len(source))
         examples = {row: load_example(source, row * len(source) // count)[0] for row in range(count)}
         unlike = {example.row: example for example in examples.values()}
-        queries: list[Batch] = []
-        targets: list[Batch] = []
+        queries: list[PromptBatch] = []
+        targets: list[PromptBatch] = []
         keys: list[str | None] = []
         for example in unlike.values():
-            query, target, *_ = separated(prepare([example]).batch)
+            query, target, *_ = prepare([example]).batch.separated()
             queries.append(query)
             targets.append(target)
             keys.append(example.pair.target_key)
@@ -45,9 +44,9 @@ def rank_held_out(trainee: Trainee, recipe: Recipe, material: Material) -> dict[
 
 
 @torch.no_grad()
-def embed_rows(trainee: Trainee, rows: list[Batch], budget: int) -> Tensor:
+def embed_rows(trainee: Trainee, rows: list[PromptBatch], budget: int) -> Tensor:
     """float32 [len(rows), dim] on the CPU, in order, in chunks of `budget` patches and tokens."""
-    chunks = chunks_by_cost([positions(row) for row in rows], budget)
+    chunks = chunks_by_cost([row.cost for row in rows], budget)
     pieces = torch.cat([trainee(joined([rows[row] for row in chunk])).cpu() for chunk in chunks])
     order = [row for chunk in chunks for row in chunk]
     return pieces[sorted(range(len(order)), key=order.__getitem__)]

@@ -13,6 +13,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from mmsearch.errors import MissingExtra
 
 BEGIN, END, PAD = 0, 2, 1
 """Ids around a text, and behind it in a batch."""
-LITE2 = {"width": 1.1, "depth": 1.2, "trained_px": 260}
+LITE2: dict[str, Any] = {"width": 1.1, "depth": 1.2, "trained_px": 260}
 BATCH_NORM_EPS = 1e-3
 CLASSES = 1000
 
@@ -108,7 +109,7 @@ class _E5File:
         return value
 
     def _array(self, dtype: type, count: int) -> np.ndarray:
-        values = np.frombuffer(self._data, dtype, count, self._at)
+        values: np.ndarray = np.frombuffer(self._data, dtype, count, self._at)
         self._at += values.nbytes
         return values
 

@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mmsearch.embedders.qwen2vl_inputs import Batch
+from mmsearch.embedders.trainable import PromptBatch
 from mmsearch.errors import ConfigError
 
 SILENCE = timedelta(hours=1)
@@ -92,7 +92,7 @@ def started(device: str | None = None) -> Iterator[Processes]:
 class Shared(Protocol):
     """A model over all processes."""
 
-    def __call__(self, batch: Batch) -> Tensor:
+    def __call__(self, batch: PromptBatch) -> Tensor:
         """Embeddings of this process's rows."""
         ...
 
@@ -121,7 +121,7 @@ class _Alone:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
 
-    def __call__(self, batch: Batch) -> Tensor:
+    def __call__(self, batch: PromptBatch) -> Tensor:
         return self.model(batch)
 
     def accumulating(self) -> AbstractContextManager[object]:
@@ -145,7 +145,7 @@ class _Replicated:
         )  # its name before torch 2.12
         self.ddp = nn.parallel.DistributedDataParallel(model, **{option: False})  # type: ignore[arg-type]
 
-    def __call__(self, batch: Batch) -> Tensor:
+    def __call__(self, batch: PromptBatch) -> Tensor:
         return self.ddp(batch)
 
     def accumulating(self) -> AbstractContextManager[object]:

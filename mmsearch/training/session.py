@@ -15,12 +15,10 @@ from typing import Any
 
 import torch
 
-from mmsearch.embedders.encoder import vision_features
-from mmsearch.embedders.vlm2vec import Vlm2VecEmbedder
+from mmsearch.embedders.trainable import Trainable
 from mmsearch.errors import ConfigError
 from mmsearch.training import draws
 from mmsearch.training.gather import average_gradients, gather_numbers
-from mmsearch.training.initial import visual_token_scale
 from mmsearch.training.loss import ContrastiveLoss, LossSettings
 from mmsearch.training.metrics import MetricsLog, ProgressBar
 from mmsearch.training.optimizer import WeightAverage, build_optimizers, rate_of, set_rate
@@ -28,7 +26,7 @@ from mmsearch.training.processes import Processes, like, share, whole, whole_sta
 from mmsearch.training.recipe_fields import Recipe
 from mmsearch.training.state import State, random_state, restore_random_state, save_state
 from mmsearch.training.step import StepInputs, compute_gradients
-from mmsearch.training.trainee import Trainee
+from mmsearch.training.trainee import Qwen2VLTrainee, Trainee
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +49,7 @@ class Session:
         processes: Processes,
         *,
         base: str,
-        evaluate: Callable[[Vlm2VecEmbedder], dict[str, float]] | None = None,
+        evaluate: Callable[[Trainable], dict[str, float]] | None = None,
     ) -> None:
         """`trainee` is shared out already where it is to be (FSDP); `base` is the digest of the checkpoint that it came from."""
         self.recipe = recipe
@@ -140,17 +138,9 @@ class Session:
             _fill(self.trainee.weights(), self.average.values, "averaged weights")
             self.average.steps = 0
         if stage.level_visual_tokens:
-            embedder = self.trainee.embedder
+            assert isinstance(self.trainee, Qwen2VLTrainee)  # other families are refused with such a stage
             part = self.material.groups["photo"].draw(64, random.Random(self.recipe.seed), stage.sizes)
-            batch = embedder.prepare(part.prompts, part.images, part.is_video).to(self.processes.device)
-            features = vision_features(embedder.model.visual, batch.pixel_values(), batch.grids)
-            scale = visual_token_scale(embedder.model, features)
-            averaged = {} if self.average is None else self.average.values
-            for name, weight in self.trainee.weights().items():
-                if name.startswith("visual.merger.mlp.2."):
-                    weight.mul_(scale)
-                    if name in averaged:
-                        averaged[name].mul_(scale)
+            self.trainee.level_visual_tokens(part, {} if self.average is None else self.average.values)
 
     def _step(self, model: Any, inputs: StepInputs, number: int, step: int) -> dict[str, Any]:
         stage = self.recipe.stages[number]
@@ -190,6 +180,7 @@ class Session:
             self.trainee.eval()
             with torch.no_grad():
                 if self.evaluate is not None:
+                    self.trainee.embedder.weights_changed()
                     scores = self.evaluate(self.trainee.embedder)
                 else:
                     scores = rank_held_out(self.trainee, self.recipe, self.material)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from mmsearch.embedders import checkpoint as files
+from mmsearch.embedders.trainable import Trainable, trainable_class
 from mmsearch.embedders.vlm2vec import Vlm2VecEmbedder
 from mmsearch.errors import ConfigError
 from mmsearch.training.draws import Material
@@ -16,7 +17,7 @@ from mmsearch.training.recipe_fields import Recipe
 
 def start_model(
     recipe: Recipe, material: Material, device: str, *, will_be_filled: bool = False
-) -> tuple[Vlm2VecEmbedder, str]:
+) -> tuple[Trainable, str]:
     """The untrained model in float32 on `device`, and the digest of the checkpoint that it came from ("" for a new one).
 
     Args:
@@ -24,25 +25,44 @@ def start_model(
 
     A new model depends on the recipe's seed alone (and, with `initial: teacher`, on the material's words and photos).
 
-    Raises: ModelNotFound, EmbedderError; ConfigError: no words to start from; MissingExtra: no teacher.
+    Raises: ModelNotFound, EmbedderError; ConfigError: no words to start from, or a setting that the model's family has not;
+        MissingExtra: no teacher.
     """
     if recipe.model.checkpoint is not None:
-        loaded = Vlm2VecEmbedder.load(recipe.model.checkpoint, device=device, dtype="float32")
-        return with_budgets(loaded.model, loaded.tokenizer, recipe), files.find_checkpoint(
-            recipe.model.checkpoint
-        ).sha256()
+        found = files.find_checkpoint(recipe.model.checkpoint)
+        opener = trainable_class(found)
+        if not issubclass(opener, Vlm2VecEmbedder):
+            refuse_qwen2vl_settings(recipe, opener.family)
+        return with_budgets(
+            opener.load(recipe.model.checkpoint, device=device, dtype="float32"), recipe
+        ), found.sha256()
     embedder = _new_model(recipe)
     if recipe.model.initial == "teacher" and not will_be_filled:
         _start_from_teacher(embedder, recipe, material)
     embedder.model.to(torch.device(device))  # type: ignore[arg-type]  # the wrapper hides the signature
-    return with_budgets(embedder.model, embedder.tokenizer, recipe), ""
+    return with_budgets(embedder, recipe), ""
 
 
-def with_budgets(model, tokenizer, recipe: Recipe) -> Vlm2VecEmbedder:
-    """An embedder over `model` that looks and reads as the recipe says."""
-    return Vlm2VecEmbedder.from_model(
-        model,
-        tokenizer,
+def refuse_qwen2vl_settings(recipe: Recipe, family: str) -> None:
+    """Raises: ConfigError: the recipe asks for what only Qwen2-VL's engine does, which names it."""
+    settings = {
+        "adapter": recipe.adapter is not None,
+        "parallel: fsdp": recipe.parallel == "fsdp",
+        "gradient_checkpointing": recipe.gradient_checkpointing,
+        "vision_cache_gb": bool(recipe.vision_cache_gb),
+        "kept_tokens": any(stage.kept_tokens < 1 for stage in recipe.stages),
+        "level_visual_tokens": any(stage.level_visual_tokens for stage in recipe.stages),
+    }
+    if wanted := [name for name, is_set in settings.items() if is_set]:
+        raise ConfigError(
+            f"{recipe.model.checkpoint} is a {family} model, which is trained whole on every device: take "
+            f"{', '.join(wanted)} out of the recipe; Qwen2-VL models alone have that"
+        )
+
+
+def with_budgets(embedder: Trainable, recipe: Recipe) -> Trainable:
+    """The model looks and reads as the recipe says."""
+    return embedder.with_budgets(
         name=recipe.name,
         min_pixels=recipe.min_pixels,
         max_pixels=dict(recipe.max_pixels),
@@ -64,7 +84,7 @@ def _new_model(recipe: Recipe) -> Vlm2VecEmbedder:
     config = Qwen2VLConfig(**model_config(tokenizer, recipe.model.text, recipe.model.vision))
     config._attn_implementation = "sdpa"
     torch.manual_seed(recipe.seed)
-    return with_budgets(Qwen2VLModel(config), tokenizer, recipe)
+    return Vlm2VecEmbedder.from_model(Qwen2VLModel(config), tokenizer)
 
 
 def _start_from_teacher(embedder: Vlm2VecEmbedder, recipe: Recipe, material: Material) -> None:

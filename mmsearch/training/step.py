@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mmsearch.embedders.qwen2vl_inputs import Batch, joined
+from mmsearch.embedders.trainable import PromptBatch, joined
 from mmsearch.training.gather import gather_numbers, gather_rows
 from mmsearch.training.gradcache import cached_backward, chunks_by_cost
 from mmsearch.training.kind_axes import without_kind
@@ -87,15 +87,10 @@ class StepInputs:
         skipped: bad records that were left out.
     """
 
-    rows: list[Batch]
+    rows: list[PromptBatch]
     pairs: PairRows | None = None
     groups: list[GroupRows] = field(default_factory=list)
     skipped: int = 0
-
-
-def positions(row: Batch) -> int:
-    """What a row costs: patches of the vision tower and tokens of the language model together."""
-    return len(row.pixels) + len(row.input_ids)
 
 
 def compute_gradients(
@@ -111,7 +106,7 @@ def compute_gradients(
 
     Returns: numbers for `metrics.jsonl`, alike in every process.
     """
-    costs = [positions(row) for row in inputs.rows]
+    costs = [row.cost for row in inputs.rows]
     chunks = chunks_by_cost(costs, recipe.chunk_positions, max_rows=recipe.chunk_rows)
     if is_sharded:  # every process must run every layer equally often
         needed = max(count for (count,) in gather_numbers(len(chunks)))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from mmsearch.embedders.vlm2vec import Vlm2VecEmbedder
+from mmsearch.embedders.trainable import Trainable
 from mmsearch.errors import ConfigError
 from mmsearch.lock import locked
 from mmsearch.training import export
@@ -30,14 +30,14 @@ from mmsearch.training.recipe_fields import Recipe
 from mmsearch.training.session import Session
 from mmsearch.training.start import start_model
 from mmsearch.training.state import State, check_state, load_state, remove_parts, states
-from mmsearch.training.trainee import Trainee
+from mmsearch.training.trainee import Trainee, trainee_of
 
 log = logging.getLogger(__name__)
 
 WORK = Path("runs/work")
 """Rendered pages, teacher vectors, visual features: made once, used by many runs."""
 
-Evaluate = Callable[[Vlm2VecEmbedder], dict[str, float]]
+Evaluate = Callable[[Trainable], dict[str, float]]
 
 
 def train(
@@ -57,7 +57,7 @@ def train(
 
     Args:
         run: folder for everything of this run: `recipe.yaml`, `model/` (configuration and tokenizer), `state-*.pt`, `metrics.jsonl`,
-            `metrics.png` and, at the end, `checkpoint/` in the public Qwen2-VL layout.
+            `metrics.png` and, at the end, `checkpoint/` in the layout of the model's family.
         data: folder of the training data: where sources of pairs are looked for by name, and the material of teacher-vector groups;
             `data/` and the repository's shared material if None.
         work: folder of what is made from the data once, shared by runs.
@@ -82,7 +82,7 @@ def train(
             check_state(state, recipe.record(), base, run)
         elif processes.is_first:
             embedder.save_without_weights(run / export.FRAME)
-        trainee = Trainee(embedder, recipe, cache=open_cache(recipe, embedder, work))
+        trainee = trainee_of(embedder, recipe, cache=open_cache(recipe, embedder, work))
         log.info("%s", _parameters_sentence(trainee))
         if recipe.parallel == "fsdp" and processes.count > 1:
             shard(trainee, trainee.layers, trainee.precision)

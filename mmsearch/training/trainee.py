@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from mmsearch.embedders.encoder import vision_features
 from mmsearch.embedders.qwen2vl_inputs import MERGE, PATCH_VALUES, Batch
+from mmsearch.embedders.trainable import PromptBatch, Trainable
 from mmsearch.embedders.vlm2vec import Vlm2VecEmbedder
 from mmsearch.training.adapters import add_adapter
+from mmsearch.training.examples import SubBatch
 from mmsearch.training.features import VisionCache, precision_of
 from mmsearch.training.recipe_fields import Recipe, Stage
 
@@ -25,26 +27,80 @@ log = logging.getLogger(__name__)
 class Trainee(nn.Module):
     """An embedder's model as one module: `trainee(batch)` are its embeddings, float32 [len(batch), dim], unit length.
 
+    A family whose engine does more (adapters, shared-out layers, features computed once) extends it.
+
     Attributes:
         is_sharded: its layers are shared out over processes (FSDP), so every process must run every layer, whatever its rows are.
     """
 
-    def __init__(self, embedder: Vlm2VecEmbedder, recipe: Recipe, *, cache: VisionCache | None = None) -> None:
-        """Puts the recipe's adapter into the model and freezes what it never trains."""
+    def __init__(self, embedder: Trainable, recipe: Recipe) -> None:
+        """Freezes what the recipe never trains."""
         super().__init__()
         self._recipe = recipe
         self._embedder = [embedder]  # in a list: no module of this one
         self.model: nn.Module = embedder.model
-        self.cache = cache
         self.is_sharded = False
         self.stage_trains = "all"
-        self.kept_tokens = 1.0
         self.precision = precision_of(recipe, str(embedder.device))
-        if recipe.adapter is not None:
-            add_adapter(self.model, recipe.adapter, seed=recipe.seed)
-        elif recipe.vision_tower == "frozen":
-            self.visual.requires_grad_(False)
+        self._freeze()
         self._trainable = {name for name, weight in self.model.named_parameters() if weight.requires_grad}
+        self.train()
+
+    def _freeze(self) -> None:
+        """Every parameter is trained, but those of a frozen tower."""
+        for name, weight in self.model.named_parameters():
+            is_frozen = self._recipe.vision_tower == "frozen" and name.startswith(self.embedder.tower_weights)
+            weight.requires_grad_(not is_frozen)
+
+    @property
+    def embedder(self) -> Trainable:
+        return self._embedder[0]
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        """What FSDP shares out one by one."""
+        return []
+
+    def weights(self) -> dict[str, Tensor]:
+        """Every weight that the recipe can train, in whichever stage, by its name in the model."""
+        return {name: weight for name, weight in self.model.named_parameters() if name in self._trainable}
+
+    def begin(self, stage: Stage) -> None:
+        """Train what the stage trains."""
+        self.stage_trains = stage.trains
+        for name, weight in self.model.named_parameters():
+            is_visual = name.startswith(self.embedder.vision_weights)
+            wanted = stage.trains == "all" or (stage.trains == "vision") == is_visual
+            weight.requires_grad_(wanted and name in self._trainable)
+
+    def forward(self, batch: PromptBatch | None) -> Tensor:
+        """Embeddings of a batch; of None a zero that depends on every trained weight (see `processes`)."""
+        if batch is None:
+            return torch.stack([weight.sum() * 0 for weight in self.parameters() if weight.requires_grad]).sum()
+        device = torch.device(self.embedder.device)
+        self.embedder.weights_changed()  # by the step before
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
+            return self._embeddings(batch, device)
+
+    def _embeddings(self, batch: Any, device: torch.device) -> Tensor:
+        return self.embedder.forward(batch)
+
+
+def trainee_of(embedder: Trainable, recipe: Recipe, *, cache: VisionCache | None = None) -> Trainee:
+    """The trainee of the embedder's family."""
+    if isinstance(embedder, Vlm2VecEmbedder):
+        return Qwen2VLTrainee(embedder, recipe, cache=cache)
+    return Trainee(embedder, recipe)
+
+
+class Qwen2VLTrainee(Trainee):
+    """A Qwen2-VL: with adapters, layers that can be shared out, and visual features that are computed once where its tower is frozen."""
+
+    def __init__(self, embedder: Vlm2VecEmbedder, recipe: Recipe, *, cache: VisionCache | None = None) -> None:
+        """Puts the recipe's adapter into the model and freezes what it never trains."""
+        super().__init__(embedder, recipe)
+        self.cache = cache
+        self.kept_tokens = 1.0
         if self.precision != torch.float32 and recipe.parallel == "ddp":
             for weight in self.model.parameters():  # what never moves needs no more digits than it is computed with
                 if not weight.requires_grad:
@@ -54,11 +110,12 @@ class Trainee(nn.Module):
             names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
             enable: Any = next(getattr(self.model, name) for name in names if hasattr(self.model, name))
             enable({"use_reentrant": False})
-        self.train()
 
-    @property
-    def embedder(self) -> Vlm2VecEmbedder:
-        return self._embedder[0]
+    def _freeze(self) -> None:
+        if self._recipe.adapter is not None:
+            add_adapter(self.model, self._recipe.adapter, seed=self._recipe.seed)
+        else:
+            super()._freeze()
 
     @property
     def visual(self) -> nn.Module:
@@ -69,31 +126,33 @@ class Trainee(nn.Module):
         """Blocks of the vision tower, then layers of the language model."""
         return [*self.visual.blocks, *self.model.language_model.layers]  # type: ignore[union-attr, misc, list-item]
 
-    def weights(self) -> dict[str, Tensor]:
-        """Every weight that the recipe can train, in whichever stage, by its name in the model."""
-        return {name: weight for name, weight in self.model.named_parameters() if name in self._trainable}
-
     def begin(self, stage: Stage) -> None:
-        """Train what the stage trains."""
-        self.stage_trains = stage.trains
+        super().begin(stage)
         self.kept_tokens = stage.kept_tokens
-        for name, weight in self.model.named_parameters():
-            is_visual = name.startswith("visual.")
-            wanted = stage.trains == "all" or (stage.trains == "vision") == is_visual
-            weight.requires_grad_(wanted and name in self._trainable)
 
-    def forward(self, batch: Batch | None) -> Tensor:
-        """Embeddings of a batch; of None a zero that depends on every trained weight (see `processes`)."""
-        if batch is None:
-            return torch.stack([weight.sum() * 0 for weight in self.parameters() if weight.requires_grad]).sum()
-        device = torch.device(self.embedder.device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
-            if self.stage_trains == "vision":
-                return self._picture_embeddings(batch.to(device))
-            features = self._features(batch, device)
-            if features is not None:
-                batch = replace(batch, pixels=batch.pixels[:0])
-            return self.embedder.forward(batch, features)
+    def level_visual_tokens(self, photos: SubBatch, averaged: dict[str, Tensor]) -> None:
+        """Scale visual tokens to the size of words, in the weights and in their average."""
+        from mmsearch.training.initial import visual_token_scale
+
+        embedder = self.embedder
+        assert isinstance(embedder, Vlm2VecEmbedder)
+        batch = embedder.prepare(photos.prompts, photos.images, photos.is_video).to(embedder.device)
+        scale = visual_token_scale(embedder.model, vision_features(self.visual, batch.pixel_values(), batch.grids))
+        for name, weight in self.weights().items():
+            if name.startswith("visual.merger.mlp.2."):
+                weight.mul_(scale)
+                if name in averaged:
+                    averaged[name].mul_(scale)
+
+    def _embeddings(self, batch: Batch, device: torch.device) -> Tensor:
+        embedder = self.embedder
+        assert isinstance(embedder, Vlm2VecEmbedder)
+        if self.stage_trains == "vision":
+            return self._picture_embeddings(batch.to(device))
+        features = self._features(batch, device)
+        if features is not None:
+            batch = replace(batch, pixels=batch.pixels[:0])
+        return embedder.forward(batch, features)
 
     def _features(self, batch: Batch, device: torch.device) -> Tensor | None:
         """Visual features where they are not to be computed by the embedder itself."""

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from mmsearch.embedders import load_embedder
-from mmsearch.embedders.qwen2vl_inputs import Batch, joined, separated
+from mmsearch.embedders.checkpoint import find_checkpoint
+from mmsearch.embedders.qwen2vl_inputs import Batch
+from mmsearch.embedders.trainable import trainable_class
 from mmsearch.errors import ConfigError
 from mmsearch.training.draws import open_material
 from mmsearch.training.export import export_run
@@ -27,9 +28,9 @@ from mmsearch.training.recipe_fields import Recipe
 from mmsearch.training.start import start_model
 from mmsearch.training.state import load_state, states
 from mmsearch.training.train import train
-from mmsearch.training.trainee import Trainee
+from mmsearch.training.trainee import trainee_of
 from tests.processes import PRELOADED, run_processes
-from tests.tiny_training import PUBLISHED, recipe_over, write_checkpoint, write_pairs, write_published_sets
+from tests.tiny_training import FAMILIES, PUBLISHED, recipe_over, write_checkpoint, write_pairs, write_published_sets
 from tests.unit.test_vlm2vec import IMAGES, IS_VIDEO, PROMPTS, random_embedder
 
 CURVE = ("stage", "step", "loss", "hit@1", "grad_norm", "lr")
@@ -59,9 +60,30 @@ def place(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module", params=FAMILIES)
+def either(request, place, tmp_path_factory) -> Path:
+    """The same with a checkpoint of one family and of the other."""
+    if request.param == "vlm2vec":
+        return place
+    folder = tmp_path_factory.mktemp("compact")
+    write_checkpoint(folder / "checkpoint", request.param)
+    (folder / "pairs").symlink_to(place / "pairs")
+    return folder
+
+
+def is_compact(place: Path) -> bool:
+    return "compact_vlm" in (place / "checkpoint/config.json").read_text()
+
+
 def recipe(place: Path, **changes: Any) -> Recipe:
     made = parse_recipe(recipe_over(place / "checkpoint", place / "pairs/pairs.jsonl", chunk_positions=400), "tiny")
     return change_recipe(made, {name.replace("__", "."): value for name, value in changes.items()})
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    """float32, under their names in the model."""
+    found = find_checkpoint(folder)
+    return {name: tensor.float() for name, tensor in trainable_class(found).read_weights(found).items()}
 
 
 def curve(run: Path) -> list[tuple[Any, ...]]:
@@ -88,11 +110,11 @@ def train_in_silence(record: dict[str, Any], run: Path, work: Path) -> None:
 
 
 def everything(place: Path) -> Recipe:
-    """With all that a state has to carry: dropout, moving average, learnt temperatures, two stages, momentum."""
+    """With all that a state has to carry: dropout (where there is any), moving average, learnt temperatures, two stages, momentum."""
     stage = recipe(place).record()["stages"][0]
     return recipe(
         place,
-        adapter=LORA,
+        adapter=None if is_compact(place) else LORA,
         average={"decay": 0.9},
         loss__learnable_temperature=True,
         saving={"every_steps": 1, "every_s": None, "keep": 2},
@@ -101,8 +123,8 @@ def everything(place: Path) -> Recipe:
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_any_moment_ends_as_if_it_never_was(place, tmp_path):
-    chosen = everything(place)
+def test_a_run_killed_at_any_moment_ends_as_if_it_never_was(either, tmp_path):
+    chosen = everything(either)
     train(chosen, tmp_path / "whole", work=tmp_path)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
@@ -128,16 +150,16 @@ def test_a_run_killed_at_any_moment_ends_as_if_it_never_was(place, tmp_path):
     assert not list(run.glob("*.part")) and len(states(run)) == 2
     whole, killed = (load_state(states(folder)[-1]) for folder in (tmp_path / "whole", run))
     assert all(torch.equal(whole.average[name], killed.average[name]) for name in whole.average)
-    assert not torch.equal(
-        whole.average["language_model.layers.0.mlp.up_proj.lora_B.default.weight"], torch.zeros(96, 4)
-    )
+    if not is_compact(either):
+        adapted = whole.average["language_model.layers.0.mlp.up_proj.lora_B.default.weight"]
+        assert not torch.equal(adapted, torch.zeros(96, 4))
     assert (tmp_path / "whole/checkpoint/model.safetensors").read_bytes() == (
         run / "checkpoint/model.safetensors"
     ).read_bytes()
 
 
-def test_a_run_stopped_between_two_stages_goes_on_with_the_same_dropout(place, tmp_path, monkeypatch):
-    chosen, run = everything(place), tmp_path / "parts"
+def test_a_run_stopped_between_two_stages_goes_on_with_the_same_dropout(either, tmp_path, monkeypatch):
+    chosen, run = everything(either), tmp_path / "parts"
     train(chosen, tmp_path / "whole", work=tmp_path)
     import mmsearch.training.session as session
 
@@ -157,11 +179,11 @@ def test_a_run_stopped_between_two_stages_goes_on_with_the_same_dropout(place, t
     assert_same_curve(tmp_path / "whole", run, 1e-6)
 
 
-def test_an_asked_stop_saves_and_goes_on(place, tmp_path, monkeypatch):
+def test_an_asked_stop_saves_and_goes_on(either, tmp_path, monkeypatch):
     """Ctrl-C ends the step at hand, saves, and leaves; another recipe is then refused, the same one goes on."""
     import mmsearch.training.session as session
 
-    chosen, run, step = recipe(place, stages__0__steps=4), tmp_path / "run", session.compute_gradients
+    chosen, run, step = recipe(either, stages__0__steps=4), tmp_path / "run", session.compute_gradients
 
     def stopped(*arguments: Any, **options: Any) -> dict[str, float]:
         os.kill(os.getpid(), signal.SIGINT)
@@ -187,7 +209,7 @@ def train_both_ways(place: Path, folder: Path) -> dict[str, Any]:
     import mmsearch.training.train as module
 
     module.plot_metrics = lambda run: None
-    for parallel in ("ddp", "fsdp"):
+    for parallel in ("ddp",) if is_compact(place) else ("ddp", "fsdp"):
         chosen = recipe(place, stages__0__steps=3, parallel=parallel, saving={"every_steps": 2, "every_s": None})
         train(chosen, folder / parallel, work=folder)
         if parallel == "fsdp":  # its state was put together from the parts of both, and is taken apart again
@@ -200,17 +222,17 @@ def train_both_ways(place: Path, folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_whether_they_hold_or_share_the_model(place, tmp_path):
+def test_two_processes_train_as_one_whether_they_hold_or_share_the_model(either, tmp_path):
     """Words and pictures fall unevenly on the processes, and their chunks differ in number."""
-    train(recipe(place, stages__0__steps=3), tmp_path / "one", work=tmp_path)
+    train(recipe(either, stages__0__steps=3), tmp_path / "one", work=tmp_path)
     (tmp_path / "meeting").mkdir()
-    run_processes(train_both_ways, 2, tmp_path / "meeting", place, tmp_path)
-    for parallel in ("ddp", "fsdp"):
+    run_processes(train_both_ways, 2, tmp_path / "meeting", either, tmp_path)
+    one = load_state(states(tmp_path / "one")[-1]).model
+    for parallel in ("ddp",) if is_compact(either) else ("ddp", "fsdp"):
         assert_same_curve(tmp_path / "one", tmp_path / parallel)
-    one, ddp, fsdp = (load_file(tmp_path / name / "checkpoint/model.safetensors") for name in ("one", "ddp", "fsdp"))
-    for name in one:
-        assert torch.allclose(one[name].float(), ddp[name].float(), atol=2e-2), name
-        assert torch.allclose(one[name].float(), fsdp[name].float(), atol=2e-2), name
+        other = load_state(states(tmp_path / parallel)[-1]).model
+        for name in one:
+            assert torch.allclose(one[name], other[name], atol=2e-2), name
 
 
 # The model
@@ -223,7 +245,7 @@ def test_a_merged_adapter_embeds_as_the_unmerged_one(place, tmp_path, dora):
     folder = export_run(tmp_path / "run", tmp_path / "out", dtype="float32")
     embedder, _ = start_model(chosen, open_material(chosen, None, tmp_path), "cpu")
     plain = embedder.embed_prompts(PROMPTS, IMAGES, IS_VIDEO)
-    trainee = Trainee(embedder, chosen).eval()
+    trainee = trainee_of(embedder, chosen).eval()
     state = load_state(states(tmp_path / "run")[-1])
     with torch.no_grad():
         for name, weight in trainee.weights().items():
@@ -237,40 +259,41 @@ def test_a_merged_adapter_embeds_as_the_unmerged_one(place, tmp_path, dora):
     assert "base_model: " in (folder / "README.md").read_text()
 
 
-def test_only_what_a_stage_trains_moves(place, tmp_path):
-    stage = recipe(place).record()["stages"][0] | {"steps": 1}
+def test_only_what_a_stage_trains_moves(either, tmp_path):
+    stage = recipe(either).record()["stages"][0] | {"steps": 1}
     run = tmp_path / "run"
-    train(recipe(place, stages=[stage | {"trains": "language"}]), run, work=tmp_path)
-    before, after = load_file(place / "checkpoint/model.safetensors"), load_state(states(run)[-1]).model
-    moved = {name for name in after if not torch.equal(after[name], before[name.replace("language_model.", "model.")])}
-    assert moved and not any(name.startswith("visual.") for name in moved)
-    train(recipe(place, stages=[stage], vision_tower="frozen"), tmp_path / "frozen", work=tmp_path)
-    assert not any(name.startswith("visual.") for name in load_state(states(tmp_path / "frozen")[-1]).model)
+    train(recipe(either, stages=[stage | {"trains": "language"}]), run, work=tmp_path)
+    before, after = weights_of(either / "checkpoint"), load_state(states(run)[-1]).model
+    moved = {name for name in after if not torch.equal(after[name], before[name])}
+    assert moved and not any(name.startswith(("visual.", "vision.", "seeing.")) for name in moved)
+    train(recipe(either, stages=[stage], vision_tower="frozen"), tmp_path / "frozen", work=tmp_path)
+    kept = load_state(states(tmp_path / "frozen")[-1]).model
+    assert not any(name.startswith(("visual.", "vision.", "text.tokens.")) for name in kept)
+    assert not is_compact(either) or {"seeing.linear.weight", "projector.weight", "shift.bias"} <= set(kept)
 
 
-def test_muon_and_the_average_train(place, tmp_path):
-    chosen = recipe(place, optimizer__name="muon", average={"decay": 0.5}, stages__0__steps=2)
+def test_muon_and_the_average_train(either, tmp_path):
+    chosen = recipe(either, optimizer__name="muon", average={"decay": 0.5}, stages__0__steps=2)
     run = tmp_path / "run"
     train(chosen, run, work=tmp_path)
     state = load_state(states(run)[-1])
     assert len(state.optimizers) == 2 and state.average_steps == 2
-    name = "language_model.layers.0.mlp.up_proj.weight"
+    name = "seeing.linear.weight" if is_compact(either) else "language_model.layers.0.mlp.up_proj.weight"
     assert not torch.equal(state.average[name], state.model[name])
-    averaged = load_file(run / "checkpoint/model.safetensors")["model.layers.0.mlp.up_proj.weight"]
-    assert torch.equal(averaged, state.average[name].bfloat16())
+    assert torch.equal(weights_of(run / "checkpoint")[name], state.average[name].bfloat16().float())
     newest = export_run(run, tmp_path / "newest", average=False, dtype="float32")
-    assert torch.equal(load_file(newest / "model.safetensors")["model.layers.0.mlp.up_proj.weight"], state.model[name])
+    assert torch.equal(weights_of(newest)[name], state.model[name])
 
 
-def test_checkpointed_and_chunked_steps_are_the_same_steps(place, tmp_path):
+def test_checkpointed_and_chunked_steps_are_the_same_steps(either, tmp_path):
     for name, changes in {
         "plain": {"chunk_positions": 10**6},
-        "thrifty": {"chunk_rows": 3, "gradient_checkpointing": True},
+        "thrifty": {"chunk_rows": 3, "gradient_checkpointing": not is_compact(either)},
     }.items():
-        train(recipe(place, stages__0__steps=2, **changes), tmp_path / name, work=tmp_path)
+        train(recipe(either, stages__0__steps=2, **changes), tmp_path / name, work=tmp_path)
     assert_same_curve(tmp_path / "plain", tmp_path / "thrifty")
     assert [row["chunks"] for row in read_metrics(tmp_path / "plain")] == [1, 1]
-    assert [row["chunks"] for row in read_metrics(tmp_path / "thrifty")] == [7, 7]
+    assert [row["chunks"] for row in read_metrics(tmp_path / "thrifty")] == [6 if is_compact(either) else 7] * 2
 
 
 def test_features_of_a_frozen_tower_are_computed_once(place, tmp_path):
@@ -304,10 +327,10 @@ def test_features_of_a_frozen_tower_are_computed_once(place, tmp_path):
 
 def test_batches_are_taken_apart_and_put_together_again():
     batch = random_embedder().prepare(PROMPTS, IMAGES, IS_VIDEO)
-    rows = separated(batch)
+    rows = batch.separated()
     assert [row.lengths[0] for row in rows] == list(batch.lengths)
     assert [len(row.grids) for row in rows] == [1, 0, 1, 0, 2, 1, 0]
-    again = joined(rows)
+    again = Batch.joined(rows)
     assert again.lengths == batch.lengths and again.grids == batch.grids
     for name in ("input_ids", "pixels", "visual_index"):
         assert torch.equal(getattr(again, name), getattr(batch, name))
