@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ingest.printed import lacks_text
 from ingest.readers import Reading
 from mmsearch import media
 from mmsearch.errors import CorruptFile, EncryptedFile, FileTooLarge
@@ -87,6 +88,8 @@ def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:
                 images=(image,),
                 preview=media.webp_preview(_in_shape(image, *shape)),
                 meta=meta,
+                text_source="layer" if text else None,
+                has_print=lacks_text(text),
             )
         if damage and not drawn and reading.first_ordinal == 0:
             if media.is_out_of_memory(damage):
