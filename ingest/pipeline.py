@@ -153,9 +153,8 @@ class IngestReport:
         blank_pages, damaged_pages, merged_clips: what was not made an item.
         seconds: of the whole run; seconds_by_stage: scan, plan, embed, save, sync; `wait` for decoders; `decode`: in the workers,
             beside the rest.
-        print_read: pages and pictures whose print was read in this run, by kind; print_empty: of those, without any text.
-        not_printed: looked at, nothing to read. print_left: not reached. print_failures: could not be read; they stay searchable by
-            sight, and `retry_failed` tries them again.
+        print_read: pages and pictures whose print was read in this run, by kind. without_print: looked at, and no text was found.
+        print_left: not reached. print_failures: could not be read; they stay searchable by sight, and `retry_failed` tries them again.
         interrupted: stopped by KeyboardInterrupt; what was saved stays.
     """
 
@@ -176,8 +175,7 @@ class IngestReport:
     damaged_pages: int = 0
     merged_clips: int = 0
     print_read: Counter[Kind] = field(default_factory=Counter)
-    print_empty: int = 0
-    not_printed: int = 0
+    without_print: int = 0
     print_left: int = 0
     print_failures: list[Failure] = field(default_factory=list)
     seconds: float = 0.0
@@ -226,15 +224,18 @@ class IngestReport:
         return " · ".join(did)
 
     def print_sentence(self) -> str:
-        """`print of 12 pages and 3 photos read, 2 held no text`, "" where nothing was read."""
+        """`print of 12 pages and 3 photos read, 2 more hold none`, "" where nothing was looked at."""
         parts = [counted(number, ITEM_WORDS[kind]) for kind, number in self.print_read.items() if number]
         did = []
         if parts:
             did.append(f"print of {' and '.join(parts)} read")
-            if self.print_empty:
-                did.append(f"{self.print_empty:,} held no text")
-        if self.not_printed:
-            did.append(f"{self.not_printed:,} looked at without print")
+        if self.without_print:
+            more = (
+                f"{self.without_print:,} more"
+                if parts
+                else counted(self.without_print, ("page or photo", "pages and photos"))
+            )
+            did.append(f"{more} {'holds' if self.without_print == 1 else 'hold'} no print")
         if self.print_failures:
             did.append(f"print of {counted(len(self.print_failures), ('item', 'items'))} could not be read")
         return ", ".join(did)
@@ -247,7 +248,7 @@ class IngestReport:
                 name: getattr(self, name)
                 for name in (
                     "files", "copied", "moved", "returned", "retired", "offline", "away", "unchanged", "failed_before",
-                    "blank_pages", "damaged_pages", "merged_clips", "print_empty", "not_printed", "print_left", "interrupted", "dry_run",
+                    "blank_pages", "damaged_pages", "merged_clips", "without_print", "print_left", "interrupted", "dry_run",
                 )
             },
             "print_read": dict(self.print_read),

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ingest.pipeline import Failure, Progress, Run, checked, place
-from ingest.printed import lacks_text
+from ingest.printed import has_enough_text
 from ingest.workers import Event, Task, WorkerPool
 from mmsearch import prompts
 from mmsearch.errors import SourceError
@@ -97,13 +97,12 @@ class PrintPass:
         self.tell(always=True)
 
     def judge_pages(self) -> None:
-        """Pages of an older library: the text that is stored tells whether they need reading."""
+        """Pages of an older library with enough text need no look; the others stay unjudged until a worker has looked."""
         after_id = 0
         while pages := self.catalog.unjudged_pages([], after_id=after_id):
             after_id = pages[-1][0]
-            lacking = [item_id for item_id, text in pages if lacks_text(text)]
-            self.catalog.mark_print(lacking, has_print=True)
-            self.catalog.mark_print(sorted({item_id for item_id, _ in pages} - {*lacking}), has_print=False)
+            enough = [item_id for item_id, text in pages if has_enough_text(text)]
+            self.catalog.mark_print(enough, has_print=False)
 
     def to_read(self, *, retry_failed: bool) -> list[Waiting]:
         """What waits in the scanned files, each content once."""
@@ -140,7 +139,7 @@ class PrintPass:
                 self.fail(item, event.error)
         elif self.run.is_as_scanned(event.task.source):
             self.readings.append(Reading(item.place))
-            self.report.not_printed += 1
+            self.report.without_print += 1
             self.report.print_left -= 1
 
     def fail(self, item: Waiting, error: SourceError) -> None:
@@ -166,8 +165,10 @@ class PrintPass:
             assert read is not None
             text = draft.text if read.lines else None
             readings.append(Reading(item.place, read, text, vectors.get(number)))
-            self.report.print_read[item.kind] += 1
-            self.report.print_empty += not read.lines
+            if read.lines:
+                self.report.print_read[item.kind] += 1
+            else:
+                self.report.without_print += 1
             self.report.print_left -= 1
         with self.run.timed("save"):
             self.catalog.save_print(readings, self.terms.languages, self.run.library.embedder.model_key)

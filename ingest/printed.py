@@ -45,9 +45,16 @@ def _is_no_letter(c: str) -> bool:
     )
 
 
-def lacks_text(text: str) -> bool:
-    """Whether a page's layer leaves room for reading. A page with little text is looked at once more before it is read."""
-    return len(text) < LITTLE_TEXT_CHARS or is_broken(text)
+def has_enough_text(text: str) -> bool:
+    """Whether a page's layer alone says that it need not be read."""
+    return len(text) >= LITTLE_TEXT_CHARS and not is_broken(text)
+
+
+def page_needs_reading(page: Any, layer: str) -> bool:
+    """Whether a page, open in PyMuPDF, shows print that its layer lacks: no layer, a broken one, or a stamp on a scan."""
+    if has_enough_text(layer):
+        return False
+    return not layer or is_broken(layer) or _covered_share(page) >= COVERED_SHARE
 
 
 def with_print(layer: str, read: str) -> str:
@@ -102,7 +109,7 @@ def _read_page(source: Source, ordinal: int, reader: ocr.Reader, reading: Readin
             raise CorruptFile(source.path, f"there is no page {ordinal + 1} any longer")
         page = document[ordinal]
         layer = clean_text(page.get_text("text"))
-        if not lacks_text(layer) or (layer and not is_broken(layer) and _covered_share(page) < COVERED_SHARE):
+        if not page_needs_reading(page, layer):
             return None
         image = media.draw_page(page, max_pixels=None, dpi=72.0 * ocr.READ_SIDE_PX / _long_side(page))
         if print_score(image) < PAGE_SCORE:
