@@ -18,6 +18,7 @@ import re
 import tarfile
 import tempfile
 import time
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -72,7 +73,8 @@ def development_pages(data: Path, count: int) -> Iterator[tuple[str, Image.Image
 
 
 def words_of(text: str) -> Counter[str]:
-    return Counter(word.lower() for word in WORD.findall(text))
+    plain = unicodedata.normalize("NFKC", text)  # layers hold ligatures, recognised text does not
+    return Counter(word.lower() for word in WORD.findall(plain))
 
 
 def recall(read: str, layer: str) -> float:

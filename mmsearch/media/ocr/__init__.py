@@ -188,14 +188,16 @@ MIN_CONFIDENCE = 0.5
 """RapidOCR's own threshold."""
 MIN_LETTERS_SHARE = 0.6
 """A line with fewer letters and digits among its characters is a texture, a rule or a chart's grid."""
+MIN_LONGEST_WORD, MIN_LONGEST_WORD_UNSURE = 3, 5
+"""A picture whose longest word is shorter holds no text. The second where the engine tells no confidence: Tesseract makes "Say ore es" of noise."""
 
 
 def legible(lines: Sequence[Line]) -> tuple[Line, ...]:
     """The lines that are text: both engines also "read" textures, frames and grids."""
-    kept = [line for line in lines if _is_legible(line)]
-    # One or two lone short tokens are what Tesseract makes of a picture without print.
-    longest = max((len(word.text) for line in kept for word in line.words), default=0)
-    return tuple(kept) if longest >= 3 else ()
+    kept = tuple(line for line in lines if _is_legible(line))
+    least = MIN_LONGEST_WORD if all(line.confidence is not None for line in kept) else MIN_LONGEST_WORD_UNSURE
+    longest = max((sum(c.isalnum() for c in word.text) for line in kept for word in line.words), default=0)
+    return kept if longest >= least else ()
 
 
 def _is_legible(line: Line) -> bool:
