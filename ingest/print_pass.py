@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 BATCH_ITEMS = 8
 BATCH_WAIT_S = 5.0
 """What was read waits no longer than this for its vector, so that an interruption costs little."""
+ITEMS_PER_JOB = 4
+"""For fewer no further process is started: loading its engine takes as long as reading them."""
 UNKNOWN_S = 0.1
 """What an item is taken to cost before one of its sort was done."""
 
@@ -72,6 +74,7 @@ class PrintPass:
             return
         self.totals.update(bool(item.has_print) for item in self.items)
         self.report.print_left = len(self.items)
+        self.jobs = min(self.jobs, -(-len(self.items) // ITEMS_PER_JOB))
         self.run.sync()
         self.run.close()
         tasks = [

@@ -25,7 +25,7 @@ COVERED_SHARE = 0.4
 """Of the page that its pictures must cover, for a page with little text."""
 BROKEN_SHARE = 0.3
 """A layer with more than this share of characters that stand for no letter is broken: fonts without a way back to Unicode."""
-PAGE_SCORE = -2.0
+PAGE_SCORE = -2.5
 """A page without text is read from this `print_score` on: lower than for photos (0), since few documents are albums."""
 
 

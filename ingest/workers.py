@@ -632,7 +632,7 @@ def main() -> None:
     except EOFError:
         return
     sandbox.die_with(terms["parent"])
-    _load_decoders()
+    _load_decoders(with_videos=terms["ocr"] is None)  # workers that read print meet none
     sandbox.limit_memory(terms["memory_bytes"])
     write_message(stdout, {"type": "ready"})
     while True:
@@ -646,12 +646,13 @@ def main() -> None:
             os._exit(0)  # the parent is gone
 
 
-def _load_decoders() -> None:
+def _load_decoders(*, with_videos: bool) -> None:
     """Imports take a second on a busy machine: no part of any file's deadline."""
     from mmsearch import media
 
     media.load_pymupdf()
-    for module in ("ingest.pdf", "ingest.image", "ingest.video", "av", "decord"):
+    videos = ("ingest.video", "av", "decord") if with_videos else ()
+    for module in ("ingest.pdf", "ingest.image", *videos):
         with contextlib.suppress(ImportError):  # decord is not made for every platform
             importlib.import_module(module)
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -270,6 +274,30 @@ def test_what_nobody_judged_is_looked_at(library: Library, folder: Path) -> None
     assert report.print_read == {"page": 1, "image": 1} and report.without_print == 1, "the red picture"
     assert not report.items and "1 more holds no print" in report.sentence()
     assert words_found(library, "rollout") == ["screen.png"] and words_found(library, "quarterly") == ["scan.pdf"]
+
+
+def test_the_commands_say_what_was_recognised(tmp_path: Path, folder: Path) -> None:
+    scan(folder / "scan.pdf", *LINES)
+    environment = os.environ | {
+        "MMSEARCH_MODEL": "toy",
+        "MMSEARCH_OCR": "true",
+        "XDG_CONFIG_HOME": str(tmp_path / "config"),
+    }
+    environment["MMSEARCH_LIBRARY"] = str(tmp_path / "library")
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-P", "-m", "mmsearch", *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+
+    assert "print" not in run("ingest", str(folder), "--no-ocr").stderr
+    ingested = run("ingest", str(folder))
+    assert ingested.returncode == 0 and "print of 1 page read" in ingested.stderr
+    (hit,) = json.loads(run("query", "lighthouse", "--format", "json").stdout)
+    assert hit["meta"]["text_source"] == "ocr" and "lighthouse" in hit["snippet"]
+    shown = run("show", str(hit["id"])).stdout
+    assert "recognised by tesseract" in shown and LINES[1] in shown
+    record = json.loads(run("show", str(hit["id"]), "--json").stdout)
+    assert record["text_source"] == "ocr" and len(record["recognised"]["lines"][0]["box"]) == 4
 
 
 def test_no_reader_starts_recognition_by_itself(tmp_path: Path) -> None:
