@@ -169,6 +169,7 @@ def ingest_command(
         bool, typer.Option("--retry", help="Try files again that failed before, unchanged or not.")
     ] = False,
     prune: Annotated[bool, typer.Option("--prune", help="Forget files that are offline, too.")] = False,
+    no_ocr: Annotated[bool, typer.Option("--no-ocr", help="Do not read the print of scans and screenshots.")] = False,
     wait: Annotated[
         float | None,
         typer.Option(
@@ -182,7 +183,8 @@ def ingest_command(
     """Index folders: PDF pages, photos and moments of videos.
 
     Unchanged files are not opened again, moved ones keep their vectors, and what was removed is taken out. Interrupting
-    is safe: what is done is kept, and the same command goes on. The library can be searched meanwhile.
+    is safe: what is done is kept, and the same command goes on. The library can be searched meanwhile. Once everything can be
+    found by sight, the print of scans, slides and screenshots is read, so that they are found by their words too.
 
     \b
     Examples:
@@ -197,6 +199,7 @@ def ingest_command(
 
     options: dict[str, Any] = {"jobs": jobs, "include": include or (), "exclude": exclude or ()}
     options |= {"retry_failed": retry, "prune": prune, "wait_s": wait or 0.0}
+    options |= {"ocr": False if no_ocr else None}
     folder = find_library_folder(library)
     is_new = is_empty(folder / CATALOG_NAME)
     if is_new:
@@ -462,17 +465,17 @@ def errors_command(
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the files that could not be indexed, and why. Exit code 4 if there are any."""
+    """List the files that could not be indexed, and the print that could not be read, and why. Exit code 4 if there is any."""
     from mmsearch.terminal import printable, to_json
 
     if retry:
         with opened(library, model=model, device=device) as found:
-            paths = [row.path for row in found.catalog.errors()]
+            paths = [row.path for row in (*found.catalog.errors(), *found.catalog.print_errors())]
             if paths:
                 raise typer.Exit(ingested(found, paths, retry_failed=True, as_json=as_json))
     else:
         with opened(library) as found:
-            rows = found.catalog.errors()
+            rows = [*found.catalog.errors(), *found.catalog.print_errors()]
         if as_json:
             records = [
                 {"schema": 1, "path": str(row.path), "type": row.type, "reason": row.reason, "at": _iso(row.at)}
@@ -507,6 +510,7 @@ def show_command(
             item = found.catalog.item(item_id)
         except KeyError:
             fail(f"no item {item_id}; ids are in the JSON records of `mmsearch query --format json`", NO_HIT)
+        read = found.catalog.recognised_in(item) if item.text_source == "ocr" else None
     record = {
         "schema": 1,
         "id": item.id,
@@ -518,6 +522,8 @@ def show_command(
         "preview": None if item.preview is None else str(item.preview),
         "meta": dict(item.meta),
         "text": item.text,
+        "text_source": item.text_source,
+        "recognised": None if read is None else read.record(),
     }
     if as_json:
         print(to_json(record, indent=2))
@@ -527,6 +533,10 @@ def show_command(
         print(f"{name}: {printable(str(value))}")
     if item.text.strip():
         print()
+        if read is not None:
+            print(
+                f"recognised by {read.engine} ({printable(read.version)}, {printable(read.languages)}); letters may be wrong:"
+            )
         for line in item.text.strip().splitlines():
             print(printable(line))
 

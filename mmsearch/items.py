@@ -10,8 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from mmsearch.media.ocr import Recognised
+
 Kind = Literal["page", "image", "clip"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+
+TextSource = Literal["layer", "ocr", "subtitle", "speech", "metadata"]
+"""Where an item's text comes from: the document's own text layer, recognised print, subtitles, recognised speech, the file's metadata."""
+TEXT_SOURCES: tuple[TextSource, ...] = get_args(TextSource)
 
 Vectors = Any
 """Of n inputs or items float32 [n, dim]; of a multi-vector model a list of n float32 [tokens, dim]. All rows have unit length."""
@@ -57,6 +63,8 @@ class ItemDraft:
     interval [`start_s`, `end_s`) in seconds. `images` are RGB: one for a page or an image, the frames in
     order for a clip, already within the model's pixel budget. `preview` is a small WebP file's bytes.
     `meta` holds JSON values only (`captured_at` ISO 8601, `camera`, `gps` [lat, lon], `page_label`, `width`, `height`, …).
+    `has_print`: whether the picture shows print that `text` lacks; None where nobody looked. `recognised`: what was read in it,
+    as `mmsearch.media.ocr.Recognised`; `text` is then the item's whole text, with the layer in front.
     """
 
     source: Source
@@ -69,11 +77,14 @@ class ItemDraft:
     images: tuple[Image, ...] = ()
     preview: bytes | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
+    text_source: TextSource | None = None
+    has_print: bool | None = None
+    recognised: Recognised | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """What is embedded and returned: a row of the catalog. `id` is never reused."""
+    """What is embedded and returned: a row of the catalog. `id` is never reused. `text_source` is None without text."""
 
     id: int
     source_id: int
@@ -86,6 +97,7 @@ class Item:
     text: str
     meta: Mapping[str, Any]
     preview: Path | None
+    text_source: TextSource | None = None
 
     @property
     def place(self) -> str:
@@ -167,7 +179,7 @@ class Hit:
             "relevance": round(self.relevance, 4),
             "matched_by": list(self.matched_by),
             "snippet": self.snippet,
-            "meta": dict(item.meta),
+            "meta": {**item.meta, **({"text_source": item.text_source} if item.text_source else {})},
         }
 
 
