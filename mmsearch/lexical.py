@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 
 from mmsearch.filters import read_ids
 from mmsearch.items import KINDS, Kind
-from mmsearch.terms import BM25_NAME, BM25_TEXT, SUBSTRING_WEIGHT, any_of, idf, quoted, terms_of
+from mmsearch.ranking.terms import BM25_NAME, BM25_TEXT, SUBSTRING_WEIGHT, any_of, idf, quoted, terms_of
 
 COMMON_SHARE, COMMON_FLOOR = 0.05, 1000
 """A term in more items than both (as a share of all, and as a number) is not enough to find an item by, unless all are such."""

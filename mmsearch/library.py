@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmsearch import prompts, relevance
+from mmsearch import prompts
 from mmsearch.catalog import Catalog, Filters
 from mmsearch.config import Settings, find_library_folder, load_settings
 from mmsearch.copies import former_copies
@@ -28,6 +28,7 @@ from mmsearch.items import KIND_ALIASES, KINDS, EmbedInput, Kind, MatchScale, Qu
 from mmsearch.lock import lock_holder, locked, snapshot_lock
 from mmsearch.plan import Plan, is_under
 from mmsearch.presence import is_as_known, look_for
+from mmsearch.ranking import relevance
 from mmsearch.schema import CATALOG_NAME
 from mmsearch.stored_vectors import is_unit, unit
 from mmsearch.vectors import VectorStore, maxsim, open_store

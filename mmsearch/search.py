@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmsearch import relevance
 from mmsearch.catalog import Filters
 from mmsearch.items import KINDS, WITHOUT_TEXT, Hit, Item, Kind, MatchScale, Query
 from mmsearch.lexical import NO_MATCHES, TextMatches
 from mmsearch.library import dot
-from mmsearch.terms import kinds_named
+from mmsearch.ranking import relevance
+from mmsearch.ranking.terms import kinds_named
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 
-from mmsearch import relevance
 from mmsearch.embedders import load_embedder
 from mmsearch.errors import ConfigError, MissingExtra
 from mmsearch.evaluation import fusion
@@ -53,6 +52,7 @@ from mmsearch.evaluation.targets import (
 )
 from mmsearch.evaluation.words import WordIndex, bm25_scores
 from mmsearch.items import KINDS, Kind
+from mmsearch.ranking import relevance
 from mmsearch.training.sources import data_folder
 
 log = logging.getLogger(__name__)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mmsearch import relevance
 from mmsearch.items import MatchScale
+from mmsearch.ranking import relevance
 
 RANK_OFFSET = 60
 """Source: Cormack, Clarke and Buettcher 2009, "Reciprocal rank fusion outperforms Condorcet"."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from mmsearch.errors import DatasetError
 from mmsearch.items import KINDS, Kind
-from mmsearch.terms import STOP_WORDS
+from mmsearch.ranking.terms import STOP_WORDS
 from mmsearch.training.prepare import ClipRecord, PageRecord, load_clips, load_pages
 from mmsearch.training.sources import PhotoRecord, is_development, load_pairs, load_photos
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mmsearch import relevance
-from mmsearch.terms import BM25_NAME, BM25_TEXT, SUBSTRING_WEIGHT, any_of, idf, quoted, terms_of
+from mmsearch.ranking import relevance
+from mmsearch.ranking.terms import BM25_NAME, BM25_TEXT, SUBSTRING_WEIGHT, any_of, idf, quoted, terms_of
 
 MATCH_DEPTH = 50
 """So many matches by words the application looks at for a page of ten hits (`mmsearch.search.TEXT_DEPTH_FLOOR`)."""

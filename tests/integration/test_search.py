@@ -14,14 +14,15 @@ import pytest
 from PIL import Image
 
 import mmsearch
-from mmsearch import media, prompts, relevance
+from mmsearch import media, prompts
 from mmsearch.catalog import Catalog, Filters
 from mmsearch.embedders.toy import ToyEmbedder
 from mmsearch.errors import CorruptFile, FileTooLarge, SourceError, UnsupportedFile
 from mmsearch.items import KINDS, WITHOUT_TEXT, EmbedInput, ItemDraft, Kind, Query, Source
 from mmsearch.library import Library
+from mmsearch.ranking import relevance
+from mmsearch.ranking.terms import kinds_named
 from mmsearch.search import more_like, search
-from mmsearch.terms import kinds_named
 from tests import poison
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255), "black": (0, 0, 0)}

@@ -33,7 +33,7 @@ from mmsearch.errors import (
 )
 from mmsearch.filters import glob_pattern
 from mmsearch.items import KINDS, ItemDraft, Kind, Source
-from mmsearch.terms import SUBSTRING_WEIGHT, terms_of
+from mmsearch.ranking.terms import SUBSTRING_WEIGHT, terms_of
 
 DIM = 8
 KEY = "model-a"

@@ -14,7 +14,7 @@ from mmsearch.embedders.toy import ToyEmbedder
 from mmsearch.evaluation import fusion
 from mmsearch.evaluation.words import MATCH_DEPTH, WordIndex, bm25_scores
 from mmsearch.items import WITHOUT_TEXT, ItemDraft, MatchScale, Query, Source
-from mmsearch.relevance import GENERIC_QUERIES
+from mmsearch.ranking.relevance import GENERIC_QUERIES
 
 TEXTS = [
     "Annual revenue grew by ten percent, revenue of the north most of all",
