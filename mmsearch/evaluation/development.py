@@ -52,7 +52,6 @@ from mmsearch.evaluation.targets import (
 )
 from mmsearch.evaluation.words import WordIndex, bm25_scores
 from mmsearch.items import KINDS, Kind
-from mmsearch.ranking import relevance
 from mmsearch.training.sources import data_folder
 
 log = logging.getLogger(__name__)
@@ -161,17 +160,11 @@ def page_scores(evaluation: Evaluation, queries: Sequence[str]) -> dict[str, np.
     asked = encoded.questions(queries, "page")
     dense = asked @ encoded.pages.T
     words = bm25_scores(queries, split.page_texts)
-    worth = fusion.dense_relevance(
-        asked,
-        encoded.pages,
-        encoded.generic["page"],
-        searched=len(split.pages),
-        scale=encoded.match_scale["page"],
-        reliability=encoded.page_reliability(),
-    )
+    index = WordIndex(split.page_texts)
+    pool = fusion.Pool({"page": encoded.pages}, encoded.generic, encoded.match_scale, ~encoded.has_text())
     systems = {
         DENSE: dense,
-        FUSED: fusion.served(worth, WordIndex(split.page_texts).relevance(queries), dense, encoded.has_text()),
+        FUSED: pool.relevance({"page": asked}, list(map(index.matches, queries))),
         RANK_FUSED: fusion.reciprocal_rank_fusion(dense, fusion.found_only(words)),
         PICTURE: asked @ encoded.page_pictures.T,
         BM25: words,
@@ -263,7 +256,7 @@ def instructions(evaluation: Evaluation) -> dict[str, Table]:
     """In a pool of all kinds, is the first hit of the kind that the instruction names?"""
     encoded, split = evaluation.encoded, evaluation.split
     queries = split.kind_queries(KIND_QUERIES)
-    vectors = {"page": encoded.pages, "image": encoded.photos, "clip": encoded.clips}
+    vectors: dict[Kind, np.ndarray] = {"page": encoded.pages, "image": encoded.photos, "clip": encoded.clips}
     kind_of = np.repeat(KINDS, [len(vectors[kind]) for kind in KINDS])
     wanted = np.array([query.wanted for query in queries])
     asked = np.empty((len(queries), encoded.embedder.dim), np.float32)
@@ -273,13 +266,14 @@ def instructions(evaluation: Evaluation) -> dict[str, Table]:
 
     named = [f"{NAMED[query.wanted]} {query.text}" for query in queries]
     index = WordIndex([*split.page_texts, *[""] * (len(kind_of) - len(split.pages))])
-    own_words, named_words = index.relevance([query.text for query in queries]), index.relevance(named)
-    has_text = np.concatenate([encoded.has_text(), np.zeros(len(kind_of) - len(split.pages), bool)])
-    by_kind = _relevance(encoded, vectors, dict.fromkeys(KINDS, asked))
-    by_instruction = fusion.served(by_kind, own_words, cosines, has_text)
-    each = {kind: encoded.questions(named, kind) for kind in KINDS}
-    by_words = fusion.served(_relevance(encoded, vectors, each), named_words, cosines, has_text)
-    by_words = fusion.other_kind(by_words, kind_of != wanted[:, None])
+    pool = fusion.Pool(vectors, encoded.generic, encoded.match_scale, ~encoded.has_text())
+    own_words = [index.matches(query.text) for query in queries]
+    by_instruction = pool.relevance(dict.fromkeys(KINDS, asked), own_words, is_one_query=True)
+    by_words = pool.relevance(
+        {kind: encoded.questions(named, kind) for kind in KINDS},
+        list(map(index.matches, named)),
+        named=[frozenset({query.wanted}) for query in queries],
+    )
     return {
         "instructions": Table(
             f"first hit of the kind asked for ({len(queries)} queries; "
@@ -307,30 +301,6 @@ def obeyed(scores: np.ndarray, kind_of: np.ndarray, queries: Sequence[KindQuery]
     } | {f"{kind} wanted": right[[query.wanted == kind for query in queries]] for kind in KINDS}
     intervals = intervals_of({"first hit of that kind": right})
     return Measured({name: float(np.mean(values)) for name, values in parts.items()}, intervals)
-
-
-def _relevance(encoded: Encoded, vectors: dict[str, np.ndarray], asked: dict[Kind, np.ndarray]) -> np.ndarray:
-    """The application's dense relevance over all kinds, float64 [q, items of all kinds]."""
-    searched = sum(map(len, vectors.values()))
-    alone = {kind: fusion.backgrounds(asked[kind], vectors[kind], encoded.generic[kind]) for kind in KINDS}
-    rows = [dict(zip(alone, of_query, strict=True)) for of_query in zip(*alone.values(), strict=True)]
-    together = [relevance.pooled(of_query, KINDS) for of_query in rows]
-    parts = []
-    for kind in KINDS:
-        scale = encoded.match_scale[kind]
-        reliability = encoded.page_reliability() if kind == "page" else scale.reliability
-        parts.append(
-            fusion.dense_relevance(
-                asked[kind],
-                vectors[kind],
-                encoded.generic[kind],
-                searched=searched,
-                scale=scale,
-                reliability=reliability,
-                usual=[of_query[kind] for of_query in together],
-            )
-        )
-    return np.concatenate(parts, 1)
 
 
 def composed(evaluation: Evaluation) -> dict[str, Table]:

@@ -1,26 +1,32 @@
-"""From raw scores to one relevance in 0…1 that is comparable between kinds. Pure numbers; every constant to tune is here.
+"""From raw scores to evidence in log-odds, and from evidence to one relevance in 0…1 that is comparable between kinds. Pure numbers;
+every constant to tune is here, and `python -m mmsearch.evaluation.fit_ranking` chooses them.
 
-Cosines of different kinds, and of different queries, come from different populations. So a score is first measured against a
-background: how the same query scores on random items of the same kind. Few items make a poor background, therefore it is
-shrunk towards what generic queries score on this kind:
+**By meaning.** Cosines of different kinds, and of different queries, come from different populations. So a score is measured against two
+backgrounds: how the same query scores on random items of the same kind (`z`), and how generic queries score there (`level`). Few items
+make a poor background, therefore the first is shrunk towards the second:
 
     w = n / (n + PRIOR_ITEMS)
     mean = w · centre(query) + (1 - w) · centre(generic)
     sd² = w · spread(query)² + (1 - w) · spread(generic)²
-    z = (score - mean) / max(sd, SD_FLOOR)
+    z = (score - mean) / max(sd, SD_FLOOR)          level = (score - centre(generic)) / max(spread(generic), SD_FLOOR)
 
-Where the model's maker measured how right answers score (`MatchScale`), a score that is far out by chance but far below a right answer's
-counts for little (`typicality`), and what the model says of a kind that it is bad at counts for less (its reliability): that keeps
-pages out of a search for dogs, and pictures of print, which the model cannot read, out of all.
+The best of n irrelevant items lies around sqrt(2 ln n) standard deviations above the mean, so `z` is counted from there. A checkpoint
+whose right answers were measured says for each kind what these are worth (`MatchScale`): that is what makes kinds comparable. How
+probable it is that a kind answers at all, z and level of its best item say; how much less probable another item of it is, the gap to the best:
 
-The best of n irrelevant items lies around sqrt(2 ln n) standard deviations above the mean, hence the middle of the logistic
-moves with it. Lexical relevance is the part of the query's IDF mass that an item holds. The two are fused as independent
-reasons to believe that the item is relevant (noisy-or); but where words are found, texts without them are believed less.
+    log-odds = bias + per_z · (z of the best - sqrt(2 ln n)) + per_level · (level of the best) + per_gap · (z - z of the best)
+
+**By words.** An item is worth the more, the more of the query's IDF mass it holds, the more surprising these words are in the library
+(BM25 measures that), and the more of them stand in the file's name. A few common words of a long question are worth little, all words
+of a query much: so words decide where they are concentrated in few items, and meaning decides where they are not.
+
+**Together.** Log-odds add up. What the model says against an item is bounded (`UNSEEN`): an item that holds the query's words can be right
+although the model sees nothing in it, and an item without a vector is no worse off than one that the model sees nothing in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,32 +43,28 @@ SD_FLOOR = 0.02
 PICTURES: tuple[Kind, ...] = ("image", "clip")
 
 MIDDLE_Z = 0.4
-MIDDLE_PER_CHANCE = 1.0
-"""Dense relevance is 0.5 at z = MIDDLE_Z + MIDDLE_PER_CHANCE · sqrt(2 ln n), n the number of items searched."""
 SLOPE_Z = 0.45
-"""So many standard deviations above the middle the relevance is 0.73, twice as many 0.88."""
-
+"""For a model whose right answers were not measured: even odds at z = MIDDLE_Z + sqrt(2 ln n), n the number of items searched, and
+so many standard deviations further for each unit of log-odds."""
 MEASURED_SHARE = 0.6
-"""The middle is lowered by this factor for a model whose scores of right answers were measured (`typicality`), since those then keep
-out what is only unlikely."""
+"""The middle is lowered by this factor for a checkpoint of which only the scores of right answers are known (`typicality`), since those then
+keep out what is only unlikely."""
 OTHER_KIND = 0.5
 """Relevance of an item of another kind than the query's words name ("slides about …") is multiplied by this."""
 
-LEXICAL_CEILING = 0.9
-"""What an item is worth that holds every word of the query, best placed."""
-LEXICAL_POWER = 1.5
-"""Above 1, half of the words are worth less than half."""
-LEXICAL_BM25_SHARE = 0.5
-"""How much of the lexical relevance depends on BM25, that is on how often and in how short a text the words stand."""
-
-MISSING_WORDS = 0.6
-"""Where some text holds all of the query's words, being near in meaning is worth so much less for an item with a text: it should have
-held them too. Of an item without text (a photo, a scanned page) missing words say nothing."""
+UNSEEN = -3.0
+"""Log-odds that an item answers the query when the model sees nothing in it, or was not asked."""
+SURPRISE, SURPRISE_POWER = 1.0, 2
+"""What share^power · ln(1 + BM25) is worth: rare words of a query count, the less of it they are the less."""
+WHOLE, WHOLE_POWER = 3.0, 3
+"""What holding all words is worth; half of them are worth an eighth of it."""
+NAMED, NAMED_POWER = 4.0, 2
+"""What it is worth if the file's name holds all words; half of them are worth a quarter of it."""
 
 MIN_RELEVANCE = 0.3
 """The cut-off: below it a hit is not shown, unless asked for."""
 DENSE_MATCH = 0.15
-"""From this dense relevance on a hit is said to match by meaning."""
+"""From this relevance by meaning alone on a hit is said to match by meaning."""
 
 GENERIC_QUERIES = tuple(
     """a dog running on grass|two people talking in an office|a plate of food on a table|a red car parked in the street
@@ -116,55 +118,118 @@ def own_background(own: np.ndarray, prior: Background) -> Background:
     return Background(mean, max(sd, SD_FLOOR))
 
 
-def pooled(usual: Mapping[Kind, Background], measured: Container[str]) -> dict[Kind, Background]:
-    """The backgrounds of a text query, that of photos and clips made one where the scores of both were `measured`.
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """What cosines of one query with items of one kind are measured by.
 
-    Both show what words describe, so a clip stands out among all of them, not among a few clips that are much alike.
+    Attributes:
+        own: how the query scores on random items of the kind. generic: how generic queries do.
+        scale: what right answers score, where the checkpoint's maker measured it.
     """
-    both = [usual[kind] for kind in PICTURES if kind in usual and kind in measured]
-    if len(both) < len(PICTURES):
+
+    own: Background
+    generic: Background
+    scale: MatchScale | None = None
+
+
+def measures(
+    own: Mapping[Kind, Background],
+    generic: Mapping[Kind, Background],
+    scales: Mapping[Kind, MatchScale | None],
+    *,
+    is_one_query: bool = False,
+) -> dict[Kind, Measure]:
+    """What a query's cosines with each kind are measured by.
+
+    With `is_one_query` the query is the same vector for all kinds, since an instruction of the user's own takes the place of the kinds'. Then
+    its raw cosines are comparable, and what the instruction says of kinds is obeyed: all kinds share one background. Otherwise only photos
+    and clips do, where the scores of both were measured.
+    """
+    alike = own.keys() if is_one_query else [kind for kind in PICTURES if scales.get(kind) is not None]
+    return {kind: Measure(usual, generic[kind], scales.get(kind)) for kind, usual in pooled(own, alike).items()}
+
+
+def pooled(usual: Mapping[Kind, Background], kinds: Collection[str]) -> dict[Kind, Background]:
+    """The backgrounds of a query, those of `kinds` made one where there are several.
+
+    What shows the same sort of thing stands out among all of them: a clip among photos too, not among a few clips that are much alike.
+    """
+    several = [kind for kind in usual if kind in kinds]
+    if len(several) < 2:
         return dict(usual)
-    one = Background(*np.mean([(own.centre, own.spread) for own in both], axis=0).tolist())
-    return {**usual, **dict.fromkeys(PICTURES, one)}
+    one = Background(*np.mean([(usual[kind].centre, usual[kind].spread) for kind in several], axis=0).tolist())
+    return {**usual, **dict.fromkeys(several, one)}
 
 
-def typicality(above: np.ndarray, scale: MatchScale | None) -> np.ndarray:
-    """0…1: how usual it is for a right answer to lie `above` the query's usual score (cosine differences).
-
-    `scale` holds the 30 % quantile and the median of right answers, where the model's maker measured them: 0.5 and 0.95 there.
-    Without it everything is usual.
-    """
-    if scale is None:
-        return np.ones(len(above))
-    low, middle, _ = scale
-    return 1 / (1 + np.exp(-np.clip((above - low) / max((middle - low) / 3, 1e-3), -50, 50)))
+def standardised(cosines: np.ndarray, background: Background) -> np.ndarray:
+    """float64: how many standard deviations of the background each of `cosines` lies above it."""
+    return (np.asarray(cosines, np.float64) - background.centre) / max(background.spread, SD_FLOOR)
 
 
-def dense_relevance(z: np.ndarray, searched: int, *, is_measured: bool = False) -> np.ndarray:
-    """0…1 for standardised scores among `searched` items."""
-    middle = MIDDLE_Z + MIDDLE_PER_CHANCE * np.sqrt(2 * np.log(max(searched, 2)))
-    if is_measured:
-        middle *= MEASURED_SHARE
-    return 1 / (1 + np.exp(-np.clip((z - middle) / SLOPE_Z, -50, 50)))
+def chance(searched: int) -> float:
+    """How many standard deviations above the mean the best of so many irrelevant items lies."""
+    return float(np.sqrt(2 * np.log(max(searched, 2))))
 
 
-def lexical_relevance(share: np.ndarray, bm25: np.ndarray) -> np.ndarray:
-    """0…1 from the share of the query's IDF mass and BM25 scores, of which only the ratio to the best counts."""
-    best = float(bm25.max()) if len(bm25) else 0.0
-    place = bm25 / best if best > 0 else np.ones_like(bm25)
-    return LEXICAL_CEILING * share**LEXICAL_POWER * (1 - LEXICAL_BM25_SHARE + LEXICAL_BM25_SHARE * place)
+def typicality(above: np.ndarray, scale: MatchScale) -> np.ndarray:
+    """0…1: how usual it is for a right answer to lie `above` the query's usual score (cosine differences): 0.5 at the 30 % quantile of
+    right answers, 0.95 at their median."""
+    return 1 / (1 + np.exp(-np.clip((above - scale.low) / max((scale.middle - scale.low) / 3, 1e-3), -50, 50)))
 
 
-def fuse(dense: np.ndarray, lexical: np.ndarray, has_text: np.ndarray | bool = False) -> np.ndarray:
-    """Either reason is enough, both together are more: 1 - (1 - dense)(1 - lexical).
+def by_meaning(cosines: np.ndarray, measure: Measure, searched: int, *, is_each_best: bool = False) -> np.ndarray:
+    """Log-odds, float64 [n], that items of a kind answer a query, by its cosines with them alone.
+
+    Three cases: the checkpoint says what z, level and gap are worth; it says only how right answers score; it says nothing.
 
     Args:
-        dense, lexical: [n], what one query's candidates are worth by meaning and by words.
-        has_text: bool [n], whose dense relevance falls with the best of `lexical` (see MISSING_WORDS).
+        cosines: of items among which the kind's best one is; with `is_each_best` of any, each judged as if it were that.
     """
-    findable = lexical.max(initial=0.0)
-    dense = dense * np.where(has_text, 1 - MISSING_WORDS * findable, 1.0)
-    return 1 - (1 - dense) * (1 - lexical)
+    z = standardised(cosines, measure.own)
+    scale = measure.scale
+    if scale is None:
+        return (z - MIDDLE_Z - chance(searched)) / SLOPE_Z
+    if scale.is_fitted:
+        level = standardised(cosines, measure.generic)
+        best, best_level = (z, level) if is_each_best or not len(z) else (z.max(), level.max())
+        of_kind = scale.bias + scale.per_z * (best - chance(searched)) + scale.per_level * best_level
+        return of_kind + scale.per_gap * (z - best)
+    worth = probability((z - MEASURED_SHARE * (MIDDLE_Z + chance(searched))) / SLOPE_Z)
+    above = np.asarray(cosines, np.float64) - measure.own.centre
+    return log_odds(worth * typicality(above, scale) * scale.reliability)
+
+
+def by_words(share: np.ndarray, bm25: np.ndarray, name: np.ndarray) -> np.ndarray:
+    """Log-odds, float64 [n], that words add: 0 where an item holds none.
+
+    Args:
+        share: 0…1, the part of the query's IDF mass that an item holds. name: the part that its file name holds.
+        bm25: 0 or more.
+    """
+    surprise, whole, named = parts_by_words(share, bm25, name)
+    return SURPRISE * surprise + WHOLE * whole + NAMED * named
+
+
+def parts_by_words(share: np.ndarray, bm25: np.ndarray, name: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """float64 [n] each: what SURPRISE, WHOLE and NAMED are multiplied by; arguments as for `by_words`."""
+    share, bm25, name = (np.asarray(part, np.float64) for part in (share, bm25, name))
+    return share**SURPRISE_POWER * np.log1p(bm25), share**WHOLE_POWER, name**NAMED_POWER
+
+
+def together(meaning: np.ndarray, words: np.ndarray) -> np.ndarray:
+    """The log-odds of items, float64 [n]. `meaning` is -inf where the model was not asked."""
+    return np.logaddexp(meaning, UNSEEN) + words
+
+
+def probability(odds: np.ndarray) -> np.ndarray:
+    """0…1 from log-odds."""
+    return 1 / (1 + np.exp(-np.clip(odds, -50, 50)))
+
+
+def log_odds(probabilities: np.ndarray) -> np.ndarray:
+    """Finite for 0 and 1 too."""
+    inside = np.clip(probabilities, 1e-15, 1 - 1e-15)
+    return np.log(inside / (1 - inside))
 
 
 def _centre_and_spread(scores: np.ndarray) -> tuple[float, float]:
