@@ -147,10 +147,9 @@ def search(
             near = _near(library, scope, queries, matches, depth, unwanted)
             encoded: _Encoded = {kind: queries[kind] for kind in near}
             away = [{kind: other[kind] for kind in near} for other in unwanted]
-            calibration = _calibration(
-                library, encoded, away, is_text=not has_pictures, is_one_query=query.instruction is not None
-            )
-            order = rank(near, matches, calibration, Asked(scope.searched, named, is_known))
+            is_one_query = query.instruction is not None
+            calibration = _calibration(library, encoded, away, is_text=not has_pictures, is_one_query=is_one_query)
+            order = rank(near, matches, calibration, Asked(scope.searched, named, is_known, is_one_query))
             hits = _hits(library, order, k, offset, min_relevance, query.text if len(matches) else "")
         hits.searched, hits.model_ms = scope.searched, model_ms
         hits.took_ms = 1e3 * (time.perf_counter() - started)

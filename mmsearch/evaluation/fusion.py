@@ -104,6 +104,7 @@ class Pool:
                     self.size,
                     frozenset() if named is None else named[row],
                     True if is_readable is None else is_readable[row],
+                    is_one_query,
                 ),
             )
             scores = np.zeros(self.size)

@@ -14,7 +14,9 @@ from mmsearch.ranking.relevance import (
     Measure,
     by_meaning,
     by_words,
+    obedience,
     probability,
+    standardised,
     together,
 )
 
@@ -79,11 +81,13 @@ class Asked:
         searched: how many items of all kinds pass the filters.
         named: the kinds that its words name; empty if none.
         is_readable: whether the model can make anything of it; if not, only words count.
+        is_one_query: whether one vector asks for all kinds, by an instruction of the user's own: what it says of kinds is obeyed.
     """
 
     searched: int
     named: frozenset[Kind] = frozenset()
     is_readable: bool = True
+    is_one_query: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,17 +119,16 @@ def rank(near: Mapping[Kind, Near], words: TextMatches, calibration: Calibration
     ids = [found.ids for found in near.values()]
     cosine = [np.asarray(found.cosines, np.float64) for found in near.values()]
     meaning = [_meaning(kind, found, calibration, asked) for kind, found in near.items()]
-    kept = [_kept(kind, found, calibration, asked) for kind, found in near.items()]
-    is_other = [np.full(len(found.ids), bool(asked.named) and kind not in asked.named) for kind, found in near.items()]
+    obeyed = _obeyed(near, calibration, asked)
+    kept = [obeyed[kind] * _kept(kind, found, calibration, asked) for kind, found in near.items()]
     # Items without a vector of this model, or the model was left out.
     rest = words.ids[~np.isin(words.ids, np.concatenate([*ids, np.empty(0, np.int64)]))]
     ids, cosine, meaning = [*ids, rest], [*cosine, np.full(len(rest), np.nan)], [*meaning, np.full(len(rest), -np.inf)]
-    kept, is_other = [*kept, np.ones(len(rest))], [*is_other, np.zeros(len(rest), bool)]
+    kept.append(np.ones(len(rest)))
 
     every, cosines, odds = np.concatenate(ids), np.concatenate(cosine), np.concatenate(meaning)
     held = _worth_of_words(every, words)
     relevance = probability(together(odds, held)) * np.concatenate(kept)
-    relevance = np.where(np.concatenate(is_other), relevance * OTHER_KIND, relevance)
     order = np.lexsort((every, -np.nan_to_num(cosines, nan=-2.0), -relevance))
     is_dense = probability(odds) >= DENSE_MATCH
     return Order(every[order], relevance[order], cosines[order], is_dense[order], held[order] > 0)
@@ -135,6 +138,14 @@ def _meaning(kind: Kind, found: Near, calibration: Calibration, asked: Asked) ->
     if not asked.is_readable:
         return np.full(len(found.ids), -np.inf)
     return _odds(kind, found.ids, found.cosines, calibration.kinds[kind], calibration, asked.searched)
+
+
+def _obeyed(near: Mapping[Kind, Near], calibration: Calibration, asked: Asked) -> dict[Kind, float]:
+    """0…1 for each kind: what the relevance of its items is multiplied by."""
+    if not asked.is_one_query or not asked.is_readable:
+        return {kind: OTHER_KIND if asked.named and kind not in asked.named else 1.0 for kind in near}
+    held = {kind: standardised(found.cosines, calibration.kinds[kind].own) for kind, found in near.items()}
+    return dict.fromkeys(near, 1.0) | obedience({kind: float(z.max()) for kind, z in held.items() if len(z)})
 
 
 def _kept(kind: Kind, found: Near, calibration: Calibration, asked: Asked) -> np.ndarray:

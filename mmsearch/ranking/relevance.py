@@ -49,8 +49,11 @@ so many standard deviations further for each unit of log-odds."""
 MEASURED_SHARE = 0.6
 """The middle is lowered by this factor for a checkpoint of which only the scores of right answers are known (`typicality`), since those then
 keep out what is only unlikely."""
-OTHER_KIND = 0.5
-"""Relevance of an item of another kind than the query's words name ("slides about …") is multiplied by this."""
+OTHER_KIND = 0.4
+"""Relevance of an item of another kind than the query's words name ("slides about …") is multiplied by this: what is almost sure is still shown."""
+KIND_SLACK = 2.0
+"""A kind whose best item lies further than this many standard deviations below the best of all is not what an instruction of the user's
+own asks for."""
 
 UNSEEN = -3.0
 """Log-odds that an item answers the query when the model sees nothing in it, or was not asked."""
@@ -58,7 +61,7 @@ SURPRISE, SURPRISE_POWER = 1.0, 2
 """What share^power · ln(1 + BM25) is worth: rare words of a query count, the less of it they are the less."""
 WHOLE, WHOLE_POWER = 3.0, 3
 """What holding all words is worth; half of them are worth an eighth of it."""
-NAMED, NAMED_POWER = 4.0, 2
+NAMED, NAMED_POWER = 6.0, 2
 """What it is worth if the file's name holds all words; half of them are worth a quarter of it."""
 
 MIN_RELEVANCE = 0.3
@@ -197,6 +200,12 @@ def by_meaning(cosines: np.ndarray, measure: Measure, searched: int, *, is_each_
     worth = probability((z - MEASURED_SHARE * (MIDDLE_Z + chance(searched))) / SLOPE_Z)
     above = np.asarray(cosines, np.float64) - measure.own.centre
     return log_odds(worth * typicality(above, scale) * scale.reliability)
+
+
+def obedience(best: Mapping[Kind, float]) -> dict[Kind, float]:
+    """0…1 for each kind: how far one query for all kinds asks for it, from the z of its best item over one background."""
+    top = max(best.values(), default=0.0)
+    return {kind: float(np.exp(min(0.0, z - top + KIND_SLACK))) for kind, z in best.items()}
 
 
 def by_words(share: np.ndarray, bm25: np.ndarray, name: np.ndarray) -> np.ndarray:

@@ -85,7 +85,10 @@ def test_a_word_of_a_page(library: Library) -> None:
     assert (hit.rank, hit.path, hit.item.page_number) == (1, Path("/docs/report.pdf"), 1)
     assert "text" in hit.matched_by
     assert hit.snippet == "Annual revenue grew by ten percent"
-    assert relevance.LEXICAL_CEILING <= hit.relevance <= 1
+    words = library.catalog.match_text("revenue", 1, KINDS)
+    assert words.share.tolist() == [1] and words.name.tolist() == [0]
+    by_words_alone = relevance.by_words(words.share, words.bm25, words.name) + relevance.UNSEEN
+    assert 0.5 < relevance.probability(by_words_alone)[0] <= hit.relevance <= 1
     stored = library.catalog.vectors_of([hit.item.id], "toy-1")[1][0]
     query = library.embedder.encode_queries([EmbedInput("", "revenue")])[0]
     assert hit.score == pytest.approx(float(stored @ query), abs=1e-6)
@@ -159,7 +162,9 @@ def test_modes(library: Library) -> None:
     words = library.search("harbour", mode="text")
     assert places(words) == [("holiday.mp4", 1)]
     assert (words[0].score, words[0].matched_by) == (None, ("text",))
-    assert words[0].relevance == pytest.approx(relevance.LEXICAL_CEILING)
+    found = library.catalog.match_text("harbour", 1, KINDS)
+    worth = relevance.by_words(found.share, found.bm25, found.name)[0]
+    assert words[0].relevance == pytest.approx(relevance.probability(relevance.UNSEEN + worth))
     dense = library.search("harbour", mode="dense", min_relevance=0)
     assert all(hit.matched_by == ("dense",) and hit.score is not None for hit in dense)
     for kind in KINDS:
@@ -168,7 +173,7 @@ def test_modes(library: Library) -> None:
     fused = library.search("harbour")
     assert fused[0].item == words[0].item
     alone = next(hit.relevance for hit in dense if hit.item == words[0].item)
-    assert fused[0].relevance == pytest.approx(1 - (1 - words[0].relevance) * (1 - alone))
+    assert fused[0].relevance == pytest.approx(relevance.probability(relevance.log_odds(alone) + worth))
     with pytest.raises(ValueError, match="unknown mode 'magic'; known: fused, dense, text"):
         library.search("x", mode="magic")
 
@@ -395,13 +400,6 @@ def test_irrelevant_queries_find_nothing(population: Library) -> None:
     assert len(answered) <= 12
 
 
-def test_relevance_falls_as_the_chance_to_find_something_grows() -> None:
-    z = np.array([3.0])
-    found = [float(relevance.dense_relevance(z, n)[0]) for n in (1, 10, 1000, 100_000)]
-    assert found == sorted(found, reverse=True) and found[0] > 0.9 and found[-1] < 0.5
-    assert relevance.dense_relevance(np.array([-1e9, 1e9]), 10).tolist() == pytest.approx([0, 1])
-
-
 def _standardised(scores: np.ndarray, own: np.ndarray, prior: relevance.Background) -> np.ndarray:
     usual = relevance.own_background(own, prior)
     return (scores - usual.centre) / usual.spread
@@ -439,32 +437,8 @@ def test_the_background_of_stored_vectors_leaves_out_twins() -> None:
     assert relevance.background(vectors[:1], vectors[:1], is_same_set=True) == relevance.Background(0.0, 1.0)
 
 
-def test_fusion() -> None:
-    a, b = np.array([0.0, 0.5, 0.5, 1.0]), np.array([0.4, 0.0, 0.5, 0.2])
-    np.testing.assert_allclose(relevance.fuse(a, b), [0.4, 0.5, 0.75, 1.0])
-    has_text, less = np.array([False, False, True, True]), 1 - 0.5 * relevance.MISSING_WORDS  # the best of b is 0.5
-    np.testing.assert_allclose(
-        relevance.fuse(a, b, has_text), [0.4, 0.5, 1 - (1 - 0.5 * less) * 0.5, 1 - (1 - less) * 0.8]
-    )
-    np.testing.assert_allclose(
-        relevance.fuse(a, 0 * b, has_text), a, err_msg="no words found anywhere: nothing is missing"
-    )
-    share, bm25 = np.array([1.0, 1.0, 0.25]), np.array([4.0, 2.0, 0.0])
-    ceiling, part = relevance.LEXICAL_CEILING, relevance.LEXICAL_BM25_SHARE
-    want = [ceiling, ceiling * (1 - part / 2), ceiling * 0.25**relevance.LEXICAL_POWER * (1 - part)]
-    np.testing.assert_allclose(relevance.lexical_relevance(share, bm25), want)
-    assert relevance.lexical_relevance(np.array([1.0]), np.array([0.0])).tolist() == [ceiling]
-
-
 def test_generic_queries_are_many_and_different() -> None:
     assert len(set(relevance.GENERIC_QUERIES)) == len(relevance.GENERIC_QUERIES) == 64
-
-
-def test_typicality_by_what_right_answers_usually_score() -> None:
-    found = relevance.typicality(np.array([0.1, 0.2, 0.4, 0.9]), relevance.MatchScale(0.2, 0.4, 1.0))
-    assert found[1] == pytest.approx(0.5) and found[2] == pytest.approx(1 / (1 + np.exp(-3)))
-    assert found[0] < 0.2 and found[3] > 0.99
-    assert relevance.typicality(np.array([-1.0, 1.0]), None).tolist() == [1, 1]
 
 
 def test_a_model_that_knows_its_right_answers_keeps_other_kinds_out(population: Library) -> None:
