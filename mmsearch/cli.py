@@ -310,8 +310,13 @@ def query_command(
             raise typer.BadParameter("--queries stands alone: leave TEXT, --image and --like out")
         with opened(library, model=model, device=device) as found:
             raise typer.Exit(_answer_many(found, queries, wanted))
-    if not (text.strip() or image or like):
-        raise typer.BadParameter("say what you look for: TEXT, --image FILE or --like ID")
+    from mmsearch.ranking.terms import wording_of
+
+    if not (wording_of(text).text.strip() or image or like):
+        raise typer.BadParameter(
+            "say what you look for: TEXT, --image FILE or --like ID"
+            + (" beside what is to be left out" if text.strip() or exclude else "")
+        )
     with opened(library, model=model, device=device) as found:
         returned = found.show_returned()
         try:

@@ -46,6 +46,9 @@ MIDDLE_Z = 0.4
 SLOPE_Z = 0.45
 """For a model whose right answers were not measured: even odds at z = MIDDLE_Z + sqrt(2 ln n), n the number of items searched, and
 so many standard deviations further for each unit of log-odds."""
+SURE = 2.0
+"""Log-odds of such a model grow only logarithmically from here on: nobody measured what a score that is far out is worth, and the words
+of a query must be able to outweigh it."""
 MEASURED_SHARE = 0.6
 """The middle is lowered by this factor for a checkpoint of which only the scores of right answers are known (`typicality`), since those then
 keep out what is only unlikely."""
@@ -191,7 +194,8 @@ def by_meaning(cosines: np.ndarray, measure: Measure, searched: int, *, is_each_
     z = standardised(cosines, measure.own)
     scale = measure.scale
     if scale is None:
-        return (z - MIDDLE_Z - chance(searched)) / SLOPE_Z
+        odds = (z - MIDDLE_Z - chance(searched)) / SLOPE_Z
+        return np.where(odds > SURE, SURE + np.log1p(np.maximum(0, odds - SURE)), odds)
     if scale.is_fitted:
         level = standardised(cosines, measure.generic)
         best, best_level = (z, level) if is_each_best or not len(z) else (z.max(), level.max())

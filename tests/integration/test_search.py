@@ -332,6 +332,93 @@ def test_an_answer_is_of_one_generation(
     assert len(after) == new[1]
 
 
+# ---- what is kept away
+
+
+@pytest.fixture
+def reports(library: Library) -> Library:
+    with library.lock():
+        add(library, "/docs/sales.pdf", ("page", "white", "Revenue by quarter"), ("page", "white", "Revenue by region"),
+            ("page", "red", "Revenue of the quarters, a longer page about staff"))  # fmt: skip
+    return library
+
+
+@pytest.mark.parametrize("mode", ["fused", "text", "dense"])
+@pytest.mark.parametrize("as_option", [False, True], ids=["-word", "exclude"])
+def test_what_holds_an_excluded_word_is_left_out(reports: Library, mode: str, as_option: bool) -> None:
+    assert reports.search("revenue quarter", kinds=["page"])[0].item.text == "Revenue by quarter"
+    asked = ("revenue", "quarter") if as_option else ("revenue -quarter", ())
+    hits = reports.search(asked[0], exclude=asked[1], mode=mode, min_relevance=0, k=20)
+    texts = [hit.item.text for hit in hits]
+    assert not [text for text in texts if "uarter" in text], "by its stem, wherever it stands"
+    if mode != "dense":
+        assert "Revenue by region" in texts[:2]
+    assert hits.searched == 11
+
+
+def test_excluded_words_must_all_be_held_and_file_names_count(reports: Library) -> None:
+    every = {hit.item.text for hit in reports.search("revenue", exclude="quarter staff", min_relevance=0, k=20)}
+    assert "Revenue by quarter" in every and not [text for text in every if "longer page" in text]
+    assert {hit.path.name for hit in reports.search("revenue -sales", mode="text")} == {"report.pdf"}
+    several = reports.search("revenue", exclude=["region", "ten percent"], mode="text", min_relevance=0)
+    assert {hit.item.text for hit in several} == {
+        "Revenue by quarter",
+        "Revenue of the quarters, a longer page about staff",
+    }
+
+
+def test_what_means_an_excluded_text_comes_later(library: Library) -> None:
+    """No photo holds a word; the red one means "red"."""
+    both = {hit.path.name: hit.relevance for hit in library.search("red blue", kinds=["photo"], min_relevance=0)}
+    without = {
+        hit.path.name: hit.relevance for hit in library.search("red blue -red", kinds=["photo"], min_relevance=0)
+    }
+    assert without["0.jpg"] < 0.2 * both["0.jpg"]
+    assert places(library.search("red blue -red", kinds=["photo"], min_relevance=0))[0] == ("2.jpg", 0)
+
+
+def test_something_must_be_sought_beside_what_is_left_out(library: Library) -> None:
+    with pytest.raises(ValueError, match=r"nothing to search for: .* beside what is to be left out"):
+        library.search("-red")
+    assert places(library.search(image=Image.new("RGB", (8, 8), COLOURS["red"]), exclude="harbour"))[0] == ("0.jpg", 0)
+
+
+def test_an_excluded_item_with_filters(reports: Library) -> None:
+    hits = reports.search("revenue -quarter", path="/docs/**", min_relevance=0, k=20)
+    assert hits.searched == len(hits) == 4
+
+
+# ---- words that lead to the right file, or to none
+
+
+def test_one_more_word_does_not_sink_the_right_file(library: Library) -> None:
+    with library.lock():
+        add(library, "/photos/japanese-shop.jpg", ("image", "black", ""))
+    found = []
+    for query in ("japanese shop", "japanese shop sign", "neon sign of a japanese shop"):
+        hits = library.search(query, kinds=["photo"], min_relevance=0)
+        assert places(hits)[0] == ("japanese-shop.jpg", 0), query
+        found.append(hits[0].relevance)
+    assert found[0] > 0.9 and found[0] > found[1] > 0.5 and found[1] > found[2]
+
+
+@pytest.mark.parametrize("query", ["the", "is it", "🍕", "!!", "..", "42", "a b c"])
+def test_a_query_that_means_nothing_finds_nothing(library: Library, query: str) -> None:
+    hits = library.search(query)
+    assert list(hits) == [] and hits.searched == 10
+    assert len(library.search(query, min_relevance=0, k=20)) == 10, "0 hides nothing, here either"
+
+
+def test_a_word_that_only_the_model_cannot_read_is_found_where_it_stands(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Library, "knows_word", lambda self, word: False)
+    with library.lock():
+        add(library, "/docs/odd.pdf", ("page", "white", "the frobnicator of the plant"))
+    assert places(library.search("frobnicator"))[0] == ("odd.pdf", 0)
+    assert list(library.search("green")) == [], "no item holds the word, and the model does not know it"
+
+
 # ---- calibration, on populations that resemble a real model's
 
 

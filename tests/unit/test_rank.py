@@ -54,7 +54,8 @@ def test_log_odds_of_a_fitted_kind_by_hand() -> None:
 def test_without_a_measured_scale_even_odds_lie_above_chance() -> None:
     z = relevance.MIDDLE_Z + relevance.chance(1000)
     measure = Measure(ONE, ONE)
-    assert relevance.by_meaning(np.array([z, z + relevance.SLOPE_Z]), measure, 1000).tolist() == pytest.approx([0, 1])
+    found = relevance.by_meaning(z + relevance.SLOPE_Z * np.array([0, 1, 2, 2 + np.e - 1]), measure, 1000)
+    assert found.tolist() == pytest.approx([0, 1, 2, 3]), "one by one up to SURE, then by logarithm"
 
 
 @pytest.mark.parametrize("scale", [None, MatchScale(0.5, 1.0, 0.9), MatchScale(0, 1, 1, -1, 0.5, 0.5, 0.5)])
