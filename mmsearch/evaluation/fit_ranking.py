@@ -23,6 +23,7 @@ import json
 import logging
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -61,7 +62,7 @@ FIRST_WEIGHT = 1.0
 """What the second aim counts beside the first."""
 STEPS = 40
 DECAY = 1e-3
-NAME_WORDS = 2
+NAME_WORDS, THING_PHOTOS = 2, 3
 NONE = "nothing answers"
 CUT_OFFS = (0.1, 0.2, 0.3, 0.4, 0.5)
 
@@ -160,6 +161,7 @@ def styles_of(split: Split, pool: Pool, names: Sequence[str], folder: Path) -> l
         styles.append(
             Style("captions", captions, [[first + n] for n in range(len(captions))], "image", is_strict=False)
         )
+        styles.append(thing_style([photo.captions for photo in split.photos], first))
         styles.append(name_style([photo.captions for photo in split.photos], names, first))
     if "clip" in pool.items:
         first = int(pool.columns["clip"][0])
@@ -174,6 +176,18 @@ def styles_of(split: Split, pool: Pool, names: Sequence[str], folder: Path) -> l
 def photo_names(captions: Sequence[Sequence[str]]) -> list[str]:
     """A file name for each photo, as a person might give it: the longest words of its first caption, "motorbike-desert.jpg"."""
     return ["-".join(_content(texts[0])[:NAME_WORDS]) + ".jpg" for texts in captions]
+
+
+def thing_style(captions: Sequence[Sequence[str]], first: int) -> Style:
+    """Single words, as "dog": those that at least half of a photo's captions hold, in a few photos or more."""
+    held: dict[str, list[int]] = {}
+    for n, own in enumerate(captions):
+        counts = Counter(word for text in own for word in set(_content(text)))
+        for word, count in counts.items():
+            if 2 * count >= len(own):
+                held.setdefault(word, []).append(first + n)
+    words = sorted(word for word, photos in held.items() if len(photos) >= THING_PHOTOS)
+    return Style("single words", words, [held[word] for word in words], "image", is_strict=False)
 
 
 def name_style(captions: Sequence[Sequence[str]], names: Sequence[str], first: int) -> Style:
@@ -208,7 +222,7 @@ class Features:
     """What the relevance of every item is made of, for all queries; float32 [q, n] but where said.
 
     Attributes:
-        best_z, best_level: of the item's kind, the first counted from what chance gives. gap: from the best's z down to the item's.
+        best_z, best_level: of the item's kind, counted from what chance gives. gap: from the best's z down to the item's.
         surprise, whole, name: as in `mmsearch.ranking.relevance.parts_by_words`.
         readable: bool [q]. right: bool [q, n]. style: int [q], places in `names`.
         counts: bool [q], whether a wrong first answer counts as one.
@@ -279,7 +293,7 @@ def _parts_by_meaning(near: Mapping[Kind, Near], pool: Pool) -> dict[str, np.nda
         z = relevance.standardised(near[kind].cosines, measured_by.own)
         level = relevance.standardised(near[kind].cosines, measured_by.generic)
         parts["best_z"].append(np.full(len(z), z.max() - relevance.chance(pool.size)))
-        parts["best_level"].append(np.full(len(z), level.max()))
+        parts["best_level"].append(np.full(len(z), level.max() - relevance.chance(pool.size)))
         parts["gap"].append(z - z.max())
     return {part: np.concatenate(values) for part, values in parts.items()}
 

@@ -10,11 +10,11 @@ make a poor background, therefore the first is shrunk towards the second:
     sd² = w · spread(query)² + (1 - w) · spread(generic)²
     z = (score - mean) / max(sd, SD_FLOOR)          level = (score - centre(generic)) / max(spread(generic), SD_FLOOR)
 
-The best of n irrelevant items lies around sqrt(2 ln n) standard deviations above the mean, so `z` is counted from there. A checkpoint
-whose right answers were measured says for each kind what these are worth (`MatchScale`): that is what makes kinds comparable. How
+The best of n irrelevant items lies around sqrt(2 ln n) standard deviations above the mean, so both are counted from there: what is far
+out among ten items is not among a million. A checkpoint whose right answers were measured says for each kind what these are worth (`MatchScale`): that is what makes kinds comparable. How
 probable it is that a kind answers at all, z and level of its best item say; how much less probable another item of it is, the gap to the best:
 
-    log-odds = bias + per_z · (z of the best - sqrt(2 ln n)) + per_level · (level of the best) + per_gap · (z - z of the best)
+    log-odds = bias + per_z · (z of the best - sqrt(2 ln n)) + per_level · (level of the best - sqrt(2 ln n)) + per_gap · (z - z of the best)
 
 **By words.** An item is worth the more, the more of the query's IDF mass it holds, the more surprising these words are in the library
 (BM25 measures that), and the more of them stand in the file's name. A few common words of a long question are worth little, all words
@@ -199,7 +199,9 @@ def by_meaning(cosines: np.ndarray, measure: Measure, searched: int, *, is_each_
     if scale.is_fitted:
         level = standardised(cosines, measure.generic)
         best, best_level = (z, level) if is_each_best or not len(z) else (z.max(), level.max())
-        of_kind = scale.bias + scale.per_z * (best - chance(searched)) + scale.per_level * best_level
+        of_kind = (
+            scale.bias + scale.per_z * (best - chance(searched)) + scale.per_level * (best_level - chance(searched))
+        )
         return of_kind + scale.per_gap * (z - best)
     worth = probability((z - MEASURED_SHARE * (MIDDLE_Z + chance(searched))) / SLOPE_Z)
     above = np.asarray(cosines, np.float64) - measure.own.centre

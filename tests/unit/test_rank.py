@@ -16,8 +16,9 @@ from mmsearch.ranking.terms import is_readable, terms_of, wording_of, words_to_r
 
 ONE = Background(0.0, 1.0)
 """So that z and level are the cosine itself."""
-PLAIN = MatchScale(0, 1, 1, bias=0.0, per_z=0.0, per_level=1.0, per_gap=1.0)
-"""So that an item's log-odds are its cosine."""
+SEARCHED = 8
+PLAIN = MatchScale(0, 1, 1, bias=relevance.chance(SEARCHED), per_z=0.0, per_level=1.0, per_gap=1.0)
+"""So that among SEARCHED items an item's log-odds are its cosine."""
 
 
 def near(ids: list[int], cosines: list[float]) -> Near:
@@ -43,7 +44,7 @@ def odds(values: float | list[float]) -> np.ndarray:
 def test_log_odds_of_a_fitted_kind_by_hand() -> None:
     """z and level of the best are 4 and 2, of the second 3 and 1.5; 8 items are searched."""
     measure = Measure(Background(0.0, 0.1), Background(0.0, 0.2), MatchScale(0, 1, 1, -1.0, 0.5, 2.0, 3.0))
-    best = -1 + 0.5 * (4 - np.sqrt(2 * np.log(8))) + 2.0 * 2
+    best = -1 + 0.5 * (4 - np.sqrt(2 * np.log(8))) + 2.0 * (2 - np.sqrt(2 * np.log(8)))
     found = relevance.by_meaning(np.array([0.4, 0.3]), measure, 8)
     assert found.tolist() == pytest.approx([best, best - 3.0 * 1])
     alone = relevance.by_meaning(np.array([0.4, 0.3]), measure, 8, is_each_best=True)
@@ -115,7 +116,7 @@ def test_order_by_relevance_then_cosine_then_id() -> None:
         {"page": near([7, 3, 5], [1.0, 2.0, 1.0]), "image": near([4], [2.0])},
         NO_MATCHES,
         calibration("page", "image"),
-        Asked(4),
+        Asked(SEARCHED),
     )
     assert found.ids.tolist() == [3, 4, 5, 7]
     assert found.relevance.tolist() == pytest.approx(odds([2, 2, 1, 1]).tolist())
@@ -125,7 +126,7 @@ def test_order_by_relevance_then_cosine_then_id() -> None:
 
 def test_words_add_to_meaning_and_are_enough_without_it() -> None:
     held = words((3, 1.0, 0.0, 0.0), (9, 1.0, 0.0, 0.0))
-    found = rank({"page": near([3, 5], [-1.0, 1.0])}, held, calibration("page"), Asked(3))
+    found = rank({"page": near([3, 5], [-1.0, 1.0])}, held, calibration("page"), Asked(SEARCHED))
     of = dict(zip(found.ids.tolist(), found.relevance.tolist(), strict=True))
     assert of[3] == pytest.approx(relevance.probability(np.logaddexp(-1, relevance.UNSEEN) + relevance.WHOLE))
     assert of[9] == pytest.approx(relevance.probability(relevance.UNSEEN + relevance.WHOLE))
@@ -136,21 +137,27 @@ def test_words_add_to_meaning_and_are_enough_without_it() -> None:
 def test_a_file_name_that_holds_most_of_the_words_beats_what_is_merely_near() -> None:
     """The words of `japanese-shop.jpg` beside "japanese shop sign"; the best by meaning is at even odds."""
     share = 0.6
-    named = rank({"image": near([1, 2], [0.0, -4.0])}, words((2, share, 3.0, share)), calibration("image"), Asked(50))
+    named = rank(
+        {"image": near([1, 2], [0.0, -4.0])}, words((2, share, 3.0, share)), calibration("image"), Asked(SEARCHED)
+    )
     assert named.ids.tolist() == [2, 1] and named.relevance[0] > 0.5
-    in_text = rank({"image": near([1, 2], [0.0, -4.0])}, words((2, share, 3.0, 0.0)), calibration("image"), Asked(50))
+    in_text = rank(
+        {"image": near([1, 2], [0.0, -4.0])}, words((2, share, 3.0, 0.0)), calibration("image"), Asked(SEARCHED)
+    )
     assert in_text.ids.tolist() == [1, 2]
 
 
 def test_what_the_model_cannot_read_has_only_words() -> None:
-    found = rank({"page": near([1, 2], [5.0, 1.0])}, NO_MATCHES, calibration("page"), Asked(2, is_readable=False))
+    found = rank(
+        {"page": near([1, 2], [5.0, 1.0])}, NO_MATCHES, calibration("page"), Asked(SEARCHED, is_readable=False)
+    )
     assert found.ids.tolist() == [1, 2], "equal by relevance, so by cosine"
     assert found.relevance.tolist() == pytest.approx([float(relevance.probability(relevance.UNSEEN))] * 2)
     assert found.relevance[0] < relevance.MIN_RELEVANCE and not found.is_dense.any()
 
 
 def test_another_kind_than_named_counts_less() -> None:
-    asked = Asked(2, named=frozenset({"page"}))
+    asked = Asked(SEARCHED, named=frozenset({"page"}))
     found = rank({"page": near([1], [0.0]), "image": near([2], [0.0])}, NO_MATCHES, calibration("page", "image"), asked)
     assert found.relevance.tolist() == pytest.approx([float(odds(0.0)), relevance.OTHER_KIND * float(odds(0.0))])
 
@@ -161,31 +168,31 @@ def test_an_instruction_of_the_users_own_is_obeyed_about_kinds_whatever_words_ar
         {"page": near([1], [-4.0]), "image": near([2], [2.0]), "clip": near([3], [1.0])},
         words((1, 1.0, 5.0, 0.0)),
         calibration("page", "image", "clip"),
-        Asked(3, is_one_query=True),
+        Asked(SEARCHED, is_one_query=True),
     )
     assert found.ids.tolist() == [2, 3, 1]
     assert found.relevance[:2].tolist() == pytest.approx(odds([2.0, 1.0]).tolist()), "within the slack"
     assert found.relevance[2] < np.exp(-4 + 1e-9)
-    by_kind = rank({"page": near([1], [-4.0]), "image": near([2], [2.0])}, words((1, 1.0, 5.0, 0.0)), calibration("page", "image"), Asked(2))  # fmt: skip
+    by_kind = rank({"page": near([1], [-4.0]), "image": near([2], [2.0])}, words((1, 1.0, 5.0, 0.0)), calibration("page", "image"), Asked(SEARCHED))  # fmt: skip
     assert by_kind.ids.tolist() == [1, 2]
 
 
 def test_pages_without_text_are_judged_by_their_own_scale() -> None:
     pages = near([1, 2], [1.0, 1.0])
-    weak = replace(calibration("page"), pictures_only=PLAIN._replace(bias=-2.0), textless=np.array([2]))
-    found = rank({"page": pages}, NO_MATCHES, weak, Asked(2))
+    weak = replace(calibration("page"), pictures_only=PLAIN._replace(bias=PLAIN.bias - 2), textless=np.array([2]))
+    found = rank({"page": pages}, NO_MATCHES, weak, Asked(SEARCHED))
     assert found.relevance.tolist() == pytest.approx(odds([1.0, -1.0]).tolist())
     unfitted = replace(
         calibration("page", scale=MatchScale(-9, -8, 1.0)), pictures_only=MatchScale(0, 0, 0.5), textless=np.array([2])
     )
-    sure = rank({"page": near([1, 2], [9.0, 9.0])}, NO_MATCHES, unfitted, Asked(2))
+    sure = rank({"page": near([1, 2], [9.0, 9.0])}, NO_MATCHES, unfitted, Asked(SEARCHED))
     assert sure.ids.tolist() == [1, 2] and sure.relevance[1] == pytest.approx(float(odds(0.0)), abs=0.01)
 
 
 def test_what_answers_an_unwanted_text_falls_by_how_probable_that_is() -> None:
     wanted = Near(np.array([1, 2]), np.array([2.0, 1.0]), unwanted=np.array([[0.0, -40.0]]))
     away = replace(calibration("page"), unwanted=({"page": Measure(ONE, ONE, PLAIN)},))
-    found = rank({"page": wanted}, NO_MATCHES, away, Asked(2))
+    found = rank({"page": wanted}, NO_MATCHES, away, Asked(SEARCHED))
     of = dict(zip(found.ids.tolist(), found.relevance.tolist(), strict=True))
     assert of[1] == pytest.approx(0.5 * float(odds(2.0))) and of[2] == pytest.approx(float(odds(1.0)))
     assert found.ids.tolist() == [2, 1]
@@ -205,7 +212,7 @@ def test_more_evidence_never_sinks_an_item_and_the_order_of_the_input_does_not_m
     ids, cosines = rng.permutation(40), rng.normal(size=40).round(1)
     held = words(*((int(i), *map(float, rng.random(3).round(1))) for i in rng.permutation(60)[:25]))
     first = rank({"page": near(ids[:25].tolist(), cosines[:25].tolist()), "image": near(ids[25:].tolist(), cosines[25:].tolist())},
-                 held, calibration("page", "image"), Asked(60))  # fmt: skip
+                 held, calibration("page", "image"), Asked(SEARCHED))  # fmt: skip
     assert (np.diff(first.relevance) <= 0).all() and len(set(first.ids.tolist())) == len(first)
     for before, after in pairwise(range(len(first))):
         if first.relevance[before] == first.relevance[after]:
@@ -215,7 +222,7 @@ def test_more_evidence_never_sinks_an_item_and_the_order_of_the_input_does_not_m
     shuffle = rng.permutation(25)
     turned = TextMatches(*(column[shuffle] for column in (held.ids, held.share, held.bm25, held.name)))
     again = rank({"image": near(ids[25:][::-1].tolist(), cosines[25:][::-1].tolist()), "page": near(ids[:25][shuffle].tolist(), cosines[:25][shuffle].tolist())},
-                 turned, calibration("page", "image"), Asked(60))  # fmt: skip
+                 turned, calibration("page", "image"), Asked(SEARCHED))  # fmt: skip
     assert again.ids.tolist() == first.ids.tolist()
 
     for part in ("share", "bm25", "name"):
@@ -223,7 +230,7 @@ def test_more_evidence_never_sinks_an_item_and_the_order_of_the_input_does_not_m
         more = getattr(held, part).copy()
         more[one] += 0.3
         lifted = rank({"page": near(ids[:25].tolist(), cosines[:25].tolist()), "image": near(ids[25:].tolist(), cosines[25:].tolist())},
-                      replace(held, **{part: more}), calibration("page", "image"), Asked(60))  # fmt: skip
+                      replace(held, **{part: more}), calibration("page", "image"), Asked(SEARCHED))  # fmt: skip
         place = [order.ids.tolist().index(int(held.ids[one])) for order in (first, lifted)]
         assert place[1] <= place[0], part
 
