@@ -27,8 +27,8 @@ from mmsearch import copies, indexing, integrity, lexical, recognised, schema, s
 from mmsearch.errors import CatalogError, CorruptIndex, SourceError
 from mmsearch.filters import Filters, absolute, allowed_ids, read_ids, under_any
 from mmsearch.items import Item, ItemDraft, Kind, Source, Vectors
-from mmsearch.lexical import TextMatches
 from mmsearch.plan import KnownFile, Plan, Row, make_plan
+from mmsearch.ranking.rank import TextMatches
 from mmsearch.stored_vectors import Tail
 
 __all__ = ["Catalog", "ErrorRow", "Filters", "KnownFile", "Plan", "SourceRow", "Tail"]
@@ -764,6 +764,22 @@ class Catalog:
         """Items whose text or file name holds words of `query`; see `mmsearch.lexical.match`."""
         with self._reading() as c:
             return lexical.match(c, query, k, kinds, allowed, total)
+
+    def holding(self, words: str) -> np.ndarray:
+        """int64, ascending: the items whose text or file name holds all of some words."""
+        with self._reading() as c:
+            return lexical.holding(c, words)
+
+    def known_words(self, words: Sequence[str]) -> set[str]:
+        """Those of `words` that at least one item holds."""
+        with self._reading() as c:
+            return lexical.known_words(c, words)
+
+    def visible_ids(self, kinds: Sequence[Kind]) -> np.ndarray:
+        """int64, ascending: all items of these kinds that can be found."""
+        with self._reading() as c:
+            of_kinds = "SELECT id FROM items WHERE visible = 1 AND kind IN (SELECT value FROM json_each(:kinds))"
+            return read_ids(c, of_kinds, {"kinds": json.dumps(list(kinds))})
 
     def snippets(self, query: str, ids: Sequence[int]) -> dict[int, str]:
         """For each of `ids` the passage of its text that holds most words of `query`, if any."""

@@ -236,7 +236,9 @@ class Format(StrEnum):
 
 @app.command("query")
 def query_command(
-    text: Annotated[str, typer.Argument(help="What you look for, in your words.", show_default=False)] = "",
+    text: Annotated[
+        str, typer.Argument(help="What you look for, in your words; -word keeps a word away.", show_default=False)
+    ] = "",
     image: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Search with a picture, alone or with TEXT.")
     ] = None,
@@ -250,6 +252,10 @@ def query_command(
     ] = None,
     path: Annotated[
         str | None, typer.Option(metavar="GLOB", help="Only files whose path matches, as 'talks/**'.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option("--not", metavar="TEXT", help="Nothing that holds these words or means this; again for more."),
     ] = None,
     after: Annotated[
         str | None, typer.Option(metavar="DATE", help="Only from this day on: 2025, 2025-03 or 2025-03-31.")
@@ -273,7 +279,7 @@ def query_command(
         str | None,
         typer.Option(
             metavar="FILE",
-            help='Many queries, a line each ("-": stdin): plain text or JSON {"query", "kind"?, "image"?, "instruction"?}. '
+            help='Many queries, a line each ("-": stdin): plain text or JSON {"query", "kind"?, "image"?, "not"?, "instruction"?}. '
             "Prints a JSON object per query.",
         ),
     ] = None,
@@ -287,6 +293,7 @@ def query_command(
     Examples:
       mmsearch query "slides about revenue"
       mmsearch query "sunset over water" --kind photo --after 2024-06
+      mmsearch query "revenue -quarter" --not "balance sheet"
       mmsearch query --image chair.jpg "the same in red"
       mmsearch query invoice --format paths --print0 | xargs -0 ls -l
     """
@@ -295,6 +302,7 @@ def query_command(
         "offset": offset,
         "kinds": _kinds(kind),
         "path": path,
+        "exclude": exclude or (),
         "after": _date(after),
         "before": _date(before),
         "instruction": instruction,
@@ -305,8 +313,13 @@ def query_command(
             raise typer.BadParameter("--queries stands alone: leave TEXT, --image and --like out")
         with opened(library, model=model, device=device) as found:
             raise typer.Exit(_answer_many(found, queries, wanted))
-    if not (text.strip() or image or like):
-        raise typer.BadParameter("say what you look for: TEXT, --image FILE or --like ID")
+    from mmsearch.ranking.terms import wording_of
+
+    if not (wording_of(text).text.strip() or image or like):
+        raise typer.BadParameter(
+            "say what you look for: TEXT, --image FILE or --like ID"
+            + (" beside what is to be left out" if text.strip() or exclude else "")
+        )
     with opened(library, model=model, device=device) as found:
         returned = found.show_returned()
         try:
@@ -376,7 +389,7 @@ def _say_no_hit(hits: Hits, offline: str) -> None:
     note(f"no good match in {hits.searched:,} items{closest}" + (f" · {offline}" if offline else ""))
 
 
-QUERY_FIELDS = {"query", "kind", "image", "like", "instruction", "path", "after", "before", "k"}
+QUERY_FIELDS = {"query", "kind", "image", "like", "instruction", "path", "not", "after", "before", "k"}
 
 
 def _answer_many(library: Library, queries: str, wanted: dict[str, Any]) -> int:
@@ -437,6 +450,8 @@ def _search_options(fields: dict[str, Any]) -> dict[str, Any]:
     chosen: dict[str, Any] = {name: fields[name] for name in ("like", "instruction", "path", "k") if name in fields}
     if "kind" in fields:
         chosen["kinds"] = _kinds([fields["kind"]] if isinstance(fields["kind"], str) else list(fields["kind"]))
+    if "not" in fields:
+        chosen["exclude"] = fields["not"]
     return chosen | {name: _date(str(fields[name])) for name in ("after", "before") if name in fields}
 
 

@@ -135,13 +135,15 @@ class EmbedInput:
 class Query:
     """What a user asks: text, picture(s) or both, before it is turned into one input per kind.
 
-    `frames` is a video as the query; `instruction` replaces the built-in one.
+    `frames` is a video as the query; `instruction` replaces the built-in one. Each of `excluded` is a text: items that hold all of its words
+    are left out, items near it in meaning are pushed down. A `-word` in `text` does the same.
     """
 
     text: str = ""
     images: tuple[Image, ...] = ()
     frames: tuple[Image, ...] = ()
     instruction: str | None = None
+    excluded: tuple[str, ...] = ()
 
     def is_empty(self) -> bool:
         return not (self.text.strip() or self.images or self.frames)
@@ -184,16 +186,26 @@ class Hit:
 
 
 class MatchScale(NamedTuple):
-    """How right answers score in one kind, on queries that have one right answer in a pool.
+    """How right answers score in one kind, as measured for a checkpoint.
 
     Attributes:
         low, middle: 30 % quantile and median of the right answer's cosine above the query's median cosine in the pool.
         reliability: 2 AUC - 1: 1 if the right answer always outranks a random item, 0 if it does as often as not.
+        bias, per_z, per_level, per_gap: what makes the log-odds that an item answers, see `mmsearch.ranking.relevance`; all 0 where they
+            were not fitted.
     """
 
     low: float
     middle: float
     reliability: float
+    bias: float = 0.0
+    per_z: float = 0.0
+    per_level: float = 0.0
+    per_gap: float = 0.0
+
+    @property
+    def is_fitted(self) -> bool:
+        return any(self[3:])
 
 
 WITHOUT_TEXT = "page without text"

@@ -13,7 +13,7 @@ from PIL import Image
 from mmsearch.embedders.trainable import Trainable
 from mmsearch.items import KINDS
 from mmsearch.prompts import DOCUMENT_INSTRUCTIONS, TEXT_QUERY_INSTRUCTIONS, final_prompt
-from mmsearch.relevance import GENERIC_QUERIES
+from mmsearch.ranking.relevance import GENERIC_QUERIES
 from mmsearch.training.examples import SubBatch
 
 COMPOSED = 120

@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 
-from mmsearch import relevance
 from mmsearch.embedders import load_embedder
 from mmsearch.errors import ConfigError, MissingExtra
 from mmsearch.evaluation import fusion
@@ -63,6 +62,7 @@ from mmsearch.evaluation.targets import (
 )
 from mmsearch.evaluation.words import WordIndex, bm25_scores
 from mmsearch.items import KINDS, Kind
+from mmsearch.ranking import relevance
 from mmsearch.training.sources import data_folder
 
 log = logging.getLogger(__name__)
@@ -202,16 +202,9 @@ def own_page_scores(encoded: Encoded, queries: Sequence[str]) -> dict[str, np.nd
     """Scores [queries, pages] by meaning alone, and as the application answers."""
     asked = encoded.questions(queries, "page")
     dense = asked @ encoded.pages.T
-    worth = fusion.dense_relevance(
-        asked,
-        encoded.pages,
-        encoded.generic["page"],
-        searched=len(encoded.pages),
-        scale=encoded.match_scale["page"],
-        reliability=encoded.page_reliability(),
-    )
-    words = WordIndex(encoded.split.page_texts).relevance(queries)
-    return {DENSE: dense, FUSED: fusion.served(worth, words, dense, encoded.has_text())}
+    index = WordIndex(encoded.split.page_texts)
+    pool = fusion.Pool({"page": encoded.pages}, encoded.generic, encoded.match_scale, ~encoded.has_text())
+    return {DENSE: dense, FUSED: pool.relevance({"page": asked}, list(map(index.matches, queries)))}
 
 
 def translated(evaluation: Evaluation) -> dict[str, Table]:
@@ -380,9 +373,8 @@ def instructions(evaluation: Evaluation) -> dict[str, Table]:
     asked = np.empty((len(queries), encoded.embedder.dim), np.float32)
     for kind in KINDS:
         asked[wanted == kind] = encoded.questions([query.text for query in queries if query.wanted == kind], kind)
-    instructed = dict.fromkeys(KINDS, asked)
-    cosines = pool.cosines(instructed)
-    by_instruction = pool.fused(instructed, [query.text for query in queries])
+    cosines = pool.cosines(dict.fromkeys(KINDS, asked))
+    by_instruction = pool.instructed(asked, [query.text for query in queries])
     by_words = pool.relevance([f"{NAMED[query.wanted]} {query.text}" for query in queries])
     kind_of = pool.kind_of
     return {

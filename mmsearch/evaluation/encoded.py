@@ -18,7 +18,7 @@ from mmsearch.evaluation.metrics import ranks
 from mmsearch.evaluation.split import ComposedQuery, Split
 from mmsearch.items import KINDS, WITHOUT_TEXT, EmbedInput, Kind, MatchScale, Query
 from mmsearch.prompts import DOCUMENT_INSTRUCTIONS, IMAGE_QUERY_INSTRUCTIONS, TEXT_QUERY_INSTRUCTIONS, query_input
-from mmsearch.relevance import GENERIC_QUERIES
+from mmsearch.ranking.relevance import GENERIC_QUERIES
 from mmsearch.training.sources import PhotoRecord
 from mmsearch.training.teacher import Teacher
 

@@ -27,7 +27,7 @@ from mmsearch.evaluation.queries import (
     load_unanswerable_queries,
 )
 from mmsearch.items import KINDS, Kind
-from mmsearch.terms import STOP_WORDS
+from mmsearch.ranking.terms import STOP_WORDS
 from mmsearch.training.motion import frames_in_motion
 from mmsearch.training.prepare import ClipRecord, PageRecord, load_clips, load_pages
 from mmsearch.training.sources import PhotoRecord, is_development, load_pairs, load_photos

@@ -17,13 +17,12 @@ from pathlib import Path
 import yaml
 
 from mmsearch.embedders import Embedder, load_embedder
-from mmsearch.embedders.checkpoint import SIDECAR
 from mmsearch.evaluation.development import Evaluation, evaluate
 from mmsearch.evaluation.encoded import Encoded, match_scales
+from mmsearch.evaluation.fit_ranking import fitted_scales, material_of, write_scales
 from mmsearch.evaluation.report import Report
 from mmsearch.evaluation.split import Split
 from mmsearch.evaluation.targets import LARGEST_BYTES
-from mmsearch.items import MatchScale
 from mmsearch.training.assembly.material import Material
 from mmsearch.training.assembly.settings import RECIPES, Assembly, load_assembly
 from mmsearch.training.sources import data_folder, load_files, load_pairs, load_photos
@@ -123,10 +122,11 @@ def ship(
     data = data_folder(data)
     recipe = load_assembly(recipe_file)
     encoded = Encoded(load_embedder(checkpoint), Split(data, work))
-    encoded.match_scale = match_scales(encoded)
-    _write_match_scale(checkpoint, encoded.match_scale)
+    encoded.match_scale, relevance = fitted_scales(material_of(encoded), match_scales(encoded))
+    write_scales(checkpoint, encoded.match_scale)
     report = evaluate(Evaluation(checkpoint, encoded))
     card = model_card(recipe, encoded.embedder, report, data)
+    card += f"\n## Relevance\n\n`python -m mmsearch.evaluation.fit_ranking`, {relevance}\n"
     record = json.dumps(report.record(), indent=1, ensure_ascii=False)
     (checkpoint / "README.md").write_text(card, encoding="utf-8")
     (checkpoint / "development.json").write_text(record, encoding="utf-8")
@@ -134,11 +134,6 @@ def ship(
     for file in sorted(checkpoint.iterdir()):
         shutil.copyfile(file, target / file.name)
     return report
-
-
-def _write_match_scale(checkpoint: Path, scale: dict[str, MatchScale]) -> None:
-    sidecar = checkpoint / SIDECAR
-    sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | {"match_scale": scale}, indent=2), encoding="utf-8")
 
 
 def _most_common(words: list[str]) -> str:

@@ -76,7 +76,7 @@ from mmsearch.evaluation.targets import (
     SHOWN,
     SILENT,
 )
-from mmsearch.terms import STOP_WORDS
+from mmsearch.ranking.terms import STOP_WORDS
 from mmsearch.training.prepare import PageRecord
 from mmsearch.training.sources import TarMember, is_development, load_files
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import zstandard
 
-from mmsearch.terms import STOP_WORDS
+from mmsearch.ranking.terms import STOP_WORDS
 from mmsearch.training.prepare import ClipRecord, PageRecord, load_clips, load_pages
 from mmsearch.training.sources import PhotoRecord, is_development, load_pairs, load_photos
 
