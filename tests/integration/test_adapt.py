@@ -33,7 +33,7 @@ from mmsearch.adapt.plan import Plan, Question, make_plan
 from mmsearch.adapt.run import Adaptation, adapt_to_library
 from mmsearch.adapt.split import File, Look, split_files
 from mmsearch.errors import ConfigError, DatasetError, LibraryLocked
-from mmsearch.items import Item, Source
+from mmsearch.items import EmbedInput, Item, Source
 from mmsearch.library import Library
 from mmsearch.lock import locked
 from mmsearch.training.state import states
@@ -456,8 +456,8 @@ def test_mixed_weights_are_the_weighted_mean(tmp_path, make):
             torch.testing.assert_close(mixed[name], weight * (1 + 2 * share))
     mixer.save(tmp_path / "mixed", name="mixed")
     mixed = mmsearch.embedders.load_embedder(tmp_path / "mixed", dtype="float32")
-    assert mixer.embedder.embed_prompts(["a"], [None], [False]) == pytest.approx(
-        mixed.embed_prompts(["a"], [None], [False]), abs=1e-6
+    assert mixer.embedder.encode_queries([EmbedInput("", "a")]) == pytest.approx(
+        mixed.encode_queries([EmbedInput("", "a")]), abs=1e-6
     )
 
 
