@@ -226,6 +226,8 @@ def drafts(
             start_s=clip.start_s,
             end_s=clip.end_s,
             text=text_within(cues, clip.start_s, clip.end_s)[:MAX_TEXT_CHARS],
+            text_source="subtitle",
+            has_print=False,  # clips are not read
             images=frames,
             preview=media.webp_preview(frames[len(frames) // 2]),
             meta=dict(meta),

@@ -11,6 +11,7 @@ from ingest.readers import Reading
 from mmsearch import media
 from mmsearch.errors import CorruptFile, FileTooLarge
 from mmsearch.items import ItemDraft, Kind, Source
+from mmsearch.media.ocr.looks import has_print
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -47,6 +48,7 @@ def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:
         images=(media.fit(image, max_pixels=reading.budget["image"]),),
         preview=media.webp_preview(image),
         meta=meta,
+        has_print=has_print(image),
     )
 
 
@@ -91,4 +93,5 @@ def _tiff_pages(source: Source, header: Image, frame_count: int, reading: Readin
             images=(media.fit(image, max_pixels=reading.budget["page"]),),
             preview=media.webp_preview(image),
             meta={"page_count": frame_count},
+            has_print=True,  # a scan, or a fax
         )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ingest.printed import page_needs_reading
 from ingest.readers import Reading
 from mmsearch import media
 from mmsearch.errors import CorruptFile, EncryptedFile, FileTooLarge
@@ -57,6 +58,7 @@ def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:
                 text = clean_text(page.get_text("text"))
                 label = clean_text(page.get_label())[:MAX_LABEL_CHARS] if document.is_pdf else ""
                 shape = (page.rect.width, page.rect.height)
+                needs_reading = page_needs_reading(page, text)
             except MemoryError:
                 raise FileTooLarge(source.path, f"page {index + 1} needs more memory than allowed") from None
             except Exception as error:  # MuPDF's classes, RuntimeError, ValueError (no area): this page only
@@ -87,6 +89,8 @@ def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:
                 images=(image,),
                 preview=media.webp_preview(_in_shape(image, *shape)),
                 meta=meta,
+                text_source="layer" if text else None,
+                has_print=needs_reading,
             )
         if damage and not drawn and reading.first_ordinal == 0:
             if media.is_out_of_memory(damage):

@@ -31,6 +31,7 @@ from ingest.plan import (
     kind_of,
     measure_costs,
 )
+from ingest.printed import with_print
 from ingest.scan import ScanResult, find_sources, former_roots, has_changed, resolve_roots
 from ingest.workers import Event, Limits, Task, WorkerPool, default_jobs
 from mmsearch import prompts
@@ -38,8 +39,10 @@ from mmsearch.disk import disk_faults
 from mmsearch.errors import CorruptFile, SourceError
 from mmsearch.items import ItemDraft, Kind, Source, Vectors
 from mmsearch.library import is_multi_vector
+from mmsearch.media.ocr import Terms, find_terms
 from mmsearch.plan import HOLDERS, Plan, is_under
 from mmsearch.presence import look_for
+from mmsearch.recognised import Place
 
 if TYPE_CHECKING:
     from mmsearch.embedders import Embedder
@@ -55,7 +58,7 @@ PROGRESS_INTERVAL_S = 0.2
 PROGRESS_SHARE = 0.05
 """No more of the time goes into telling: with 100,000 files in the run a sentence takes a tenth of a second to make."""
 
-Stage = Literal["scan", "plan", "read", "sync"]
+Stage = Literal["scan", "plan", "read", "print", "sync"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,7 @@ class Progress:
 
     `items` are saved so far, `expected` is what they will be at the end as far as is known now, both by kind; `fraction`
     (0…1) and `eta_s` weigh kinds by what they cost here. `rate` is items per second. `path` was worked on last.
+    `print_done` of `print_total` pages and pictures were read, or looked at, in stage "print".
     """
 
     stage: Stage
@@ -87,6 +91,8 @@ class Progress:
     eta_s: float | None = None
     fraction: float = 0.0
     path: Path | None = None
+    print_done: int = 0
+    print_total: int = 0
 
     def sentence(self) -> str:
         """`412 of 1,902 pages, 88 of 3,120 photos · 9.8 items/s · 4 min left`."""
@@ -96,6 +102,9 @@ class Progress:
             return "counting"
         if self.stage == "sync":
             return "writing the index"
+        if self.stage == "print":
+            line = f"reading print: {self.print_done:,} of {counted(self.print_total, ('page or picture', 'pages and pictures'))}"
+            return line if self.eta_s is None else f"{line} · {duration(self.eta_s)} left"
         parts = [
             f"{self.items.get(kind, 0):,} of {counted(expected, ITEM_WORDS[kind])}"
             for kind, expected in self.expected.items()
@@ -124,6 +133,8 @@ class Progress:
             "eta_s": None if self.eta_s is None else round(self.eta_s, 1),
             "fraction": round(self.fraction, 4),
             "path": None if self.path is None else os.fspath(self.path),
+            "print_done": self.print_done,
+            "print_total": self.print_total,
             "sentence": self.sentence(),
         }
 
@@ -142,6 +153,8 @@ class IngestReport:
         blank_pages, damaged_pages, merged_clips: what was not made an item.
         seconds: of the whole run; seconds_by_stage: scan, plan, embed, save, sync; `wait` for decoders; `decode`: in the workers,
             beside the rest.
+        print_read: pages and pictures whose print was read in this run, by kind. without_print: looked at, and no text was found.
+        print_left: not reached. print_failures: could not be read; they stay searchable by sight, and `retry_failed` tries them again.
         interrupted: stopped by KeyboardInterrupt; what was saved stays.
     """
 
@@ -161,6 +174,10 @@ class IngestReport:
     blank_pages: int = 0
     damaged_pages: int = 0
     merged_clips: int = 0
+    print_read: Counter[Kind] = field(default_factory=Counter)
+    without_print: int = 0
+    print_left: int = 0
+    print_failures: list[Failure] = field(default_factory=list)
     seconds: float = 0.0
     seconds_by_stage: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     interrupted: bool = False
@@ -170,6 +187,12 @@ class IngestReport:
         """`3,120 photos, 1,902 pages and 96 clips added in 37 min · 3 files failed`."""
         if self.dry_run:
             return self.plan.sentence()
+        if self.interrupted and self.print_left:
+            return (
+                f"interrupted while reading print: everything can be found by sight, "
+                f"{counted(self.print_left, ('page or picture is', 'pages and pictures are'))} still to be read; "
+                "the same command goes on from there"
+            )
         if self.interrupted:
             saved, expected = sum(self.items.values()), max(sum(self.plan.items.values()), sum(self.items.values()))
             return f"interrupted: kept {saved:,} of {expected:,} items; the same command goes on from there"
@@ -185,6 +208,8 @@ class IngestReport:
         ):
             if number:
                 did.append(f"{counted(number, ('file', 'files'))} {word}")
+        if told := self.print_sentence():
+            did.append(told)
         if not did and not self.offline:
             did.append(f"nothing to do: {counted(self.unchanged, ('file', 'files'))} unchanged")
         if out_of_reach := self.offline + self.away:
@@ -198,6 +223,23 @@ class IngestReport:
             did.append(f"{counted(len(self.changing), ('file', 'files'))} changed while being read: run again")
         return " · ".join(did)
 
+    def print_sentence(self) -> str:
+        """`print of 12 pages and 3 photos read, 2 more hold none`, "" where nothing was looked at."""
+        parts = [counted(number, ITEM_WORDS[kind]) for kind, number in self.print_read.items() if number]
+        did = []
+        if parts:
+            did.append(f"print of {' and '.join(parts)} read")
+        if self.without_print:
+            more = (
+                f"{self.without_print:,} more"
+                if parts
+                else counted(self.without_print, ("page or photo", "pages and photos"))
+            )
+            did.append(f"{more} {'holds' if self.without_print == 1 else 'hold'} no print")
+        if self.print_failures:
+            did.append(f"print of {counted(len(self.print_failures), ('item', 'items'))} could not be read")
+        return ", ".join(did)
+
     def record(self) -> dict[str, Any]:
         """JSON values, for machines."""
         return {
@@ -206,9 +248,11 @@ class IngestReport:
                 name: getattr(self, name)
                 for name in (
                     "files", "copied", "moved", "returned", "retired", "offline", "away", "unchanged", "failed_before",
-                    "blank_pages", "damaged_pages", "merged_clips", "interrupted", "dry_run",
+                    "blank_pages", "damaged_pages", "merged_clips", "without_print", "print_left", "interrupted", "dry_run",
                 )
             },
+            "print_read": dict(self.print_read),
+            "print_failures": [{"path": os.fspath(f.path), "type": f.type, "reason": f.reason} for f in self.print_failures],
             "failures": [{"path": os.fspath(f.path), "type": f.type, "reason": f.reason} for f in self.failures],
             "changing": [os.fspath(path) for path in self.changing],
             "seconds": round(self.seconds, 3),
@@ -235,6 +279,7 @@ def ingest_paths(
     progress: ProgressCallback | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    ocr: bool | None = None,
 ) -> IngestReport:
     """Bring the library up to the files at and below `paths`. Running it again changes nothing.
 
@@ -247,9 +292,11 @@ def ingest_paths(
         wait_s: so long another process that writes is given to end.
         progress: called with the plan once it is made (stage "read", nothing done), then a few times a second.
         include, exclude: globs, see `ingest.scan.find_sources`.
+        ocr: read the print of what has no text, once everything is searchable; default: the setting.
 
     Raises:
         LibraryLocked, CatalogError, EmbedderError: the library or the model cannot be used.
+        ConfigError: print shall be read in a language whose data are not installed.
         Files that cannot be read stand in the report; KeyboardInterrupt ends in a report with `interrupted`.
     """
     options: dict[str, Any] = {
@@ -260,9 +307,14 @@ def ingest_paths(
         "exclude": exclude,
     }
     if dry_run:
-        return _Run(library, jobs, progress).plan_only(paths, **options)
+        return Run(library, jobs, progress).plan_only(paths, **options)
     with library.lock(wait_s=wait_s):
-        return _Run(library, jobs, progress, change_over=change_over).run(paths, **options)
+        run = Run(library, jobs, progress, change_over=change_over)
+        if add_new and (library.settings.ocr if ocr is None else ocr):
+            with tempfile.TemporaryDirectory(prefix="mmsearch-") as folder:
+                run.terms = find_terms(library.settings.ocr_languages, folder=Path(folder))
+                return run.run(paths, **options)
+        return run.run(paths, **options)
 
 
 def plan_paths(
@@ -306,7 +358,7 @@ class _Job:
     error: SourceError | None = None
 
 
-class _Run:
+class Run:
     """One call of `ingest_paths`: its steps in order, and the state that they share."""
 
     def __init__(
@@ -330,6 +382,7 @@ class _Run:
         self.change_over = change_over
         self.model_key = ""
         self.elsewhere: list[Path] = []
+        self.terms: Terms | None = None
         self._progress = progress
         self._pool: WorkerPool | None = None
         self.limits = Limits(
@@ -350,6 +403,10 @@ class _Run:
                 self.read(plan)
                 if left := self.copy(left):  # what failed, or changed, where it would have been copied from
                     self.read_jobs([self.job(source) for source in left], self.library.embedder)
+            if self.terms is not None:
+                from ingest.print_pass import PrintPass
+
+                PrintPass(self, self.terms).read(scan.sources, retry_failed=options["retry_failed"])
         except KeyboardInterrupt:
             self.report.interrupted = True
         finally:
@@ -542,7 +599,8 @@ class _Run:
         try:
             if not has_changed(source, read=read):
                 return True
-            self.report.changing.append(source.path)
+            if source.path not in self.report.changing:  # the print of a document is asked for page by page
+                self.report.changing.append(source.path)
         except OSError as error:
             self.report.failures.append(
                 Failure(source.path, "CorruptFile", f"cannot be read: {error.strerror or error}")
@@ -650,7 +708,7 @@ class _Run:
 
     def flush(self, embedder: Embedder) -> None:
         """Embed and save what waits, in one transaction."""
-        batch, self.waiting = self.waiting, []
+        batch, self.waiting = self.with_known_print(self.waiting), []
         if not batch:
             return
         began = time.monotonic()
@@ -670,6 +728,17 @@ class _Run:
             job.items += 1
             self.report.items[draft.kind] += 1
         self.learn_costs([draft.kind for _, draft in batch], time.monotonic() - began)
+
+    def with_known_print(self, batch: list[tuple[_Job, ItemDraft]]) -> list[tuple[_Job, ItemDraft]]:
+        """The batch with the text of pages and pictures that were read before: for another model, or at another place."""
+        places = {Place(draft.source.sha256, draft.ordinal) for _, draft in batch if draft.has_print}
+        known = self.catalog.recognised_texts(places)
+        return [
+            (job, replace(draft, text=with_print(draft.text, read), text_source="ocr"))
+            if draft.has_print and (read := known.get(Place(draft.source.sha256, draft.ordinal)))
+            else (job, draft)
+            for job, draft in batch
+        ]
 
     def embed(
         self, batch: Sequence[tuple[_Job, ItemDraft]], embedder: Embedder
@@ -742,6 +811,13 @@ class _Run:
         self._progress(self.progress_now(stage))
         told = time.monotonic()
         self.next_progress = told + max(PROGRESS_INTERVAL_S, (told - now) / PROGRESS_SHARE)
+
+    def tell_progress(self, make: Callable[[], Progress]) -> float:
+        """Call back, and say for how many seconds not to."""
+        began = time.monotonic()
+        if self._progress is not None:
+            self._progress(make())
+        return max(PROGRESS_INTERVAL_S, (time.monotonic() - began) / PROGRESS_SHARE)
 
     def tell_scan(self, scan: ScanResult) -> None:
         if self._progress is not None and time.monotonic() >= self.next_progress:

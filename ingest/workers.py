@@ -22,14 +22,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Literal
 
 import mmsearch.errors
 from mmsearch import sandbox
 from mmsearch.errors import CorruptFile, DecodeTimeout, FileTooLarge, MMSearchError, SourceError
-from mmsearch.items import ItemDraft, Kind, Source
+from mmsearch.items import TEXT_SOURCES, ItemDraft, Kind, Source
+from mmsearch.media.ocr import Line, Reader, Recognised, Terms, Word
 
 LENGTHS = struct.Struct(">II")
 MAX_HEADER_BYTES = 4 << 20
@@ -55,22 +56,29 @@ class Limits:
         deadline_s: seconds without progress after which a worker is killed.
         memory_bytes: address space of a worker; 0 for no limit.
         max_image_pixels, max_pages: see `ingest.readers.Reading`.
+        ocr: how print is read; None where no task asks for it.
     """
 
     deadline_s: float = 120.0
     memory_bytes: int = 4 << 30
     max_image_pixels: int = 400_000_000
     max_pages: int = 5000
+    ocr: Terms | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A source to read, or only to count the items of. `key` comes back with every event; items before `first_ordinal` are skipped."""
+    """A source to read, or only to count the items of. `key` comes back with every event; items before `first_ordinal` are skipped.
+
+    With `is_print` only the print of the item at `first_ordinal` is read, see `ingest.printed.read_print`; `has_print` as there.
+    """
 
     key: int
     source: Source
     first_ordinal: int = 0
     is_count: bool = False
+    is_print: bool = False
+    has_print: bool = False
 
     def deadline_s(self, limits: Limits) -> float:
         return min(limits.deadline_s, COUNT_DEADLINE_S) if self.is_count else limits.deadline_s
@@ -200,7 +208,7 @@ class WorkerPool:
                     if attempt == ATTEMPTS:
                         self._post(run, Event("failed", task, error=outcome.died, seconds=outcome.seconds))
                     else:  # go on after the last draft that arrived
-                        task = Task(task.key, task.source, outcome.next_ordinal, task.is_count)
+                        task = replace(task, first_ordinal=outcome.next_ordinal)
         except _Closed:
             pass
         except BaseException as error:
@@ -317,6 +325,7 @@ class _Worker:
             "memory_bytes": limits.memory_bytes,
             "max_image_pixels": limits.max_image_pixels,
             "max_pages": limits.max_pages,
+            "ocr": None if limits.ocr is None else limits.ocr.record(),
             "parent": os.getpid(),
         }
         try:
@@ -357,6 +366,8 @@ class _Worker:
                     "modified_ns": source.modified_ns,
                     "first_ordinal": task.first_ordinal,
                     "is_count": task.is_count,
+                    "is_print": task.is_print,
+                    "has_print": task.has_print,
                 },
             )
             while True:
@@ -475,6 +486,7 @@ def _environment() -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
+        "OMP_THREAD_LIMIT": "1",  # Tesseract's own; with more it is slower
         "PYTHONWARNINGS": "ignore",
     }
 
@@ -537,6 +549,9 @@ def pack_draft(draft: ItemDraft, seconds: float) -> tuple[dict[str, Any], list[b
         "end_s": draft.end_s,
         "text": draft.text,
         "meta": dict(draft.meta),
+        "text_source": draft.text_source,
+        "has_print": draft.has_print,
+        "recognised": None if draft.recognised is None else _pack_recognised(draft.recognised),
         "sizes": [image.size for image in draft.images],
         "preview_bytes": len(preview),
     }
@@ -568,6 +583,37 @@ def unpack_draft(header: Mapping[str, Any], body: bytes, source: Source) -> Item
         images=tuple(images),
         preview=body[at:] or None,
         meta=dict(header["meta"]),
+        text_source=header["text_source"] if header["text_source"] in TEXT_SOURCES else None,
+        has_print=None if header["has_print"] is None else bool(header["has_print"]),
+        recognised=None if header["recognised"] is None else _unpack_recognised(header["recognised"]),
+    )
+
+
+def _pack_recognised(read: Recognised) -> dict[str, Any]:
+    lines = [[line.box, line.confidence, [list(word) for word in line.words]] for line in read.lines]
+    return {
+        "engine": read.engine,
+        "version": read.version,
+        "preferred": read.preferred,
+        "languages": read.languages,
+        "lines": lines,
+        "seconds": read.seconds,
+    }
+
+
+def _unpack_recognised(record: Mapping[str, Any]) -> Recognised:
+    lines = []
+    for box, confidence, words in record["lines"]:
+        left, top, right, bottom = map(float, box)
+        placed = tuple(Word(str(word), float(x0), float(x1)) for word, x0, x1 in words)
+        lines.append(Line(placed, (left, top, right, bottom), None if confidence is None else float(confidence)))
+    return Recognised(
+        engine=str(record["engine"]),
+        version=str(record["version"]),
+        preferred=str(record["preferred"]),
+        languages=str(record["languages"]),
+        lines=tuple(lines),
+        seconds=float(record["seconds"]),
     )
 
 
@@ -586,7 +632,7 @@ def main() -> None:
     except EOFError:
         return
     sandbox.die_with(terms["parent"])
-    _load_decoders()
+    _load_decoders(with_videos=terms["ocr"] is None)  # workers that read print meet none
     sandbox.limit_memory(terms["memory_bytes"])
     write_message(stdout, {"type": "ready"})
     while True:
@@ -600,18 +646,19 @@ def main() -> None:
             os._exit(0)  # the parent is gone
 
 
-def _load_decoders() -> None:
+def _load_decoders(*, with_videos: bool) -> None:
     """Imports take a second on a busy machine: no part of any file's deadline."""
     from mmsearch import media
 
     media.load_pymupdf()
-    for module in ("ingest.pdf", "ingest.image", "ingest.video", "av", "decord"):
+    videos = ("ingest.video", "av", "decord") if with_videos else ()
+    for module in ("ingest.pdf", "ingest.image", *videos):
         with contextlib.suppress(ImportError):  # decord is not made for every platform
             importlib.import_module(module)
 
 
 def _do(task: Mapping[str, Any], terms: Mapping[str, Any], stdout: IO[bytes]) -> None:
-    from ingest import readers
+    from ingest import printed, readers
 
     source = Source(Path(task["path"]), task["sha256"], task["size_bytes"], task["modified_ns"])
     clock = _Clock(stdout)
@@ -627,6 +674,12 @@ def _do(task: Mapping[str, Any], terms: Mapping[str, Any], stdout: IO[bytes]) ->
     try:
         if task["is_count"]:
             expected = readers.count_items(source.path)
+        elif task["is_print"]:
+            read = printed.read_print(
+                source, task["first_ordinal"], _reader(terms), reading, is_known=task["has_print"]
+            )
+            if read is not None:
+                clock.send_draft(read)
         else:
             for draft in readers.read_items(source, reading.budget, reading=reading):
                 clock.send_draft(draft)
@@ -644,6 +697,16 @@ def _do(task: Mapping[str, Any], terms: Mapping[str, Any], stdout: IO[bytes]) ->
         reason = f"the decoder failed ({type(error).__name__}: {str(error)[:300]})"
         answer = {"type": "failed", "error": "CorruptFile", "reason": reason}
     write_message(stdout, {**answer, "seconds": clock.worked_s(), "rss": _resident_bytes()})
+
+
+_READERS: list[Reader] = []
+
+
+def _reader(terms: Mapping[str, Any]) -> Reader:
+    """The worker's own, with its engines: loading them takes a second, so they are kept from task to task."""
+    if not _READERS:
+        _READERS.append(Reader(Terms.of_record(terms["ocr"])))
+    return _READERS[0]
 
 
 class _Clock:

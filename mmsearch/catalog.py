@@ -23,12 +23,12 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
-from mmsearch import copies, indexing, integrity, lexical, schema, stored_vectors
+from mmsearch import copies, indexing, integrity, lexical, recognised, schema, stored_vectors
 from mmsearch.errors import CatalogError, CorruptIndex, SourceError
 from mmsearch.filters import Filters, absolute, allowed_ids, read_ids, under_any
 from mmsearch.items import Item, ItemDraft, Kind, Source, Vectors
-from mmsearch.lexical import TextMatches
 from mmsearch.plan import KnownFile, Plan, Row, make_plan
+from mmsearch.ranking.rank import TextMatches
 from mmsearch.stored_vectors import Tail
 
 __all__ = ["Catalog", "ErrorRow", "Filters", "KnownFile", "Plan", "SourceRow", "Tail"]
@@ -496,6 +496,68 @@ class Catalog:
             with self._writing() as c:
                 indexing.show(c, source_ids, indexing.next_generation(c))
 
+    # ---- recognised print
+
+    def waiting_print(
+        self, roots: Sequence[Path], *, languages: str, engines: Sequence[str], retry_failed: bool = False
+    ) -> list[recognised.Waiting]:
+        """The pages and pictures under `roots` whose print is still to be read, in order of worth. See `recognised.waiting`."""
+        condition, parameters = under_any(roots)
+        with self._reading() as c:
+            return recognised.waiting(
+                c, condition, parameters, languages=languages, engines=engines, retry_failed=retry_failed
+            )
+
+    def unjudged_pages(self, roots: Sequence[Path], *, after_id: int = 0, count: int = 1000) -> list[tuple[int, str]]:
+        """(id, text) of pages of which nobody has said yet whether their print must be read, by id; for `mark_print`."""
+        condition, parameters = under_any(roots)
+        with self._reading() as c:
+            return [(row[0], row[1]) for row in recognised.unjudged_pages(c, condition, parameters, after_id, count)]
+
+    def mark_print(self, ids: Collection[int], *, has_print: bool) -> None:
+        """Say whether items show print that their text lacks."""
+        if ids:
+            with self._writing() as c:
+                recognised.mark(c, ids, has_print)
+
+    def save_print(self, readings: Sequence[recognised.Reading], languages: str, model_key: str) -> int:
+        """Save what was read. In one transaction the results are kept, and the items of that content get their text and vector.
+
+        Only vectors that `model_key` has of these items already are replaced; those of other models stay.
+
+        Returns:
+            How many items changed their text.
+
+        Raises:
+            ValueError: a vector is not finite or not of unit length.
+        """
+        if not readings:
+            return 0
+        with self._writing() as c:
+            generation = indexing.next_generation(c)
+            return sum(recognised.save(c, one, languages, model_key, generation) for one in readings)
+
+    def recognised_texts(self, places: Collection[recognised.Place]) -> dict[recognised.Place, str]:
+        """What was read in these places before, where any text was found."""
+        if not places:
+            return {}
+        with self._reading() as c:
+            return recognised.texts(c, places)
+
+    def recognised_in(self, item: Item) -> recognised.RecognisedText | None:
+        """What was read in an item, with the places of its lines and words; None where nothing was read."""
+        with self._reading() as c:
+            sha256 = c.execute(text("SELECT sha256 FROM sources WHERE id = :id"), {"id": item.source_id}).scalar()
+            return None if sha256 is None else recognised.of_place(c, recognised.Place(sha256, item.ordinal))
+
+    def print_errors(self) -> list[ErrorRow]:
+        """Pages and pictures whose print could not be read, by path; they stay searchable by sight."""
+        with self._reading() as c:
+            return [
+                ErrorRow(source_id, Path(os.fsdecode(path)), type_, _unread(kind, page_number, reason), at)
+                for source_id, path, kind, page_number, type_, reason, at in recognised.errors(c)
+            ]
+
     # ---- what is there
 
     def errors(self) -> list[ErrorRow]:
@@ -577,7 +639,7 @@ class Catalog:
             rows = c.execute(
                 text(
                     "SELECT i.id, i.source_id, s.path, i.kind, i.ordinal, i.page_number, i.start_s, i.end_s, i.text, i.meta,"
-                    " i.preview FROM items i JOIN sources s ON s.id = i.source_id"
+                    " i.preview, i.text_source FROM items i JOIN sources s ON s.id = i.source_id"
                     " WHERE i.visible = 1 AND i.id IN (SELECT value FROM json_each(:ids))"
                 ),
                 {"ids": _json_ids(ids)},
@@ -626,6 +688,7 @@ class Catalog:
             text=row.text,
             meta=_facts(row.meta),
             preview=self.folder / row.preview if row.preview and integrity.is_preview(row.preview) else None,
+            text_source=row.text_source,
         )
 
     # ---- vectors
@@ -701,6 +764,22 @@ class Catalog:
         """Items whose text or file name holds words of `query`; see `mmsearch.lexical.match`."""
         with self._reading() as c:
             return lexical.match(c, query, k, kinds, allowed, total)
+
+    def holding(self, words: str) -> np.ndarray:
+        """int64, ascending: the items whose text or file name holds all of some words."""
+        with self._reading() as c:
+            return lexical.holding(c, words)
+
+    def known_words(self, words: Sequence[str]) -> set[str]:
+        """Those of `words` that at least one item holds."""
+        with self._reading() as c:
+            return lexical.known_words(c, words)
+
+    def visible_ids(self, kinds: Sequence[Kind]) -> np.ndarray:
+        """int64, ascending: all items of these kinds that can be found."""
+        with self._reading() as c:
+            of_kinds = "SELECT id FROM items WHERE visible = 1 AND kind IN (SELECT value FROM json_each(:kinds))"
+            return read_ids(c, of_kinds, {"kinds": json.dumps(list(kinds))})
 
     def snippets(self, query: str, ids: Sequence[int]) -> dict[int, str]:
         """For each of `ids` the passage of its text that holds most words of `query`, if any."""
@@ -845,6 +924,7 @@ class Catalog:
             indexing.note_compacted(c)
             c.execute(text("DELETE FROM items WHERE deleted_at IS NOT NULL"))
             c.execute(text("DELETE FROM sources WHERE state = 'removed'"))
+            c.execute(text("DELETE FROM recognised WHERE sha256 NOT IN (SELECT sha256 FROM sources)"))
             c.execute(
                 text(
                     "DELETE FROM models WHERE key != (SELECT models.key FROM meta JOIN models ON models.id = meta.value"
@@ -862,6 +942,11 @@ class Catalog:
 
 
 _ITEM_COUNTS = "SELECT kind, count(*) FROM items WHERE visible = 1 GROUP BY kind"
+
+
+def _unread(kind: Kind, page_number: int | None, reason: str) -> str:
+    where = f"the print of page {page_number}" if kind == "page" else "its print"
+    return f"{where} was not read: {reason}"
 
 
 def _roots(c: Connection) -> dict[Path, float]:

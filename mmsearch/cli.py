@@ -169,6 +169,7 @@ def ingest_command(
         bool, typer.Option("--retry", help="Try files again that failed before, unchanged or not.")
     ] = False,
     prune: Annotated[bool, typer.Option("--prune", help="Forget files that are offline, too.")] = False,
+    no_ocr: Annotated[bool, typer.Option("--no-ocr", help="Do not read the print of scans and screenshots.")] = False,
     wait: Annotated[
         float | None,
         typer.Option(
@@ -182,7 +183,8 @@ def ingest_command(
     """Index folders: PDF pages, photos and moments of videos.
 
     Unchanged files are not opened again, moved ones keep their vectors, and what was removed is taken out. Interrupting
-    is safe: what is done is kept, and the same command goes on. The library can be searched meanwhile.
+    is safe: what is done is kept, and the same command goes on. The library can be searched meanwhile. Once everything can be
+    found by sight, the print of scans, slides and screenshots is read, so that they are found by their words too.
 
     \b
     Examples:
@@ -197,6 +199,7 @@ def ingest_command(
 
     options: dict[str, Any] = {"jobs": jobs, "include": include or (), "exclude": exclude or ()}
     options |= {"retry_failed": retry, "prune": prune, "wait_s": wait or 0.0}
+    options |= {"ocr": False if no_ocr else None}
     folder = find_library_folder(library)
     is_new = is_empty(folder / CATALOG_NAME)
     if is_new:
@@ -233,7 +236,9 @@ class Format(StrEnum):
 
 @app.command("query")
 def query_command(
-    text: Annotated[str, typer.Argument(help="What you look for, in your words.", show_default=False)] = "",
+    text: Annotated[
+        str, typer.Argument(help="What you look for, in your words; -word keeps a word away.", show_default=False)
+    ] = "",
     image: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Search with a picture, alone or with TEXT.")
     ] = None,
@@ -247,6 +252,10 @@ def query_command(
     ] = None,
     path: Annotated[
         str | None, typer.Option(metavar="GLOB", help="Only files whose path matches, as 'talks/**'.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option("--not", metavar="TEXT", help="Nothing that holds these words or means this; again for more."),
     ] = None,
     after: Annotated[
         str | None, typer.Option(metavar="DATE", help="Only from this day on: 2025, 2025-03 or 2025-03-31.")
@@ -270,7 +279,7 @@ def query_command(
         str | None,
         typer.Option(
             metavar="FILE",
-            help='Many queries, a line each ("-": stdin): plain text or JSON {"query", "kind"?, "image"?, "instruction"?}. '
+            help='Many queries, a line each ("-": stdin): plain text or JSON {"query", "kind"?, "image"?, "not"?, "instruction"?}. '
             "Prints a JSON object per query.",
         ),
     ] = None,
@@ -284,6 +293,7 @@ def query_command(
     Examples:
       mmsearch query "slides about revenue"
       mmsearch query "sunset over water" --kind photo --after 2024-06
+      mmsearch query "revenue -quarter" --not "balance sheet"
       mmsearch query --image chair.jpg "the same in red"
       mmsearch query invoice --format paths --print0 | xargs -0 ls -l
     """
@@ -292,6 +302,7 @@ def query_command(
         "offset": offset,
         "kinds": _kinds(kind),
         "path": path,
+        "exclude": exclude or (),
         "after": _date(after),
         "before": _date(before),
         "instruction": instruction,
@@ -302,8 +313,13 @@ def query_command(
             raise typer.BadParameter("--queries stands alone: leave TEXT, --image and --like out")
         with opened(library, model=model, device=device) as found:
             raise typer.Exit(_answer_many(found, queries, wanted))
-    if not (text.strip() or image or like):
-        raise typer.BadParameter("say what you look for: TEXT, --image FILE or --like ID")
+    from mmsearch.ranking.terms import wording_of
+
+    if not (wording_of(text).text.strip() or image or like):
+        raise typer.BadParameter(
+            "say what you look for: TEXT, --image FILE or --like ID"
+            + (" beside what is to be left out" if text.strip() or exclude else "")
+        )
     with opened(library, model=model, device=device) as found:
         returned = found.show_returned()
         try:
@@ -373,7 +389,7 @@ def _say_no_hit(hits: Hits, offline: str) -> None:
     note(f"no good match in {hits.searched:,} items{closest}" + (f" · {offline}" if offline else ""))
 
 
-QUERY_FIELDS = {"query", "kind", "image", "like", "instruction", "path", "after", "before", "k"}
+QUERY_FIELDS = {"query", "kind", "image", "like", "instruction", "path", "not", "after", "before", "k"}
 
 
 def _answer_many(library: Library, queries: str, wanted: dict[str, Any]) -> int:
@@ -434,6 +450,8 @@ def _search_options(fields: dict[str, Any]) -> dict[str, Any]:
     chosen: dict[str, Any] = {name: fields[name] for name in ("like", "instruction", "path", "k") if name in fields}
     if "kind" in fields:
         chosen["kinds"] = _kinds([fields["kind"]] if isinstance(fields["kind"], str) else list(fields["kind"]))
+    if "not" in fields:
+        chosen["exclude"] = fields["not"]
     return chosen | {name: _date(str(fields[name])) for name in ("after", "before") if name in fields}
 
 
@@ -462,17 +480,17 @@ def errors_command(
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the files that could not be indexed, and why. Exit code 4 if there are any."""
+    """List the files that could not be indexed, and the print that could not be read, and why. Exit code 4 if there is any."""
     from mmsearch.terminal import printable, to_json
 
     if retry:
         with opened(library, model=model, device=device) as found:
-            paths = [row.path for row in found.catalog.errors()]
+            paths = [row.path for row in (*found.catalog.errors(), *found.catalog.print_errors())]
             if paths:
                 raise typer.Exit(ingested(found, paths, retry_failed=True, as_json=as_json))
     else:
         with opened(library) as found:
-            rows = found.catalog.errors()
+            rows = [*found.catalog.errors(), *found.catalog.print_errors()]
         if as_json:
             records = [
                 {"schema": 1, "path": str(row.path), "type": row.type, "reason": row.reason, "at": _iso(row.at)}
@@ -507,6 +525,7 @@ def show_command(
             item = found.catalog.item(item_id)
         except KeyError:
             fail(f"no item {item_id}; ids are in the JSON records of `mmsearch query --format json`", NO_HIT)
+        read = found.catalog.recognised_in(item) if item.text_source == "ocr" else None
     record = {
         "schema": 1,
         "id": item.id,
@@ -518,6 +537,8 @@ def show_command(
         "preview": None if item.preview is None else str(item.preview),
         "meta": dict(item.meta),
         "text": item.text,
+        "text_source": item.text_source,
+        "recognised": None if read is None else read.record(),
     }
     if as_json:
         print(to_json(record, indent=2))
@@ -527,6 +548,10 @@ def show_command(
         print(f"{name}: {printable(str(value))}")
     if item.text.strip():
         print()
+        if read is not None:
+            print(
+                f"recognised by {read.engine} ({printable(read.version)}, {printable(read.languages)}); letters may be wrong:"
+            )
         for line in item.text.strip().splitlines():
             print(printable(line))
 

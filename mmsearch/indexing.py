@@ -160,7 +160,7 @@ def fail_source(c: Connection, source: Source | Path, error: SourceError, *, rep
         "state": "failed",
         "replaces": replaces,
         "error_type": type(error).__name__,
-        "error_reason": _storable(error.reason),
+        "error_reason": storable(error.reason),
         "changed_at": time.time(),
     }
     _, attempt = _standing(c, values["path"])
@@ -213,7 +213,7 @@ def copy_source(c: Connection, from_id: int, source: Source) -> int:
             "changed_at": time.time(),
         },
     )
-    place = "kind, ordinal, page_number, start_s, end_s, date_s, preview, meta, text"
+    place = "kind, ordinal, page_number, start_s, end_s, date_s, preview, meta, text, text_source, has_print"
     of_items = (
         f"INSERT INTO items (source_id, visible, generation, name, {place})"
         f" SELECT :copy, 1, :generation, :name, {place} FROM items WHERE source_id = :original AND deleted_at IS NULL ORDER BY ordinal"
@@ -345,7 +345,9 @@ def _save_item(
         "preview": preview,
         "meta": json.dumps(dict(draft.meta), ensure_ascii=True),
         "name": _lexical_name(path),
-        "text": _storable(draft.text),
+        "text": storable(draft.text),
+        "text_source": draft.text_source if draft.text else None,
+        "has_print": None if draft.has_print is None else int(draft.has_print),
     }
     return c.execute(insert(items).returning(items.c.id), new).scalar_one()
 
@@ -406,6 +408,6 @@ def _lexical_name(path: Path) -> str:
     return name if opened == name else f"{name} {opened}"
 
 
-def _storable(words: str) -> str:
+def storable(words: str) -> str:
     """Text that SQLite can hold: no lone surrogates, no NUL."""
     return words.encode("utf-8", "replace").decode().replace("\0", " ")

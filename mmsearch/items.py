@@ -10,8 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from mmsearch.media.ocr import Recognised
+
 Kind = Literal["page", "image", "clip"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+
+TextSource = Literal["layer", "ocr", "subtitle", "speech", "metadata"]
+"""Where an item's text comes from: the document's own text layer, recognised print, subtitles, recognised speech, the file's metadata."""
+TEXT_SOURCES: tuple[TextSource, ...] = get_args(TextSource)
 
 Vectors = Any
 """Of n inputs or items float32 [n, dim]; of a multi-vector model a list of n float32 [tokens, dim]. All rows have unit length."""
@@ -57,6 +63,8 @@ class ItemDraft:
     interval [`start_s`, `end_s`) in seconds. `images` are RGB: one for a page or an image, the frames in
     order for a clip, already within the model's pixel budget. `preview` is a small WebP file's bytes.
     `meta` holds JSON values only (`captured_at` ISO 8601, `camera`, `gps` [lat, lon], `page_label`, `width`, `height`, …).
+    `has_print`: whether the picture shows print that `text` lacks; None where nobody looked. `recognised`: what was read in it,
+    as `mmsearch.media.ocr.Recognised`; `text` is then the item's whole text, with the layer in front.
     """
 
     source: Source
@@ -69,11 +77,14 @@ class ItemDraft:
     images: tuple[Image, ...] = ()
     preview: bytes | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
+    text_source: TextSource | None = None
+    has_print: bool | None = None
+    recognised: Recognised | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """What is embedded and returned: a row of the catalog. `id` is never reused."""
+    """What is embedded and returned: a row of the catalog. `id` is never reused. `text_source` is None without text."""
 
     id: int
     source_id: int
@@ -86,6 +97,7 @@ class Item:
     text: str
     meta: Mapping[str, Any]
     preview: Path | None
+    text_source: TextSource | None = None
 
     @property
     def place(self) -> str:
@@ -123,13 +135,15 @@ class EmbedInput:
 class Query:
     """What a user asks: text, picture(s) or both, before it is turned into one input per kind.
 
-    `frames` is a video as the query; `instruction` replaces the built-in one.
+    `frames` is a video as the query; `instruction` replaces the built-in one. Each of `excluded` is a text: items that hold all of its words
+    are left out, items near it in meaning are pushed down. A `-word` in `text` does the same.
     """
 
     text: str = ""
     images: tuple[Image, ...] = ()
     frames: tuple[Image, ...] = ()
     instruction: str | None = None
+    excluded: tuple[str, ...] = ()
 
     def is_empty(self) -> bool:
         return not (self.text.strip() or self.images or self.frames)
@@ -167,21 +181,31 @@ class Hit:
             "relevance": round(self.relevance, 4),
             "matched_by": list(self.matched_by),
             "snippet": self.snippet,
-            "meta": dict(item.meta),
+            "meta": {**item.meta, **({"text_source": item.text_source} if item.text_source else {})},
         }
 
 
 class MatchScale(NamedTuple):
-    """How right answers score in one kind, on queries that have one right answer in a pool.
+    """How right answers score in one kind, as measured for a checkpoint.
 
     Attributes:
         low, middle: 30 % quantile and median of the right answer's cosine above the query's median cosine in the pool.
         reliability: 2 AUC - 1: 1 if the right answer always outranks a random item, 0 if it does as often as not.
+        bias, per_z, per_level, per_gap: what makes the log-odds that an item answers, see `mmsearch.ranking.relevance`; all 0 where they
+            were not fitted.
     """
 
     low: float
     middle: float
     reliability: float
+    bias: float = 0.0
+    per_z: float = 0.0
+    per_level: float = 0.0
+    per_gap: float = 0.0
+
+    @property
+    def is_fitted(self) -> bool:
+        return any(self[3:])
 
 
 WITHOUT_TEXT = "page without text"

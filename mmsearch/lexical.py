@@ -16,7 +16,18 @@ from sqlalchemy.engine import Connection
 
 from mmsearch.filters import read_ids
 from mmsearch.items import KINDS, Kind
-from mmsearch.terms import BM25_NAME, BM25_TEXT, SUBSTRING_WEIGHT, any_of, idf, quoted, terms_of
+from mmsearch.ranking.rank import NO_MATCHES, TextMatches
+from mmsearch.ranking.terms import (
+    BM25_NAME,
+    BM25_TEXT,
+    SUBSTRING_WEIGHT,
+    all_of,
+    any_of,
+    idf,
+    in_name,
+    quoted,
+    terms_of,
+)
 
 COMMON_SHARE, COMMON_FLOOR = 0.05, 1000
 """A term in more items than both (as a share of all, and as a number) is not enough to find an item by, unless all are such."""
@@ -28,27 +39,6 @@ _MATCHING = "FROM words WHERE words MATCH :query"
 # The plus keeps SQLite from starting the full-text query anew for every id.
 _GIVEN = "+rowid IN (SELECT value FROM json_each(:ids))"
 _BM25 = f"bm25(words, {BM25_TEXT}, {BM25_NAME})"
-
-
-@dataclass(frozen=True, slots=True)
-class TextMatches:
-    """Items by falling `share`, then falling `bm25`; arrays of one length.
-
-    Attributes:
-        ids: int64.
-        share: float32 in (0, 1], the part of the query's IDF mass that the item holds.
-        bm25: float32, higher is better (0 for matches inside words).
-    """
-
-    ids: np.ndarray
-    share: np.ndarray
-    bm25: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-
-NO_MATCHES = TextMatches(np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.float32))
 
 
 def match(
@@ -77,8 +67,8 @@ def match(
     weights = idf([term.count for term in found], total)
     is_common = np.array([term.is_common for term in found])
     if not any(len(term.ids) for term in found):
-        common = [term.text for term in found if term.is_common]
-        return _all_of(connection, common, k, allowed, float(weights[is_common].sum() / weights.sum()))
+        common = [term for term in found if term.is_common]
+        return _all_of(connection, common, k, allowed, weights[is_common] / weights.sum())
 
     ids, place = np.unique(np.concatenate([term.ids for term in found]), return_inverse=True)
     masses = [np.full(len(term.ids), weight * term.worth) for weight, term in zip(weights, found, strict=True)]
@@ -94,8 +84,26 @@ def match(
             share[np.isin(ids, _among(connection, term.text, ids))] += weight
     share = share / weights.sum()
     bm25 = _bm25(connection, [term.text for term in found if not term.is_common], ids)
+    for weight, term in zip(weights, found, strict=True):
+        if term.is_inside:  # what BM25 says of a term that stands once in a text of usual length
+            bm25[np.isin(ids, term.ids)] += weight * term.worth
     order = np.lexsort((ids, -bm25, -share))[:k]
-    return TextMatches(ids[order], share[order].astype(np.float32), bm25[order].astype(np.float32))
+    name = _named(connection, found, weights / weights.sum(), ids[order])
+    return TextMatches(ids[order], share[order].astype(np.float32), bm25[order].astype(np.float32), name)
+
+
+def holding(connection: Connection, words: str) -> np.ndarray:
+    """int64, ascending: the items whose text and name together hold all of some words, or words of their stems; none if there are no words."""
+    terms = terms_of(words)
+    return (
+        read_ids(connection, f"SELECT rowid AS id {_MATCHING}", {"query": all_of(terms)}) if terms else NO_MATCHES.ids
+    )
+
+
+def known_words(connection: Connection, words: Sequence[str]) -> set[str]:
+    """Those of `words` that at least one item holds as a word."""
+    held = text(f"SELECT 1 {_MATCHING} LIMIT 1")
+    return {word for word in words if connection.execute(held, {"query": quoted(word)}).first() is not None}
 
 
 def snippets(connection: Connection, query: str, ids: Sequence[int]) -> dict[int, str]:
@@ -112,13 +120,17 @@ def snippets(connection: Connection, query: str, ids: Sequence[int]) -> dict[int
 
 @dataclass(frozen=True, slots=True)
 class _Term:
-    """A term, the number of items that hold it, their `ids` (empty where it `is_common`), what one such match is worth."""
+    """A term, the number of items that hold it, their `ids` (empty where it `is_common`), whether they hold it only inside of words."""
 
     text: str
     count: int
     ids: np.ndarray
-    worth: float = 1.0
     is_common: bool = False
+    is_inside: bool = False
+
+    @property
+    def worth(self) -> float:
+        return SUBSTRING_WEIGHT if self.is_inside else 1.0
 
 
 def _look_up(connection: Connection, term: str, common: int) -> _Term:
@@ -130,7 +142,7 @@ def _look_up(connection: Connection, term: str, common: int) -> _Term:
         return _Term(term, count, read_ids(connection, f"SELECT rowid AS id {_MATCHING}", parameters))
     inside = "SELECT rowid AS id FROM trigrams WHERE trigrams MATCH :query LIMIT :limit"
     ids = read_ids(connection, inside, parameters)
-    return _Term(term, len(ids), ids, SUBSTRING_WEIGHT)
+    return _Term(term, len(ids), ids, is_inside=True)
 
 
 def _among(connection: Connection, term: str, ids: np.ndarray) -> np.ndarray:
@@ -139,11 +151,30 @@ def _among(connection: Connection, term: str, ids: np.ndarray) -> np.ndarray:
     return read_ids(connection, f"SELECT rowid AS id {_MATCHING} AND {_GIVEN}", parameters)
 
 
-def _all_of(connection: Connection, terms: list[str], k: int, allowed: np.ndarray | None, share: float) -> TextMatches:
-    """Nothing but terms that many items hold: all of them must be there, BM25 alone decides."""
+def _named(connection: Connection, terms: Sequence[_Term], shares: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """float32 [len(ids)]: how much of the terms' `shares` stands in the name of each of `ids`."""
+    held = np.zeros(len(ids))
+    for is_inside, table in ((False, "words"), (True, "trigrams")):
+        among = f"SELECT rowid AS id FROM {table} WHERE {table} MATCH :query AND {_GIVEN}"
+
+        def named(some: Sequence[str], of: np.ndarray, among: str = among) -> np.ndarray:
+            return read_ids(connection, among, {"query": in_name(*some), "ids": json.dumps(of.tolist())})
+
+        own = [(term, share) for term, share in zip(terms, shares, strict=True) if term.is_inside == is_inside]
+        with_any = named([term.text for term, _ in own], ids) if own else NO_MATCHES.ids
+        if len(with_any):  # mostly no name holds any of them
+            for term, share in own:
+                held[np.isin(ids, named([term.text], with_any))] += share * term.worth
+    return held.astype(np.float32)
+
+
+def _all_of(
+    connection: Connection, terms: list[_Term], k: int, allowed: np.ndarray | None, shares: np.ndarray
+) -> TextMatches:
+    """Nothing but terms that many items hold: all of them must be there, BM25 alone decides. `shares`: of each term."""
     if not terms:
         return NO_MATCHES
-    parameters: dict[str, object] = {"query": " AND ".join(map(quoted, terms)), "k": k}
+    parameters: dict[str, object] = {"query": all_of([term.text for term in terms]), "k": k}
     condition = ""
     if allowed is not None:
         condition, parameters["ids"] = f" AND {_GIVEN}", json.dumps(allowed.tolist())
@@ -152,7 +183,7 @@ def _all_of(connection: Connection, terms: list[str], k: int, allowed: np.ndarra
     ).all()
     ids = np.array([row[0] for row in rows], np.int64)
     bm25 = np.array([max(0.0, -row[1]) for row in rows], np.float32)
-    return TextMatches(ids, np.full(len(ids), share, np.float32), bm25)
+    return TextMatches(ids, np.full(len(ids), shares.sum(), np.float32), bm25, _named(connection, terms, shares, ids))
 
 
 def _bm25(connection: Connection, terms: list[str], ids: np.ndarray) -> np.ndarray:

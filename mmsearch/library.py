@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmsearch import prompts, relevance
+from mmsearch import prompts
 from mmsearch.catalog import Catalog, Filters
 from mmsearch.config import Settings, find_library_folder, load_settings
 from mmsearch.copies import former_copies
@@ -28,6 +28,7 @@ from mmsearch.items import KIND_ALIASES, KINDS, EmbedInput, Kind, MatchScale, Qu
 from mmsearch.lock import lock_holder, locked, snapshot_lock
 from mmsearch.plan import Plan, is_under
 from mmsearch.presence import is_as_known, look_for
+from mmsearch.ranking import relevance
 from mmsearch.schema import CATALOG_NAME
 from mmsearch.stored_vectors import is_unit, unit
 from mmsearch.vectors import VectorStore, maxsim, open_store
@@ -420,6 +421,15 @@ class Library:
         """What the loaded model's scores are worth in a kind (or `WITHOUT_TEXT`), if that was measured."""
         return self._embedder.match_scale.get(name) if self._embedder is not None else None
 
+    def knows_word(self, word: str) -> bool:
+        """Whether the loaded model reads a word as a word; True of a model that cannot tell."""
+        if self._embedder is None:
+            return True
+        from mmsearch.embedders.vocabulary import has_word
+
+        tokenizer = getattr(self._embedder, "tokenizer", None)
+        return tokenizer is None or has_word(tokenizer, word)
+
     def pages_without_text(self) -> np.ndarray:
         """int64, ascending: visible pages that have next to no text."""
         generation = self.catalog.generation()
@@ -476,6 +486,7 @@ class Library:
         min_relevance: float | None = None,
         offset: int = 0,
         mode: str = "fused",
+        exclude: str | Sequence[str] = (),
     ) -> Hits:
         """Find items. See `mmsearch.search.search`; this only puts the query and the filters together.
 
@@ -485,6 +496,7 @@ class Library:
             like: the id of an item; finds more like it, `text` and images are ignored.
             path: one glob or several, see `Filters.path_globs`.
             min_relevance: the cut-off, 0…1; None for the default, 0 for everything.
+            exclude: one text or several, as `-word` in `text`: what holds its words is left out, what is near in meaning comes later.
 
         Raises:
             ValueError: an unknown kind or mode, or nothing to search for. KeyError: no item `like`.
@@ -506,7 +518,12 @@ class Library:
                 self, like, k=k, kinds=chosen, filters=filters, min_relevance=min_relevance, offset=offset
             )
         pictures = [*images] if image is None else [image, *images]
-        query = Query(text=text, images=tuple(map(self.picture, pictures)), instruction=instruction)
+        query = Query(
+            text=text,
+            images=tuple(map(self.picture, pictures)),
+            instruction=instruction,
+            excluded=(exclude,) if isinstance(exclude, str) else tuple(exclude),
+        )
         return searching.search(
             self,
             query,

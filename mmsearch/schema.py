@@ -43,7 +43,7 @@ from mmsearch.terminal import size
 log = logging.getLogger(__name__)
 
 CATALOG_NAME = "catalog.sqlite3"
-SCHEMA_REVISION = "0003"
+SCHEMA_REVISION = "0004"
 """The newest revision in `migrations/versions`; revisions are numbered so that older and newer can be told apart."""
 
 BUSY_TIMEOUT_S = 30.0
@@ -130,12 +130,33 @@ items = Table(
     Column("meta", Text, nullable=False),  # JSON
     Column("name", Text, nullable=False),  # folder and file name, for the lexical search
     Column("text", Text, nullable=False),
+    Column("text_source", Text),  # see `items.TextSource`; NULL without text
+    Column("has_print", Integer),  # 1: shows print that `text` lacks until it is read. 0: does not. NULL: nobody looked
     Index("items_place", "source_id", "ordinal", unique=True, sqlite_where=text("deleted_at IS NULL")),
     Index("items_source", "source_id"),
     Index("items_visible", "kind", "visible", "id"),
     Index("items_generation", "generation"),
     sqlite_autoincrement=True,
 )
+
+recognised = Table(
+    "recognised",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("sha256", Text, nullable=False),  # of the file: a copy, and a file that moved, are not read again
+    Column("ordinal", Integer, nullable=False),
+    Column("engine", Text, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("languages", Text, nullable=False),
+    Column("preferred", Text, nullable=False),  # the engine that suits the picture, installed or not
+    Column("text", Text, nullable=False),  # "" where no print was found
+    Column("lines", LargeBinary, nullable=False),  # see `mmsearch.print_rows`
+    Column("error_type", Text),  # it could not be read
+    Column("error_reason", Text),
+    Column("read_at", Float, nullable=False),  # seconds since the epoch
+    Index("recognised_once", "sha256", "ordinal", "engine", "version", "languages", unique=True),
+)
+"""What was read in pages and pictures, by content."""
 
 vectors = Table(
     "vectors",

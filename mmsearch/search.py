@@ -1,20 +1,24 @@
-"""The query's straight line: encode once per kind, filter, find by meaning and by words, calibrate, fuse, cut off."""
+"""The query's straight line: encode once per kind, filter, find by meaning and by words, rank, cut off.
+
+What is ranked, and how, is decided in `mmsearch.ranking` alone.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmsearch import relevance
 from mmsearch.catalog import Filters
-from mmsearch.items import KINDS, WITHOUT_TEXT, Hit, Item, Kind, MatchScale, Query
-from mmsearch.lexical import NO_MATCHES, TextMatches
+from mmsearch.items import KINDS, WITHOUT_TEXT, Hit, Item, Kind, Query
 from mmsearch.library import dot
-from mmsearch.terms import kinds_named
+from mmsearch.ranking import relevance
+from mmsearch.ranking.rank import NO_MATCHES, Asked, Calibration, Near, Order, TextMatches, rank
+from mmsearch.ranking.relevance import Background, Measure
+from mmsearch.ranking.terms import is_readable, kinds_named, wording_of, words_to_read
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,6 +30,9 @@ if TYPE_CHECKING:
 __all__ = ["MODES", "Filters", "Hits", "more_like", "search"]
 
 MODES = ("fused", "dense", "text")
+_Encoded = dict[Kind, np.ndarray]
+"""A query as `Library.encode` gives it."""
+
 DEPTH_FLOOR, TEXT_DEPTH_FLOOR = 100, 50
 """Candidates looked at by meaning, per kind, and by words, at least; else twice what is asked for."""
 
@@ -69,19 +76,6 @@ class _Scope:
     searched: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Candidates:
-    """Parallel arrays; `cosine` is NaN where nothing was compared by meaning, `is_other_kind` true where the query's words name
-    another kind than the item's, `has_text` where the query's words could have been found."""
-
-    ids: np.ndarray
-    cosine: np.ndarray
-    dense: np.ndarray
-    lexical: np.ndarray
-    is_other_kind: np.ndarray
-    has_text: np.ndarray
-
-
 def search(
     library: Library,
     query: Query,
@@ -109,19 +103,25 @@ def search(
     started = time.perf_counter()
     if mode not in MODES:
         raise ValueError(f"unknown mode {mode!r}; known: {', '.join(MODES)}")
+    wording = wording_of(query.text)
+    excluded = tuple(dict.fromkeys([*wording.excluded, *filter(str.strip, query.excluded)]))
+    query = replace(query, text=wording.text, excluded=())
     if query.is_empty():
-        raise ValueError("nothing to search for: give a text or a picture")
+        raise ValueError(
+            "nothing to search for: give a text or a picture" + (" beside what is to be left out" if excluded else "")
+        )
     has_pictures = bool(query.images or query.frames)
     if mode == "text" and has_pictures:
         raise ValueError("pictures cannot be searched for by their words")
 
     depth = max(DEPTH_FLOOR, 2 * (k + offset))
     named = frozenset() if has_pictures else kinds_named(query.text)
-    queries: dict[Kind, np.ndarray] = {}
+    queries: _Encoded = {}
+    unwanted: list[_Encoded] = []
     model_ms = 0.0
 
     def look() -> tuple[_Scope, TextMatches]:
-        scope = _scope(library, kinds, filters)
+        scope = _scope(library, kinds, filters, excluded)
         if not scope.searched or mode == "dense" or has_pictures:
             return scope, NO_MATCHES
         total, text_depth = sum(library.item_counts().values()), max(TEXT_DEPTH_FLOOR, 2 * (k + offset))
@@ -133,7 +133,9 @@ def search(
         if scope.searched and mode != "text":
             encoding = time.perf_counter()
             queries = library.encode(query, scope.kinds)
+            unwanted = [library.encode(Query(text), scope.kinds) for text in excluded]
             model_ms += 1e3 * (time.perf_counter() - encoding)
+        is_known = has_pictures or not queries or _is_readable(library, query.text)
         with library.steady(tuple(queries)):
             now, active = library.state()
             if active != answering:
@@ -142,9 +144,13 @@ def search(
                 scope, matches = look()
                 if scope.searched and mode != "text" and not queries.keys() >= set(scope.kinds):
                     continue  # the first items of a kind
-            asked = {kind: queries[kind] for kind in scope.kinds if kind in queries}
-            found = _candidates(library, scope, asked, matches, depth, named, is_text=not has_pictures)
-            hits = _hits(library, found, k, offset, min_relevance, query.text if len(matches) else "")
+            near = _near(library, scope, queries, matches, depth, unwanted)
+            encoded: _Encoded = {kind: queries[kind] for kind in near}
+            away = [{kind: other[kind] for kind in near} for other in unwanted]
+            is_one_query = query.instruction is not None
+            calibration = _calibration(library, encoded, away, is_text=not has_pictures, is_one_query=is_one_query)
+            order = rank(near, matches, calibration, Asked(scope.searched, named, is_known, is_one_query))
+            hits = _hits(library, order, k, offset, min_relevance, query.text if len(matches) else "")
         hits.searched, hits.model_ms = scope.searched, model_ms
         hits.took_ms = 1e3 * (time.perf_counter() - started)
         return hits
@@ -192,10 +198,12 @@ def more_like(
             if now != generation:
                 scope = _scope(library, chosen, filters)
             scope = replace(scope, kinds=tuple(kind for kind in scope.kinds if kind in own))
-            found = _candidates(library, scope, own, NO_MATCHES, depth, frozenset(), is_text=False)
-            keep = found.ids != item_id
-            found = _Candidates(*(getattr(found, column.name)[keep] for column in fields(found)))
-            hits = _hits(library, found, k, offset, min_relevance, "")
+            near = {
+                kind: Near(found.ids[found.ids != item_id], found.cosines[found.ids != item_id])
+                for kind, found in _near(library, scope, own, NO_MATCHES, depth).items()
+            }
+            order = rank(near, NO_MATCHES, _calibration(library, own, is_text=False), Asked(scope.searched))
+            hits = _hits(library, order, k, offset, min_relevance, "")
         hits.searched, hits.model_ms = max(0, scope.searched - 1), model_ms
         hits.took_ms = 1e3 * (time.perf_counter() - started)
         return hits
@@ -214,120 +222,104 @@ def _own_picture(preview: Path | None) -> Image | None:
         return None
 
 
-def _scope(library: Library, kinds: Sequence[Kind] | None, filters: Filters | None) -> _Scope:
+def _scope(
+    library: Library, kinds: Sequence[Kind] | None, filters: Filters | None, excluded: Sequence[str] = ()
+) -> _Scope:
+    """`excluded`: items that hold all words of one of these texts are left out."""
     filters = filters or Filters()
     counts = library.item_counts()
     asked = kinds or filters.kinds or KINDS
     chosen = tuple(kind for kind in KINDS if kind in asked and counts.get(kind))
     allowed = library.catalog.allowed_ids(filters, chosen) if chosen else None
+    if chosen and excluded:
+        every = library.catalog.visible_ids(chosen) if allowed is None else allowed
+        allowed = np.setdiff1d(every, np.concatenate([library.catalog.holding(words) for words in excluded]))
     searched = sum(counts[kind] for kind in chosen) if allowed is None else len(allowed)
     return _Scope(chosen, allowed, searched)
 
 
-def _candidates(
+def _near(
     library: Library,
     scope: _Scope,
-    queries: Mapping[Kind, np.ndarray],
+    queries: _Encoded,
     matches: TextMatches,
     depth: int,
-    named: frozenset[Kind],
-    *,
-    is_text: bool,
-) -> _Candidates:
-    """What is near by meaning in any kind, joined with what matches by words, both as relevance 0…1."""
-    ids, cosine, dense = [np.empty(0, np.int64)], [np.empty(0)], [np.empty(0)]
-    is_other, is_page = [np.empty(0, bool)], [np.empty(0, bool)]
-    backgrounds = _backgrounds(library, queries, is_text=is_text) if scope.searched else {}
-    for kind, usual in backgrounds.items():
-        query = queries[kind]
-        near, scores = library.nearest(kind, query, depth, scope.allowed)
-        worded, worded_scores = library.cosines(kind, query, matches.ids[~np.isin(matches.ids, near)])
-        scores = np.concatenate([scores, worded_scores]).astype(np.float64)
-        above = scores - usual.centre
-        scale = library.match_scale(kind) if is_text else None
-        worth = relevance.dense_relevance(above / usual.spread, scope.searched, is_measured=scale is not None)
-        ids += [near, worded]
-        cosine.append(scores)
-        dense.append(worth * relevance.typicality(above, scale) * _reliability(library, kind, ids[-2:], scale))
-        is_other.append(np.full(len(scores), bool(named) and kind not in named))
-        is_page.append(np.full(len(scores), kind == "page"))
-    rest = matches.ids[~np.isin(matches.ids, np.concatenate(ids))]  # no vector of this model, or the model was left out
-    ids.append(rest)
-    cosine.append(np.full(len(rest), np.nan))
-    dense.append(np.zeros(len(rest)))
-    is_other.append(np.zeros(len(rest), bool))
-    is_page.append(np.zeros(len(rest), bool))
+    unwanted: Sequence[_Encoded] = (),
+) -> dict[Kind, Near]:
+    """Per kind the nearest items, and those that match by words, with their cosines."""
+    near: dict[Kind, Near] = {}
+    for kind in scope.kinds if scope.searched else ():
+        if kind not in queries:
+            continue
+        ids, scores = library.nearest(kind, queries[kind], depth, scope.allowed)
+        worded, worded_scores = library.cosines(kind, queries[kind], matches.ids[~np.isin(matches.ids, ids)])
+        ids, cosines = np.concatenate([ids, worded]), np.concatenate([scores, worded_scores])
+        away = [_cosines_of(library, kind, other[kind], ids) for other in unwanted]
+        near[kind] = Near(ids, cosines, np.array(away).reshape(len(away), len(ids)))
+    return near
 
-    every = np.concatenate(ids)
-    lexical = np.zeros(len(every))
-    if len(matches):
-        order = np.argsort(matches.ids)
-        place = order[np.searchsorted(matches.ids, every, sorter=order).clip(max=len(order) - 1)]
-        worth = relevance.lexical_relevance(matches.share.astype(np.float64), matches.bm25.astype(np.float64))
-        lexical = np.where(matches.ids[place] == every, worth[place], 0.0)
-    has_text = np.concatenate(is_page)
-    if len(matches) and has_text.any():
-        has_text &= ~np.isin(every, library.pages_without_text())
-    return _Candidates(
-        every, np.concatenate(cosine), np.concatenate(dense), lexical, np.concatenate(is_other), has_text
+
+def _cosines_of(library: Library, kind: Kind, query: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """In the order of `ids`, all of which have a vector of this kind."""
+    known, scores = library.cosines(kind, query, ids)
+    order = np.argsort(known)
+    return scores[order[np.searchsorted(known, ids, sorter=order)]]
+
+
+def _calibration(
+    library: Library, queries: _Encoded, unwanted: Sequence[_Encoded] = (), *, is_text: bool, is_one_query: bool = False
+) -> Calibration:
+    """How each query scores on random items of each kind, and what the checkpoint's maker says that scores are worth."""
+    scale = library.match_scale if is_text else (lambda _: None)
+
+    def measures(asked: _Encoded) -> dict[Kind, Measure]:
+        own: dict[Kind, Background] = {}
+        generic: dict[Kind, Background] = {}
+        for kind, query in asked.items():
+            sample, generic[kind] = library.background(kind, is_text=is_text)
+            own[kind] = relevance.own_background(dot(sample, query), generic[kind])
+        return relevance.measures(own, generic, {kind: scale(kind) for kind in own}, is_one_query=is_one_query)
+
+    has_pages = "page" in queries and scale(WITHOUT_TEXT) is not None
+    return Calibration(
+        measures(queries),
+        tuple(map(measures, unwanted)),
+        scale(WITHOUT_TEXT) if has_pages else None,
+        library.pages_without_text() if has_pages else NO_MATCHES.ids,
     )
 
 
-def _backgrounds(
-    library: Library, queries: Mapping[Kind, np.ndarray], *, is_text: bool
-) -> dict[Kind, relevance.Background]:
-    """How the query scores on random items of each kind."""
-    usual: dict[Kind, relevance.Background] = {}
-    for kind, query in queries.items():
-        sample, prior = library.background(kind, is_text=is_text)
-        usual[kind] = relevance.own_background(dot(sample, query), prior)
-    measured = [kind for kind in usual if library.match_scale(kind) is not None] if is_text else []
-    return relevance.pooled(usual, measured)
+def _is_readable(library: Library, text: str) -> bool:
+    """Whether the model can make anything of a text: see `mmsearch.ranking.terms`."""
+    held = library.catalog.known_words(words_to_read(text))
+    return is_readable(text, lambda word: word in held or library.knows_word(word))
 
 
-def _reliability(library: Library, kind: Kind, ids: Sequence[np.ndarray], scale: MatchScale | None) -> np.ndarray:
-    """What the model's word is worth for each of `ids`, 0…1."""
-    every = np.concatenate(ids)
-    if scale is None:
-        return np.ones(len(every))
-    pictures_only = library.match_scale(WITHOUT_TEXT) if kind == "page" else None
-    if pictures_only is None:
-        return np.full(len(every), scale.reliability)
-    is_textless = np.isin(every, library.pages_without_text())
-    return np.where(is_textless, pictures_only.reliability, scale.reliability)
-
-
-def _hits(library: Library, found: _Candidates, k: int, offset: int, min_relevance: float | None, text: str) -> Hits:
-    """Rank, cut off, and load only the page that is asked for."""
+def _hits(library: Library, order: Order, k: int, offset: int, min_relevance: float | None, text: str) -> Hits:
+    """Cut off, and load only the page that is asked for."""
     floor = relevance.MIN_RELEVANCE if min_relevance is None else min_relevance
-    fused = relevance.fuse(found.dense, found.lexical, found.has_text)
-    fused = np.where(found.is_other_kind, fused * relevance.OTHER_KIND, fused)
-    order = np.lexsort((found.ids, -np.nan_to_num(found.cosine, nan=-2.0), -fused))
-    total = int(np.count_nonzero(fused >= floor))
-    page = order[:total][offset : offset + k]
-    below = order[total : total + 1]
-    wanted = np.concatenate([page, below])
-    items = {item.id: item for item in library.catalog.items(found.ids[wanted])}
-    snippets = library.catalog.snippets(text, found.ids[wanted].tolist()) if text else {}
+    total = int(np.count_nonzero(order.relevance >= floor))
+    page = range(len(order))[:total][offset : offset + k]
+    below = range(len(order))[total : total + 1]
+    wanted = order.ids[[*page, *below]]
+    items = {item.id: item for item in library.catalog.items(wanted)}
+    snippets = library.catalog.snippets(text, wanted.tolist()) if text else {}
 
     def hit(rank: int, n: int) -> Hit | None:
-        item: Item | None = items.get(int(found.ids[n]))
+        item: Item | None = items.get(int(order.ids[n]))
         if item is None:
             return None  # deleted since it was found
-        by = [
-            *(["dense"] if found.dense[n] >= relevance.DENSE_MATCH else []),
-            *(["text"] if found.lexical[n] > 0 else []),
-        ]
+        by = [*(["dense"] if order.is_dense[n] else []), *(["text"] if order.is_text[n] else [])]
         return Hit(
             rank=rank,
-            score=None if np.isnan(found.cosine[n]) else float(found.cosine[n]),
-            relevance=float(fused[n]),
+            score=None if np.isnan(order.cosine[n]) else float(order.cosine[n]),
+            relevance=float(order.relevance[n]),
             matched_by=tuple(by) or ("dense",),
             item=item,
             snippet=snippets.get(item.id, ""),
         )
 
-    shown = [hit(offset + 1 + place, n) for place, n in enumerate(page)]
+    shown = [hit(n + 1, n) for n in page]
     return Hits(
         [one for one in shown if one is not None],
         total=total,

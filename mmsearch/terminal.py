@@ -208,10 +208,11 @@ class ProgressLines:
         """What was done, and which files failed."""
         if not report.interrupted:
             print(report.sentence(), file=sys.stderr)
-        for failure in report.failures[:FAILURES_NAMED]:
+        failures = [*report.failures, *report.print_failures]
+        for failure in failures[:FAILURES_NAMED]:
             print(f"failed: {short_path(failure.path)}: {printable(failure.reason)}", file=sys.stderr)
-        if report.failures:
-            more = len(report.failures) - FAILURES_NAMED
+        if failures:
+            more = len(failures) - FAILURES_NAMED
             also = f"and {count_of(more, 'more file')}; " if more > 0 else ""
             print(f"{also}`mmsearch errors` lists what failed, `mmsearch errors --retry` tries again", file=sys.stderr)
 

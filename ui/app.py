@@ -300,6 +300,9 @@ def _results(library: Library, view: View) -> None:
     except KeyError:
         st.caption(f"Item {view.like} is not in the library any longer.")
         return
+    except ValueError:  # nothing but `-word`
+        st.caption("Say what you look for beside what is to be left out.")
+        return
     question = _asked_question(library, view)
     if not hits:
         _no_good_match(library, view, hits, question)

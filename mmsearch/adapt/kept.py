@@ -13,7 +13,7 @@ from PIL import Image
 from mmsearch.embedders import Embedder
 from mmsearch.items import KINDS, EmbedInput
 from mmsearch.prompts import DOCUMENT_INSTRUCTIONS, TEXT_QUERY_INSTRUCTIONS, final_prompt, split_prompt
-from mmsearch.relevance import GENERIC_QUERIES
+from mmsearch.ranking.relevance import GENERIC_QUERIES
 from mmsearch.training.examples import SubBatch
 
 COMPOSED = 120

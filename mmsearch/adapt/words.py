@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mmsearch.examples import CAMERA_NAME
 from mmsearch.items import Item
-from mmsearch.terms import MEDIUM_WORDS, STOP_WORDS
+from mmsearch.ranking.terms import MEDIUM_WORDS, STOP_WORDS
 
 CAPTION_FIELDS = ("caption", "title", "description", "headline", "keywords")
 """Entries of a photo's metadata that people write."""

@@ -20,6 +20,9 @@ def ingested(library: Library, paths: Sequence[Path], *, as_json: bool, dry_run:
     with EventLines() if as_json else ProgressLines() as telling:
         report = ingest_paths(library, paths, dry_run=dry_run, progress=telling.progress, **options)
     telling.report(report)
+    if report.interrupted and report.print_left:
+        note(report.sentence())
+        return INTERRUPTED
     if report.interrupted:
         saved = sum(report.items.values())
         expected = max(saved, sum(report.plan.items.values()))
@@ -27,7 +30,7 @@ def ingested(library: Library, paths: Sequence[Path], *, as_json: bool, dry_run:
         return INTERRUPTED
     if not (as_json or dry_run) and report.items:
         _what_next(library)
-    return SOME_FAILED if report.failures else OK
+    return SOME_FAILED if report.failures or report.print_failures else OK
 
 
 def _what_next(library: Library) -> None:

@@ -103,6 +103,11 @@ def train_command(
             raise typer.Exit(ingested(found, roots, as_json=False))
     if judged is not None or minutes is not None or use:
         raise typer.BadParameter("--judged, --minutes and --use belong to --from-library")
+    if recipe is not None and (assembly := _find_assembly(recipe)) is not None:
+        if steps is not None:
+            raise typer.BadParameter("--steps: the stages of this recipe differ; change one, as --set words.steps=10")
+        _assemble(assembly, run, data, work, set_, fresh=not resume)
+        return
     from mmsearch.training.train import train
 
     chosen = _recipe(recipe, run, steps, set_)
@@ -157,6 +162,34 @@ def _adapt(
     return found.checkpoint
 
 
+def _find_assembly(recipe: str) -> Path | None:
+    from mmsearch.training.assembly.settings import find_assembly
+
+    return find_assembly(recipe)
+
+
+def _assemble(
+    file: Path, run: Path | None, data: Path | None, work: Path, changes: list[str] | None, *, fresh: bool
+) -> None:
+    """Run a recipe that assembles a checkpoint from open parts."""
+    import shutil
+
+    from mmsearch.training.assembly.run import assemble
+    from mmsearch.training.assembly.settings import load_assembly
+    from mmsearch.training.recipe import parse_changes
+
+    chosen = load_assembly(file, parse_changes(changes or []))
+    place = run or Path("runs") / file.stem
+    if fresh:
+        shutil.rmtree(place, ignore_errors=True)
+    try:
+        folder = assemble(chosen, place, data=data, work=work)
+    except KeyboardInterrupt:
+        note(f"stopped; finished stages are in {place}, and the same command goes on with the next")
+        raise
+    note(f"the checkpoint is in {folder}; try it: mmsearch query --model {folder} …")
+
+
 def _recipe(name: str | None, run: Path | None, steps: int | None, changes: list[str] | None) -> Any:
     """The recipe that the options of `mmsearch train` describe; that of the run's folder if none is named."""
     from mmsearch.training.recipe import change_recipe, load_recipe, parse_changes, recipe_names
@@ -184,6 +217,7 @@ def _training_speaks() -> None:
 def train_recipes_command(as_json: JsonOption = False) -> None:
     """List the recipes that come with mmsearch."""
     from mmsearch.terminal import to_json
+    from mmsearch.training.assembly.settings import RECIPES, load_assembly
     from mmsearch.training.recipe import load_recipe, recipe_names
 
     rows = []
@@ -192,6 +226,11 @@ def train_recipes_command(as_json: JsonOption = False) -> None:
         start = found.model.checkpoint or "a new model"
         steps = sum(stage.steps for stage in found.stages)
         rows.append({"recipe": name, "start": start, "steps": steps, "sources": len(found.sources)})
+    for file in sorted(RECIPES.glob("*.yaml")):
+        parts = load_assembly(file)
+        steps = parts.words.steps + parts.trunk.steps + parts.seeing.steps + parts.join.steps
+        sources = len(parts.words.weights) + len(parts.seeing.shares)
+        rows.append({"recipe": file.stem, "start": "open pretrained parts", "steps": steps, "sources": sources})
     if as_json:
         print(to_json(rows, indent=2))
         return

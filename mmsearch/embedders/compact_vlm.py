@@ -467,7 +467,7 @@ def opened_model(opened: Opened) -> CompactVlm:
         model = model.to(opened.device)
     except (RuntimeError, AssertionError) as error:
         raise EmbedderError(f"the model cannot be placed on device {opened.device!r}: {error}") from error
-    model.vision = model.vision.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.vision.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model.requires_grad_(False)
 
 

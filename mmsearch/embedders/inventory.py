@@ -44,6 +44,10 @@ class Standing:
     checkpoint: Checkpoint | None = None
 
 
+PACKED = ".nibbles"
+"""Tensors of this name hold two numbers of 4 bits in a byte."""
+
+
 @dataclass(frozen=True, slots=True)
 class Weights:
     """What the headers of a checkpoint's weights say.
@@ -104,7 +108,7 @@ def weights_of(checkpoint: Checkpoint) -> Weights:
             with safe_open(path, framework="pt") as file:
                 for key in file.keys():  # noqa: SIM118 (not a mapping)
                     part = file.get_slice(key)
-                    number = math.prod(part.get_shape())
+                    number = math.prod(part.get_shape()) * (2 if key.endswith(PACKED) else 1)
                     parameters += number
                     by_dtype[part.get_dtype()] += number
         except (SafetensorError, OSError) as error:

@@ -83,8 +83,10 @@ def match_scales(sidecar: Mapping[str, Any]) -> dict[str, MatchScale]:
     """From the sidecar's `match_scale`. Raises: EmbedderError naming what is odd."""
     scales: dict[str, MatchScale] = {}
     for name, numbers in sidecar.get("match_scale", {}).items():
-        if not isinstance(numbers, list) or len(numbers) != len(MatchScale._fields):
-            raise EmbedderError(f"{SIDECAR}: match_scale of {name!r} is {numbers!r}, not [low, middle, reliability]")
+        if not isinstance(numbers, list) or len(numbers) not in (3, len(MatchScale._fields)):
+            raise EmbedderError(
+                f"{SIDECAR}: match_scale of {name!r} is {numbers!r}, not [low, middle, reliability] or [{', '.join(MatchScale._fields)}]"
+            )
         scales[name] = MatchScale(*map(float, numbers))
     return scales
 

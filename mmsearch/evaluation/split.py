@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from mmsearch.errors import DatasetError
+from mmsearch.evaluation.queries import (
+    NATURAL_QUERIES,
+    PARAPHRASES,
+    TRANSLATED_QUERIES,
+    NaturalQuery,
+    UnanswerableQuery,
+    load_natural_queries,
+    load_translated_queries,
+    load_unanswerable_queries,
+)
 from mmsearch.items import KINDS, Kind
-from mmsearch.terms import STOP_WORDS
+from mmsearch.ranking.terms import STOP_WORDS
+from mmsearch.training.motion import frames_in_motion
 from mmsearch.training.prepare import ClipRecord, PageRecord, load_clips, load_pages
 from mmsearch.training.sources import PhotoRecord, is_development, load_pairs, load_photos
 
-NATURAL_QUERIES = Path(__file__).with_name("page_queries.jsonl")
-"""Questions as a person would ask them, written by hand with the pages in view, in few of the pages' own words. One JSON object a
-line: `query`, `pdf`, `pages` (from 1; every page that answers), `style` (question, topic, figure, table, code)."""
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+CAPTION_LANGUAGES = ("en", "de", "fr", "cs")
+"""Of Multi30k's captions."""
 
 SLIDE_WORDS, PAPER_WORDS = 150, 150
 """Words per page: a PDF of landscape pages with fewer is slides, one of portrait pages with more is a paper. The rest is neither."""
@@ -33,14 +48,10 @@ _LITTLE_WORDS = STOP_WORDS | frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class NaturalQuery:
-    """A line of NATURAL_QUERIES."""
+class Rows(Protocol):
+    """A table by its rows: an array, or something that computes them."""
 
-    query: str
-    pdf: str
-    pages: tuple[int, ...]
-    style: str
+    def __getitem__(self, row: int) -> np.ndarray: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +61,13 @@ class ComposedQuery:
     reference: int
     text: str
     target: int
+
+
+@dataclass(frozen=True, slots=True)
+class MovingClip:
+    """A clip made of the photos with these numbers, one shot each."""
+
+    photos: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +107,42 @@ class Split:
     @cached_property
     def natural_queries(self) -> list[tuple[str, list[int]]]:
         """(question, rows of the pages that answer it)."""
+        return self._with_rows(load_natural_queries(), NATURAL_QUERIES)
+
+    @cached_property
+    def paraphrases(self) -> list[tuple[str, list[int]]]:
+        """(question, rows of the pages that answer it), without a content word in common."""
+        return self._with_rows(load_natural_queries(PARAPHRASES), PARAPHRASES)
+
+    def _with_rows(self, queries: Sequence[NaturalQuery], file: Path) -> list[tuple[str, list[int]]]:
         row_of = {(page.name, page.page_number): row for row, page in enumerate(self.pages)}
         try:
-            return [(q.query, [row_of[q.pdf, number] for number in q.pages]) for q in load_natural_queries()]
+            return [(q.query, [row_of[q.pdf, number] for number in q.pages]) for q in queries]
         except KeyError as error:
-            raise DatasetError(f"{NATURAL_QUERIES.name} asks for {error}, which is no development page here") from error
+            raise DatasetError(f"{file.name} asks for {error}, which is no development page here") from error
+
+    @cached_property
+    def translated_queries(self) -> dict[str, list[tuple[str, list[int]]]]:
+        """By language (question, rows of the pages that answer it): some of the natural queries, in the same order in every language,
+        English ("en") first."""
+        right = dict(self.natural_queries)
+        queries: dict[str, dict[str, str]] = {"en": {}}
+        for asked in load_translated_queries():
+            queries["en"][asked.query_en] = asked.query_en
+            queries.setdefault(asked.language, {})[asked.query_en] = asked.query
+        try:
+            return {
+                language: [(own[english], right[english]) for english in queries["en"]]
+                for language, own in queries.items()
+            }
+        except KeyError as error:
+            raise DatasetError(
+                f"{TRANSLATED_QUERIES.name}: {error} is missing in a language, or in {NATURAL_QUERIES.name}"
+            ) from error
+
+    @cached_property
+    def unanswerable_queries(self) -> list[UnanswerableQuery]:
+        return load_unanswerable_queries()
 
     @cached_property
     def is_slide(self) -> np.ndarray:
@@ -128,13 +177,49 @@ class Split:
         return [p for p in self._all_photos if p.set_name == "tiny_imagenet"]
 
     @cached_property
+    def class_photos(self) -> list[PhotoRecord]:
+        """ImageNet's samples, one picture per class, those for training too."""
+        return [p for p in self._records if p.set_name == "labelled" and p.licence.startswith("ImageNet")]
+
+    @cached_property
+    def class_names(self) -> list[tuple[str, list[int]]]:
+        """(name of a class of the split, numbers of its pictures among `class_photos`); two classes may share a name."""
+        rows: dict[str, list[int]] = {}
+        for row, photo in enumerate(self.class_photos):
+            rows.setdefault(photo.label, []).append(row)
+        names = dict.fromkeys(photo.label for photo in self.class_photos if photo.development)
+        return [(name, rows[name]) for name in names]
+
+    @cached_property
     def _all_photos(self) -> list[PhotoRecord]:
-        return [p for p in load_photos(self.data) if p.development]
+        return [p for p in self._records if p.development]
+
+    @cached_property
+    def _records(self) -> list[PhotoRecord]:
+        return load_photos(self.data)
 
     @cached_property
     def captions(self) -> list[tuple[str, int]]:
         """(caption, number of its photo)."""
         return [(caption, row) for row, photo in enumerate(self.photos) for caption in photo.captions]
+
+    @cached_property
+    def translated_captions(self) -> dict[str, list[tuple[str, int]]]:
+        """By language (caption, number of its photo): the same captions of the same photos in each of CAPTION_LANGUAGES."""
+        row_of = {photo.name: row for row, photo in enumerate(self.photos)}
+        known = [(words, row_of[name]) for name, words in translated_captions(self.data) if name in row_of]
+        return {language: [(words[language], row) for words, row in known] for language in CAPTION_LANGUAGES}
+
+    @cached_property
+    def moving_clips(self) -> list[MovingClip]:
+        """Clips made of `photos`; what is asked for is a caption of a clip's first photo."""
+        return moving_clips(len(self.photos))
+
+    def moving_frames(self, clip: MovingClip) -> list[Image]:
+        """Eight frames, the same on every call."""
+        photos = [self.photos[row] for row in clip.photos]
+        rng = random.Random(f"motion {photos[0].name}")
+        return frames_in_motion([photo.member.image() for photo in photos], rng)
 
     @cached_property
     def clips(self) -> list[ClipRecord]:
@@ -164,19 +249,28 @@ class Split:
         return kind_queries(texts, count)
 
 
-def load_natural_queries(file: Path = NATURAL_QUERIES) -> list[NaturalQuery]:
-    """Raises: DatasetError naming a line that is not as described."""
-    queries = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-        try:
+def translated_captions(data: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """(name of a Flickr8k photo, its caption by language) from Multi30k; several captions of one photo follow in file order."""
+    import zstandard
+
+    file = data / "text" / "captions_multi30k.jsonl.zst"
+    with file.open("rb") as packed, zstandard.ZstdDecompressor().stream_reader(packed) as stream:
+        for line in io.TextIOWrapper(stream, "utf-8"):
             row = json.loads(line)
-            query = NaturalQuery(row["query"], row["pdf"], tuple(map(int, row["pages"])), row["style"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise DatasetError(f"{file}, line {number}: {error!r}") from error
-        if not (query.query.strip() and query.pages):
-            raise DatasetError(f"{file}, line {number}: a query without words or without pages")
-        queries.append(query)
-    return queries
+            if row["photo"]:
+                yield row["orig"], {language: row[language] for language in CAPTION_LANGUAGES}
+
+
+def moving_clips(photos: int, *, seed: int = 11) -> list[MovingClip]:
+    """Clips over photos 0…`photos` - 1, each photo in one clip: two clips of a single photo, then one that cuts to a second photo."""
+    rows = list(range(photos))
+    random.Random(seed).shuffle(rows)
+    clips: list[MovingClip] = []
+    while rows:
+        shots = 2 if len(clips) % 3 == 2 else 1
+        clips.append(MovingClip(tuple(rows[:shots])))
+        rows = rows[shots:]
+    return clips
 
 
 def page_queries(pages: Sequence[PageRecord], *, seed: int = 5) -> list[tuple[str, int]]:
@@ -207,7 +301,11 @@ def kind_queries(texts: dict[Kind, list[str]], count: int, *, seed: int = 7) -> 
 
 
 def composed_queries(
-    captions: Sequence[tuple[str, int]], similarity: np.ndarray, *, least: float = COMPOSED_SIMILARITY
+    captions: Sequence[tuple[str, int]],
+    similarity: Rows,
+    *,
+    least: float = COMPOSED_SIMILARITY,
+    per_photo: int = COMPOSED_PER_PHOTO,
 ) -> list[ComposedQuery]:
     """Pairs of photos that differ in one thing, by their captions, and the words for that difference.
 
@@ -215,7 +313,8 @@ def composed_queries(
     the teacher finds them alike. The photo of the first is the reference; "the same with …, without …" leads to the other.
 
     Args:
-        captions: (caption, number of its photo). similarity: the teacher's cosines [captions, captions].
+        captions: (caption, number of its photo). similarity: cosines [captions, captions], or what gives their rows by number.
+        per_photo: pairs at most that a reference is in.
     """
     words = [
         [word for word in re.findall(r"[a-z]+", text.lower()) if word not in _LITTLE_WORDS] for text, _ in captions
@@ -223,18 +322,19 @@ def composed_queries(
     owner = np.array([photo for _, photo in captions])
     best: dict[tuple[int, int], tuple[float, str]] = {}
     for i, here in enumerate(words):
-        for j in np.flatnonzero((similarity[i] >= least) & (owner != owner[i])):
+        alike = similarity[i]
+        for j in np.flatnonzero((alike >= least) & (owner != owner[i])):
             there = words[j]
             new = [word for word in dict.fromkeys(there) if word not in here]
             gone = [word for word in dict.fromkeys(here) if word not in there]
             if len(set(here) & set(there)) < 2 or not 1 <= len(new) + len(gone) <= 4 or max(len(new), len(gone)) > 2:
                 continue
             pair = int(owner[i]), int(owner[j])
-            best[pair] = max(best.get(pair, (-1.0, "")), (float(similarity[i, j]), change(new, gone)))
+            best[pair] = max(best.get(pair, (-1.0, "")), (float(alike[j]), change(new, gone)))
     taken: Counter[int] = Counter()
     queries = []
     for (reference, target), (_, text) in sorted(best.items(), key=lambda item: (-item[1][0], item[0])):
-        if taken[reference] < COMPOSED_PER_PHOTO:
+        if taken[reference] < per_photo:
             taken[reference] += 1
             queries.append(ComposedQuery(reference, text, target))
     return queries

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mmsearch import relevance
-from mmsearch.terms import BM25_NAME, BM25_TEXT, SUBSTRING_WEIGHT, any_of, idf, quoted, terms_of
+from mmsearch.ranking.rank import NO_MATCHES, TextMatches
+from mmsearch.ranking.terms import BM25_NAME, BM25_TEXT, SUBSTRING_WEIGHT, any_of, idf, in_name, quoted, terms_of
 
 MATCH_DEPTH = 50
 """So many matches by words the application looks at for a page of ten hits (`mmsearch.search.TEXT_DEPTH_FLOOR`)."""
@@ -50,42 +50,39 @@ class WordIndex:
             rows = zip(range(self.size), texts, names or [""] * self.size, strict=True)
             self._database.executemany(f"INSERT INTO {table}(rowid, text, name) VALUES (?, ?, ?)", rows)
 
-    def matches(self, query: str) -> tuple[np.ndarray, np.ndarray]:
-        """float64 [n] each: the share of the query's IDF mass that a text holds, and its BM25; both 0 outside of the first
-        MATCH_DEPTH."""
-        share, bm25 = np.zeros(self.size), np.zeros(self.size)
+    def matches(self, query: str) -> TextMatches:
+        """What the application's index finds: ids are the places of the texts, the best MATCH_DEPTH of them."""
         terms = terms_of(query)
         found = [self._look_up(term) for term in terms]
         if not any(len(ids) for ids, _ in found):
-            return share, bm25
-        weights = idf([len(ids) for ids, _ in found], self.size)
-        for (ids, worth), weight in zip(found, weights, strict=True):
-            share[ids] += weight * worth
-        share /= weights.sum()
+            return NO_MATCHES
+        masses = idf([len(ids) for ids, _ in found], self.size)
+        share, bm25, name = np.zeros(self.size), np.zeros(self.size), np.zeros(self.size)
         rank = f"SELECT rowid, bm25(words, {BM25_TEXT}, {BM25_NAME}) FROM words WHERE words MATCH ?"
         for row, score in self._database.execute(rank, (any_of(terms),)):
             bm25[row] = max(0.0, -score)
+        for term, (ids, is_inside), mass in zip(terms, found, masses, strict=True):
+            worth = SUBSTRING_WEIGHT if is_inside else 1.0
+            share[ids] += worth * mass / masses.sum()
+            name[self._rows(in_name(term), "trigrams" if is_inside else "words")] += worth * mass / masses.sum()
+            if is_inside:
+                bm25[ids] += worth * mass
         # What the application keeps is the best by share; then by BM25, then by age.
-        beyond = np.lexsort((np.arange(self.size), -bm25, -share))[MATCH_DEPTH:]
-        share[beyond] = bm25[beyond] = 0
-        bm25[share == 0] = 0
-        return share, bm25
+        best = np.lexsort((np.arange(self.size), -bm25, -share))[:MATCH_DEPTH]
+        best = best[share[best] > 0]
+        return TextMatches(best, *(column[best].astype(np.float32) for column in (share, bm25, name)))
 
-    def relevance(self, queries: Sequence[str]) -> np.ndarray:
-        """float64 [q, n], 0…1: what the matches are worth to the application."""
-        worth = np.zeros((len(queries), self.size))
-        for row, query in enumerate(queries):
-            share, bm25 = self.matches(query)
-            held = share > 0
-            worth[row, held] = relevance.lexical_relevance(share[held], bm25[held])
-        return worth
+    def knows(self, word: str) -> bool:
+        """Whether a text or name holds a word."""
+        return len(self._rows(quoted(word))) > 0
 
-    def _look_up(self, term: str) -> tuple[np.ndarray, float]:
-        ids = self._rows("words", term)
+    def _look_up(self, term: str) -> tuple[np.ndarray, bool]:
+        """The texts that hold a term, and whether only inside of words."""
+        ids = self._rows(quoted(term))
         if len(ids) or len(term) < 3:  # a trigram needs three characters
-            return ids, 1.0
-        return self._rows("trigrams", term), SUBSTRING_WEIGHT
+            return ids, False
+        return self._rows(quoted(term), "trigrams"), True
 
-    def _rows(self, table: str, term: str) -> np.ndarray:
-        found = self._database.execute(f"SELECT rowid FROM {table} WHERE {table} MATCH ?", (quoted(term),))
+    def _rows(self, match: str, table: str = "words") -> np.ndarray:
+        found = self._database.execute(f"SELECT rowid FROM {table} WHERE {table} MATCH ?", (match,))
         return np.array([row for (row,) in found], np.int64)

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmsearch import relevance
 from mmsearch.errors import ConfigError, DatasetError
 from mmsearch.items import Hit, Item, Kind, Query
 from mmsearch.judgements.origin import origin
 from mmsearch.judgements.places import SEARCHABLE_STATES, ItemsByName, Place, parse_place
 from mmsearch.judgements.queries import JudgedQuery, merge_repeated
 from mmsearch.judgements.scores import Values, measured, ranks_of, values_of
+from mmsearch.ranking import relevance
 from mmsearch.search import MODES, Hits, search
 
 if TYPE_CHECKING:

@@ -17,15 +17,14 @@ from pathlib import Path
 import yaml
 
 from mmsearch.embedders import Embedder, load_embedder
-from mmsearch.embedders.checkpoint import SIDECAR
 from mmsearch.evaluation.development import Evaluation, evaluate
 from mmsearch.evaluation.encoded import Encoded, match_scales
+from mmsearch.evaluation.fit_ranking import fitted_scales, material_of, write_scales
 from mmsearch.evaluation.report import Report
 from mmsearch.evaluation.split import Split
 from mmsearch.evaluation.targets import LARGEST_BYTES
-from mmsearch.items import MatchScale
-from mmsearch.training.recipe import load_recipe
-from mmsearch.training.recipe_fields import Recipe
+from mmsearch.training.assembly.material import Material
+from mmsearch.training.assembly.settings import RECIPES, Assembly, load_assembly
 from mmsearch.training.sources import data_folder, load_files, load_pairs, load_photos
 
 log = logging.getLogger(__name__)
@@ -45,51 +44,56 @@ def licences(data: Path) -> list[tuple[str, int, str]]:
         rows.append((kind, len(files), _most_common([file.licence for file in files])))
     for name, count in Counter(pair.set_name for pair in load_pairs(data)).items():
         rows.append((f"text/{name}", count, "as stated by its source"))
+    rows.append(("text/captions_multi30k", len(Material(data, data).translations), "non-commercial research"))
     return rows
 
 
-def model_card(recipe: Recipe, embedder: Embedder, report: Report, data: Path) -> str:
+def model_card(recipe: Assembly, embedder: Embedder, report: Report, data: Path) -> str:
     """README.md of the checkpoint."""
     sets = "\n".join(f"| {name} | {count:,} | {words} |" for name, count, words in licences(data))
-    steps = sum(stage.steps for stage in recipe.stages)
-    front = {"license": "other", "base_model": "none (trained from scratch)", "pipeline_tag": "feature-extraction"}
+    front = {
+        "license": "other",
+        "base_model": ["intfloat/multilingual-e5-small", "EfficientNet-Lite2 (ImageNet)"],
+        "pipeline_tag": "feature-extraction",
+    }
     return f"""---
 {yaml.safe_dump(front, sort_keys=True).strip()}
 ---
 # {recipe.name}
 
-A compact VLM2Vec-V2: the architecture of Qwen2-VL, at a scale that a laptop's processor embeds with, in the public Qwen2-VL layout.
-Made by `mmsearch/training` (recipe `mini`, {steps:,} steps, {date.today().isoformat()}), the embedded default of mmsearch.
+A compact vision-language embedder, assembled from two open pretrained parts and trained by VLM2Vec-V2's recipe: instructions on both sides,
+in-batch contrastive learning with further negatives, false negatives masked, sources mixed by weights. Made by `mmsearch/training/assembly`
+(recipe `mini`, {date.today().isoformat()}), the embedded default of mmsearch.
 
-- Input: text, images, 8-frame videos, or any of them together; prompts as in `mmsearch/prompts.py`. Tokens: WordPiece of
-  all-MiniLM-L6-v2 with Qwen2-VL's special tokens behind it.
-- Output: the last hidden state of the last token, {embedder.dim} dimensions, unit length.
-- Pixels at most: {", ".join(f"{kind} {pixels:,}" for kind, pixels in embedder.max_pixels.items())} (per frame for clips).
-- Trained by distillation: every text, photo, page and clip is drawn to the vector that the text teacher all-MiniLM-L6-v2
-  (Apache-2.0) gives to its words, contrastively against a bank of other such vectors; page texts also to queries made of their own
-  words. Each kind of item has a direction of its own beside that (`mmsearch/training/kind_axes.py`), so that an instruction's kind comes
-  first in a mixed library. What was run, failures too: `mmsearch/training/LOG.md`.
-- The first three coordinates tell the kind (page, image, clip), the rest are the teacher's principal axes, widest first: a vector may be cut off behind
-  any of them and brought to unit length again.
-- It reads English. How far it reads print from pixels, the rows "picture alone" below tell.
+- Parts: EfficientNet-Lite2 with ImageNet's weights (Apache-2.0) sees; multilingual-e5-small (MIT; 12 layers, a hundred languages, taken from
+  its 4-bit package) reads. `mmsearch/embedders/compact_vlm_model.py` says how they are joined.
+- Input: text, pictures, clips as frames, or any of them together, with an instruction (`mmsearch/prompts.py`). Visual tokens and text go through
+  the encoder in one sequence; the instruction is read by itself and gates, mixes and shifts the vector.
+- Output: {embedder.dim} dimensions, unit length. The first three coordinates tell the kind (page, image, clip), the rest are the principal axes of
+  what texts say, widest first: a vector may be cut off behind any of them and brought to unit length again.
+- Pixels: {", ".join(f"{kind} {pixels:,}" for kind, pixels in embedder.max_pixels.items())} (per frame for clips); pictures are resized to that.
+- It does not read print from pixels; mmsearch has text recognition for that. What was run, failures too: `mmsearch/training/LOG.md`.
+- Storage: the token table in 4 bits, as it came; the encoder's matrices in 8 bits; the rest in bfloat16.
 
 ## Numbers
 
 On the development split of the material (`python -m mmsearch.evaluation.development`), which was not trained on: what was aimed at,
-what was reached, and what others reach on the same queries. A missed target is a missed target.
+what was reached, and what others reach on the same queries. A missed target is a missed target. Learning rates, steps and the sizes above were chosen
+while looking at this split.
 
 {report.markdown()}
 Pages are asked for in their own words (titles and passages of 6 to 10 words: one page is right) and by questions that were written by
-hand with the pages in view, in few of their words (`mmsearch/evaluation/page_queries.jsonl`; one or several pages are right). Slides
-are PDFs of landscape pages with few words, papers such of portrait pages with many. In brackets: 95 % bootstrap intervals. `R@k`: a
-right one is among the first k. `match_scale` in `mmsearch.json`, which the application's relevance rests on, was measured on this split
-too.
+hand with the pages in view, in few of their words (`mmsearch/evaluation/page_queries.jsonl`; one or several pages are right), and by
+paraphrases without a word in common. Slides are PDFs of landscape pages with few words, papers such of portrait pages with many. In brackets:
+95 % bootstrap intervals. `R@k`: a right one is among the first k. `match_scale` in `mmsearch.json`, which the application's relevance rests on,
+was measured on this split too. The names of ImageNet's classes, those of the split's pictures included, belong to the vision part's classifier and were
+used with its weights; the split's pictures were not.
 
 ## Trained on
 
-Weights trained on material for non-commercial research (Flickr8k, Tiny-ImageNet, samples of ImageNet, parts of OpenStax and of the
-lecture slides) are offered for research and personal use; for commercial use train anew without those sets (`PHOTO_SHARES` in `mmsearch/training/examples.py` says how often each
-is drawn).
+Weights trained on material for non-commercial research (Flickr8k, Multi30k, Tiny-ImageNet, samples of ImageNet, parts of OpenStax and of the
+lecture slides) are offered for research and personal use; for commercial use train again without those sets (`shares` and `weights` in
+`mmsearch/training/assembly/mini.yaml` say how often each is drawn).
 
 | set | records | licence as recorded |
 |---|---|---|
@@ -98,7 +102,12 @@ is drawn).
 
 
 def ship(
-    run: Path, *, work: Path, data: Path | None = None, recipe_name: str = "mini", target: Path = SHIPPED
+    run: Path,
+    *,
+    work: Path,
+    data: Path | None = None,
+    recipe_file: Path = RECIPES / "mini.yaml",
+    target: Path = SHIPPED,
 ) -> Report:
     """Measure `run/checkpoint`, write its card and copy it over `target`. Returns the numbers.
 
@@ -111,12 +120,13 @@ def ship(
             f"{weights} has {weights.stat().st_size:,} bytes, more than the {LARGEST_BYTES:,} that may be shipped"
         )
     data = data_folder(data)
-    recipe = load_recipe(recipe_name)
+    recipe = load_assembly(recipe_file)
     encoded = Encoded(load_embedder(checkpoint), Split(data, work))
-    encoded.match_scale = match_scales(encoded)
-    _write_match_scale(checkpoint, encoded.match_scale)
+    encoded.match_scale, relevance = fitted_scales(material_of(encoded), match_scales(encoded))
+    write_scales(checkpoint, encoded.match_scale)
     report = evaluate(Evaluation(checkpoint, encoded))
     card = model_card(recipe, encoded.embedder, report, data)
+    card += f"\n## Relevance\n\n`python -m mmsearch.evaluation.fit_ranking`, {relevance}\n"
     record = json.dumps(report.record(), indent=1, ensure_ascii=False)
     (checkpoint / "README.md").write_text(card, encoding="utf-8")
     (checkpoint / "development.json").write_text(record, encoding="utf-8")
@@ -124,11 +134,6 @@ def ship(
     for file in sorted(checkpoint.iterdir()):
         shutil.copyfile(file, target / file.name)
     return report
-
-
-def _write_match_scale(checkpoint: Path, scale: dict[str, MatchScale]) -> None:
-    sidecar = checkpoint / SIDECAR
-    sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | {"match_scale": scale}, indent=2), encoding="utf-8")
 
 
 def _most_common(words: list[str]) -> str:
@@ -141,7 +146,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=Path("runs/mini"))
     parser.add_argument("--work", type=Path, default=Path("runs/work"))
     parser.add_argument("--data", type=Path, default=None)
-    parser.add_argument("--recipe", default="mini")
+    parser.add_argument("--recipe", type=Path, default=RECIPES / "mini.yaml")
     parser.add_argument("--target", type=Path, default=SHIPPED)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -149,7 +154,7 @@ def main() -> None:
         arguments.run,
         work=arguments.work,
         data=arguments.data,
-        recipe_name=arguments.recipe,
+        recipe_file=arguments.recipe,
         target=arguments.target,
     )
     log.info("%s", report.markdown())

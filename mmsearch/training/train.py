@@ -1,4 +1,4 @@
-"""Training: a recipe in, a checkpoint out. `python -m mmsearch.training.train --recipe mini --run runs/mini`
+"""Training: a recipe in, a checkpoint out. `python -m mmsearch.training.train --recipe from_nothing --run runs/from_nothing`
 
 The same under `torchrun --nproc-per-node=8 -m -- mmsearch.training.train …` (without `--` torchrun takes `--run` for its own): N
 processes compute what one would. A run may be killed at any moment and started again; it goes on from its newest state as if nothing
@@ -132,7 +132,7 @@ def _parameters_sentence(trainee: Trainee) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--recipe", default="mini", help="a name or a YAML file")
+    parser.add_argument("--recipe", default="from_nothing", help="a name or a YAML file")
     parser.add_argument("--run", type=Path, help="folder of the run [default: runs/<recipe>]")
     parser.add_argument("--data", type=Path, help="folder of the training data")
     parser.add_argument("--work", type=Path, default=WORK, help="rendered pages, teacher vectors, visual features")

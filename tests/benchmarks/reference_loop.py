@@ -15,6 +15,7 @@ import argparse
 import io
 import json
 import random
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -219,12 +220,26 @@ def best_of(turns: int, sides: dict[str, Callable[[], np.ndarray]]) -> tuple[dic
     return seconds, vectors
 
 
+def random_checkpoint(folder: Path) -> Path:
+    """A Qwen2-VL of the size that shipped up to 0.4.0; speed does not ask what it learnt."""
+    from mmsearch.training.recipe import change_recipe, load_recipe
+    from mmsearch.training.start import start_model
+
+    recipe = change_recipe(load_recipe("from_nothing"), {"model.initial": "random"})
+    material: Any = None  # what a teacher would start from
+    start_model(recipe, material, "cpu")[0].save(folder)
+    return folder
+
+
 def main() -> None:
     from mmsearch.embedders import load_embedder
     from mmsearch.embedders.checkpoint import find_checkpoint
 
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--model", default="mini", help="a Qwen2-VL checkpoint without adapter: name or folder")
+    parser.add_argument(
+        "--model",
+        help="a Qwen2-VL checkpoint without adapter: name or folder [default: random weights in the sizes of the recipe from_nothing]",
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument(
@@ -234,6 +249,8 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write the result there")
     arguments = parser.parse_args()
+    if arguments.model is None:
+        arguments.model = str(random_checkpoint(Path(tempfile.mkdtemp(prefix="reference-loop-"))))
 
     embedder: Any = load_embedder(
         arguments.model, device=arguments.device, dtype=arguments.dtype, max_pixels=arguments.max_pixels

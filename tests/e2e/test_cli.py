@@ -233,6 +233,23 @@ class TestQuery:
         assert "no good match in 2 items" in done.stderr
         assert run("query", "zebra submarine", "--format", "json", "--kind", "page", library=library).stdout == "[]\n"
 
+    def test_what_is_kept_away(self, folder: Path, library: Path):
+        def names(*arguments: object) -> list[str]:
+            done = run("query", *arguments, "--format", "jsonl", "--min-relevance", 0, library=library)
+            return [Path(json.loads(line)["path"]).name for line in done.stdout.splitlines()]
+
+        assert names("revenue")[0] == "report.pdf"
+        for arguments in (
+            ["revenue -report"],
+            ["revenue", "--not", "report"],
+            ["revenue", "--not", "x", "--not", "report"],
+        ):
+            assert "report.pdf" not in names(*arguments) and "r.png" in names(*arguments)
+        line = '{"query": "revenue", "not": ["report"]}'
+        done = run("query", "--queries", "-", "--min-relevance", 0, stdin=line, library=library)
+        (answer,) = map(json.loads, done.stdout.splitlines())
+        assert answer["hits"] and not [hit for hit in answer["hits"] if hit["path"].endswith("report.pdf")]
+
     def test_paths_end_with_nul(self, folder: Path, library: Path):
         done = run("query", "revenue", "--kind", "page", "--print0", library=library)
         assert done.stdout == f"{folder / 'report.pdf'}\0"
@@ -259,8 +276,9 @@ class TestQuery:
             (["red", "--kind", "sound"], "'sound' is no kind"),
             (["red", "--after", "yesterday"], "'yesterday' is no date"),
             (["red", "-k", "0"], "-k"),
+            (["--", "-red"], "beside what is to be left out"),
         ],
-        ids=["nothing asked", "kind", "date", "k"],
+        ids=["nothing asked", "kind", "date", "k", "only what is left out"],
     )
     def test_usage(self, arguments: list[str], said: str, library: Path):
         done = run("query", *arguments, library=library)

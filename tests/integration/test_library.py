@@ -22,12 +22,13 @@ import pytest
 from PIL import Image
 
 import mmsearch
-from mmsearch import lock, prompts, relevance
+from mmsearch import lock, prompts
 from mmsearch.embedders.toy import ToyEmbedder
 from mmsearch.errors import CatalogError, DimensionMismatch, LibraryLocked, LibraryMissing, ModelMismatch
 from mmsearch.items import EmbedInput, ItemDraft, Kind, Query, Source
 from mmsearch.library import Library
 from mmsearch.lock import LOCK_NAME, lock_holder, locked
+from mmsearch.ranking import relevance
 from mmsearch.upkeep.backup import backup, restore
 from ui.adding import IngestRun
 

@@ -638,14 +638,14 @@ def test_what_a_failing_disk_makes_of_a_file_is_not_recorded(world: World, monke
     one, _ = world.roots
     world.write(one / "x.png", 40)
     time.sleep(scan.UNSETTLED_NS / 1e9)  # by its times alone it is unchanged
-    real = pipeline._Run.take
+    real = pipeline.Run.take
 
-    def take(run: pipeline._Run, event: pipeline.Event) -> None:
+    def take(run: pipeline.Run, event: pipeline.Event) -> None:
         failed = pipeline.Event("failed", event.task, error=CorruptFile(event.task.source.path, "the decoder failed"))
         _fail(monkeypatch, "open", one / "x.png", errno.EIO)
         real(run, failed if event.type != "draft" else event)
 
-    monkeypatch.setattr(pipeline._Run, "take", take)
+    monkeypatch.setattr(pipeline.Run, "take", take)
     with world.opened() as library:
         report = ingest_paths(library, [one])
         monkeypatch.undo()

@@ -14,14 +14,15 @@ import pytest
 from PIL import Image
 
 import mmsearch
-from mmsearch import media, prompts, relevance
+from mmsearch import media, prompts
 from mmsearch.catalog import Catalog, Filters
 from mmsearch.embedders.toy import ToyEmbedder
 from mmsearch.errors import CorruptFile, FileTooLarge, SourceError, UnsupportedFile
 from mmsearch.items import KINDS, WITHOUT_TEXT, EmbedInput, ItemDraft, Kind, Query, Source
 from mmsearch.library import Library
+from mmsearch.ranking import relevance
+from mmsearch.ranking.terms import kinds_named
 from mmsearch.search import more_like, search
-from mmsearch.terms import kinds_named
 from tests import poison
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255), "black": (0, 0, 0)}
@@ -84,7 +85,10 @@ def test_a_word_of_a_page(library: Library) -> None:
     assert (hit.rank, hit.path, hit.item.page_number) == (1, Path("/docs/report.pdf"), 1)
     assert "text" in hit.matched_by
     assert hit.snippet == "Annual revenue grew by ten percent"
-    assert relevance.LEXICAL_CEILING <= hit.relevance <= 1
+    words = library.catalog.match_text("revenue", 1, KINDS)
+    assert words.share.tolist() == [1] and words.name.tolist() == [0]
+    by_words_alone = relevance.by_words(words.share, words.bm25, words.name) + relevance.UNSEEN
+    assert 0.5 < relevance.probability(by_words_alone)[0] <= hit.relevance <= 1
     stored = library.catalog.vectors_of([hit.item.id], "toy-1")[1][0]
     query = library.embedder.encode_queries([EmbedInput("", "revenue")])[0]
     assert hit.score == pytest.approx(float(stored @ query), abs=1e-6)
@@ -158,7 +162,9 @@ def test_modes(library: Library) -> None:
     words = library.search("harbour", mode="text")
     assert places(words) == [("holiday.mp4", 1)]
     assert (words[0].score, words[0].matched_by) == (None, ("text",))
-    assert words[0].relevance == pytest.approx(relevance.LEXICAL_CEILING)
+    found = library.catalog.match_text("harbour", 1, KINDS)
+    worth = relevance.by_words(found.share, found.bm25, found.name)[0]
+    assert words[0].relevance == pytest.approx(relevance.probability(relevance.UNSEEN + worth))
     dense = library.search("harbour", mode="dense", min_relevance=0)
     assert all(hit.matched_by == ("dense",) and hit.score is not None for hit in dense)
     for kind in KINDS:
@@ -167,7 +173,7 @@ def test_modes(library: Library) -> None:
     fused = library.search("harbour")
     assert fused[0].item == words[0].item
     alone = next(hit.relevance for hit in dense if hit.item == words[0].item)
-    assert fused[0].relevance == pytest.approx(1 - (1 - words[0].relevance) * (1 - alone))
+    assert fused[0].relevance == pytest.approx(relevance.probability(relevance.log_odds(alone) + worth))
     with pytest.raises(ValueError, match="unknown mode 'magic'; known: fused, dense, text"):
         library.search("x", mode="magic")
 
@@ -326,6 +332,93 @@ def test_an_answer_is_of_one_generation(
     assert len(after) == new[1]
 
 
+# ---- what is kept away
+
+
+@pytest.fixture
+def reports(library: Library) -> Library:
+    with library.lock():
+        add(library, "/docs/sales.pdf", ("page", "white", "Revenue by quarter"), ("page", "white", "Revenue by region"),
+            ("page", "red", "Revenue of the quarters, a longer page about staff"))  # fmt: skip
+    return library
+
+
+@pytest.mark.parametrize("mode", ["fused", "text", "dense"])
+@pytest.mark.parametrize("as_option", [False, True], ids=["-word", "exclude"])
+def test_what_holds_an_excluded_word_is_left_out(reports: Library, mode: str, as_option: bool) -> None:
+    assert reports.search("revenue quarter", kinds=["page"])[0].item.text == "Revenue by quarter"
+    asked = ("revenue", "quarter") if as_option else ("revenue -quarter", ())
+    hits = reports.search(asked[0], exclude=asked[1], mode=mode, min_relevance=0, k=20)
+    texts = [hit.item.text for hit in hits]
+    assert not [text for text in texts if "uarter" in text], "by its stem, wherever it stands"
+    if mode != "dense":
+        assert "Revenue by region" in texts[:2]
+    assert hits.searched == 11
+
+
+def test_excluded_words_must_all_be_held_and_file_names_count(reports: Library) -> None:
+    every = {hit.item.text for hit in reports.search("revenue", exclude="quarter staff", min_relevance=0, k=20)}
+    assert "Revenue by quarter" in every and not [text for text in every if "longer page" in text]
+    assert {hit.path.name for hit in reports.search("revenue -sales", mode="text")} == {"report.pdf"}
+    several = reports.search("revenue", exclude=["region", "ten percent"], mode="text", min_relevance=0)
+    assert {hit.item.text for hit in several} == {
+        "Revenue by quarter",
+        "Revenue of the quarters, a longer page about staff",
+    }
+
+
+def test_what_means_an_excluded_text_comes_later(library: Library) -> None:
+    """No photo holds a word; the red one means "red"."""
+    both = {hit.path.name: hit.relevance for hit in library.search("red blue", kinds=["photo"], min_relevance=0)}
+    without = {
+        hit.path.name: hit.relevance for hit in library.search("red blue -red", kinds=["photo"], min_relevance=0)
+    }
+    assert without["0.jpg"] < 0.2 * both["0.jpg"]
+    assert places(library.search("red blue -red", kinds=["photo"], min_relevance=0))[0] == ("2.jpg", 0)
+
+
+def test_something_must_be_sought_beside_what_is_left_out(library: Library) -> None:
+    with pytest.raises(ValueError, match=r"nothing to search for: .* beside what is to be left out"):
+        library.search("-red")
+    assert places(library.search(image=Image.new("RGB", (8, 8), COLOURS["red"]), exclude="harbour"))[0] == ("0.jpg", 0)
+
+
+def test_an_excluded_item_with_filters(reports: Library) -> None:
+    hits = reports.search("revenue -quarter", path="/docs/**", min_relevance=0, k=20)
+    assert hits.searched == len(hits) == 4
+
+
+# ---- words that lead to the right file, or to none
+
+
+def test_one_more_word_does_not_sink_the_right_file(library: Library) -> None:
+    with library.lock():
+        add(library, "/photos/japanese-shop.jpg", ("image", "black", ""))
+    found = []
+    for query in ("japanese shop", "japanese shop sign", "neon sign of a japanese shop"):
+        hits = library.search(query, kinds=["photo"], min_relevance=0)
+        assert places(hits)[0] == ("japanese-shop.jpg", 0), query
+        found.append(hits[0].relevance)
+    assert found[0] > 0.9 and found[0] > found[1] > 0.5 and found[1] > found[2]
+
+
+@pytest.mark.parametrize("query", ["the", "is it", "🍕", "!!", "..", "42", "a b c"])
+def test_a_query_that_means_nothing_finds_nothing(library: Library, query: str) -> None:
+    hits = library.search(query)
+    assert list(hits) == [] and hits.searched == 10
+    assert len(library.search(query, min_relevance=0, k=20)) == 10, "0 hides nothing, here either"
+
+
+def test_a_word_that_only_the_model_cannot_read_is_found_where_it_stands(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Library, "knows_word", lambda self, word: False)
+    with library.lock():
+        add(library, "/docs/odd.pdf", ("page", "white", "the frobnicator of the plant"))
+    assert places(library.search("frobnicator"))[0] == ("odd.pdf", 0)
+    assert list(library.search("green")) == [], "no item holds the word, and the model does not know it"
+
+
 # ---- calibration, on populations that resemble a real model's
 
 
@@ -394,13 +487,6 @@ def test_irrelevant_queries_find_nothing(population: Library) -> None:
     assert len(answered) <= 12
 
 
-def test_relevance_falls_as_the_chance_to_find_something_grows() -> None:
-    z = np.array([3.0])
-    found = [float(relevance.dense_relevance(z, n)[0]) for n in (1, 10, 1000, 100_000)]
-    assert found == sorted(found, reverse=True) and found[0] > 0.9 and found[-1] < 0.5
-    assert relevance.dense_relevance(np.array([-1e9, 1e9]), 10).tolist() == pytest.approx([0, 1])
-
-
 def _standardised(scores: np.ndarray, own: np.ndarray, prior: relevance.Background) -> np.ndarray:
     usual = relevance.own_background(own, prior)
     return (scores - usual.centre) / usual.spread
@@ -438,32 +524,8 @@ def test_the_background_of_stored_vectors_leaves_out_twins() -> None:
     assert relevance.background(vectors[:1], vectors[:1], is_same_set=True) == relevance.Background(0.0, 1.0)
 
 
-def test_fusion() -> None:
-    a, b = np.array([0.0, 0.5, 0.5, 1.0]), np.array([0.4, 0.0, 0.5, 0.2])
-    np.testing.assert_allclose(relevance.fuse(a, b), [0.4, 0.5, 0.75, 1.0])
-    has_text, less = np.array([False, False, True, True]), 1 - 0.5 * relevance.MISSING_WORDS  # the best of b is 0.5
-    np.testing.assert_allclose(
-        relevance.fuse(a, b, has_text), [0.4, 0.5, 1 - (1 - 0.5 * less) * 0.5, 1 - (1 - less) * 0.8]
-    )
-    np.testing.assert_allclose(
-        relevance.fuse(a, 0 * b, has_text), a, err_msg="no words found anywhere: nothing is missing"
-    )
-    share, bm25 = np.array([1.0, 1.0, 0.25]), np.array([4.0, 2.0, 0.0])
-    ceiling, part = relevance.LEXICAL_CEILING, relevance.LEXICAL_BM25_SHARE
-    want = [ceiling, ceiling * (1 - part / 2), ceiling * 0.25**relevance.LEXICAL_POWER * (1 - part)]
-    np.testing.assert_allclose(relevance.lexical_relevance(share, bm25), want)
-    assert relevance.lexical_relevance(np.array([1.0]), np.array([0.0])).tolist() == [ceiling]
-
-
 def test_generic_queries_are_many_and_different() -> None:
     assert len(set(relevance.GENERIC_QUERIES)) == len(relevance.GENERIC_QUERIES) == 64
-
-
-def test_typicality_by_what_right_answers_usually_score() -> None:
-    found = relevance.typicality(np.array([0.1, 0.2, 0.4, 0.9]), relevance.MatchScale(0.2, 0.4, 1.0))
-    assert found[1] == pytest.approx(0.5) and found[2] == pytest.approx(1 / (1 + np.exp(-3)))
-    assert found[0] < 0.2 and found[3] > 0.99
-    assert relevance.typicality(np.array([-1.0, 1.0]), None).tolist() == [1, 1]
 
 
 def test_a_model_that_knows_its_right_answers_keeps_other_kinds_out(population: Library) -> None:

@@ -22,17 +22,24 @@ def mini() -> Embedder:
     return load_embedder("mini", device="cpu")
 
 
-def test_it_is_small_enough_and_in_the_public_layout() -> None:
-    assert (FOLDER / "model.safetensors").stat().st_size <= 64 * 1024 * 1024
+def test_it_is_small_enough_and_of_its_family() -> None:
+    assert (FOLDER / "model.safetensors").stat().st_size <= 100_000_000
     config = json.loads((FOLDER / "config.json").read_text())
-    assert (config["model_type"], config["hidden_size"]) == ("qwen2_vl", 384)
-    for name in ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json"):
-        assert (FOLDER / name).is_file()
+    assert (config["model_type"], config["text_config"]["hidden_size"]) == ("compact_vlm", 384)
+    assert (FOLDER / "tokenizer.json").stat().st_size <= 10_000_000
 
 
-def test_its_card_names_sets_licences_and_numbers() -> None:
+def test_its_card_names_parts_sets_licences_and_numbers() -> None:
     card = (FOLDER / "README.md").read_text()
-    for words in ("Flickr8k", "non-commercial", "all-MiniLM-L6-v2", "nDCG@5", "text -> page", "caption -> photo"):
+    for words in (
+        "multilingual-e5-small",
+        "EfficientNet-Lite2",
+        "Flickr8k",
+        "Multi30k",
+        "non-commercial",
+        "nDCG@5",
+        "caption -> photo",
+    ):
         assert words in card
 
 
@@ -55,6 +62,12 @@ def test_every_prefix_of_its_vectors_is_a_vector(mini: Embedder) -> None:
         ("insects in the orchard", "Bees pollinate apple trees in May", "Revenue rose by 12 % in the third quarter"),
         ("puppy", "a small dog lies on the sofa", "the train leaves at noon"),
         ("railway timetable", "the train leaves at noon", "a small dog lies on the sofa"),
+        (
+            "wie stark stieg der Umsatz",
+            "Revenue rose by 12 % in the third quarter",
+            "Bees pollinate apple trees in May",
+        ),
+        ("à quelle heure part le train", "the train leaves at noon", "a small dog lies on the sofa"),
     ],
 )
 def test_texts_meet_by_meaning(mini: Embedder, question: str, right: str, wrong: str) -> None:
@@ -73,4 +86,4 @@ def test_captions_find_their_photos_far_above_chance(mini: Embedder) -> None:
     )
     captions = mini.encode_queries([query_input(Query(text=p.captions[0]), "image") for p in photos])
     found = known_item_metrics(ranks(captions @ images.T, range(len(photos))))
-    assert found["R@10"] > 0.3, "chance is 0.1"
+    assert found["R@10"] > 0.8, "chance is 0.1, the checkpoint of 0.4.0 had 0.55"

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from mmsearch.embedders import load_embedder
-from mmsearch.embedders.checkpoint import find_checkpoint
+from tests.tiny_training import write_checkpoint
 
 FILE = Path(__file__).parents[1] / "benchmarks" / "reference_loop.py"
 
@@ -33,8 +33,9 @@ def picture(benchmark: Any, width: int, height: int, seed: int) -> bytes:
     return benchmark.jpeg(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def test_equal_vectors_of_texts_pages_photos_and_clips_in_one_batch(benchmark: Any) -> None:
-    embedder: Any = load_embedder("mini", device="cpu", dtype="float32")
+def test_equal_vectors_of_texts_pages_photos_and_clips_in_one_batch(benchmark: Any, tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path)
+    embedder: Any = load_embedder(checkpoint, device="cpu", dtype="float32")
     make = benchmark.Input
     inputs = [
         make("word", "dog", (), 0),
@@ -44,9 +45,7 @@ def test_equal_vectors_of_texts_pages_photos_and_clips_in_one_batch(benchmark: A
         make("clip", "<|video_pad|> Understand the content of the provided video.", tuple(picture(benchmark, 160, 120, n) for n in range(8)), 12544),
         make("clip", "<|video_pad|> Understand the content of the provided video.", tuple(picture(benchmark, 160, 120, n) for n in range(3)), 12544),
     ]  # fmt: skip
-    loop = benchmark.ReferenceLoop(
-        find_checkpoint("mini").base, min_pixels=embedder.min_pixels, device="cpu", dtype=torch.float32
-    )
+    loop = benchmark.ReferenceLoop(checkpoint, min_pixels=embedder.min_pixels, device="cpu", dtype=torch.float32)
     np.testing.assert_allclose(loop.embed(inputs), benchmark.ours(embedder, inputs), atol=1e-5)
     assert np.ptp(loop.embed(inputs), axis=0).max() > 0.1, "the inputs are told apart"
     assert benchmark.products_flop(embedder, inputs) == pytest.approx(

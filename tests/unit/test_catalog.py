@@ -33,7 +33,7 @@ from mmsearch.errors import (
 )
 from mmsearch.filters import glob_pattern
 from mmsearch.items import KINDS, ItemDraft, Kind, Source
-from mmsearch.terms import SUBSTRING_WEIGHT, terms_of
+from mmsearch.ranking.terms import SUBSTRING_WEIGHT, terms_of
 
 DIM = 8
 KEY = "model-a"
@@ -947,7 +947,8 @@ def test_filters(catalog: Catalog) -> None:
 def test_terms() -> None:
     assert terms_of("Slides about the revenue of Q3") == ["revenue", "q3"]
     assert terms_of("slides") == ["slides"]
-    assert terms_of("what is this") == ["what", "is", "this"]
+    assert terms_of("what is this") == ["what is this"], "stop words alone are sought as the phrase that they make"
+    assert terms_of("the") == terms_of("is it") == []
     assert terms_of('the "Annual  Report" 2023, report') == ["annual  report", "2023", "report"]
     assert terms_of(" -- ** ") == []
 

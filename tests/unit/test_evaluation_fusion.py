@@ -14,7 +14,9 @@ from mmsearch.embedders.toy import ToyEmbedder
 from mmsearch.evaluation import fusion
 from mmsearch.evaluation.words import MATCH_DEPTH, WordIndex, bm25_scores
 from mmsearch.items import WITHOUT_TEXT, ItemDraft, MatchScale, Query, Source
-from mmsearch.relevance import GENERIC_QUERIES
+from mmsearch.ranking import relevance
+from mmsearch.ranking.relevance import GENERIC_QUERIES
+from mmsearch.ranking.terms import terms_of
 
 TEXTS = [
     "Annual revenue grew by ten percent, revenue of the north most of all",
@@ -36,6 +38,10 @@ QUERIES = [
     "red staff",
 ]
 SCALES = {"page": MatchScale(0.1, 0.3, 0.8), WITHOUT_TEXT: MatchScale(0.1, 0.2, 0.3)}
+FITTED = {
+    "page": MatchScale(0.1, 0.3, 0.8, -1.0, 0.5, 0.25, 0.75),
+    WITHOUT_TEXT: MatchScale(0.1, 0.2, 0.3, -2.0, 0.5, 0.25, 0.75),
+}
 
 
 def test_bm25_prefers_the_page_with_the_rare_word_and_takes_any_query():
@@ -53,12 +59,11 @@ def test_reciprocal_ranks_by_hand():
     )
 
 
-@pytest.mark.parametrize("is_measured", [False, True], ids=["without scales", "with scales"])
+@pytest.mark.parametrize("scales", [{}, SCALES, FITTED], ids=["without scales", "with scales", "with fitted ones"])
 def test_relevance_and_order_are_the_applications(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_measured: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scales: dict[str, MatchScale]
 ) -> None:
     """Every page's relevance, fused, dense alone and by words alone, equals what `search` says."""
-    scales = SCALES if is_measured else {}
     monkeypatch.setattr(ToyEmbedder, "match_scale", scales)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     colours = [(40 * n % 256, 90 * n % 256, 255 - 30 * n) for n in range(len(TEXTS))]
@@ -79,18 +84,19 @@ def test_relevance_and_order_are_the_applications(
         generic = model.encode_queries([prompts.query_input(Query(text=text), "page") for text in GENERIC_QUERIES])
         stored = library.store("page").vectors(np.sort(library.store("page").ids()))  # float16 on disk
         little = np.array([len(text) < 60 for text in TEXTS])
-        reliability = np.where(little, 0.3, 0.8) if is_measured else 1.0
-        dense = fusion.dense_relevance(
-            asked, stored, generic, searched=len(TEXTS), scale=scales.get("page"), reliability=reliability
-        )
-        lexical = WordIndex(TEXTS, ["x/q.pdf"] * len(TEXTS)).relevance(QUERIES)
-        served = fusion.served(dense, lexical, asked @ stored.T, ~little)
+        pool = fusion.Pool({"page": stored}, {"page": generic}, scales, little)
+        words = list(map(WordIndex(TEXTS, ["x/q.pdf"] * len(TEXTS)).matches, QUERIES))
+        readable = [bool(terms_of(query)) for query in QUERIES]
+        served = pool.relevance({"page": asked}, words, is_readable=readable)
+        dense = pool.relevance({"page": asked}, is_readable=readable)
+        lexical = pool.relevance({"page": asked}, words, is_readable=[False] * len(QUERIES))
 
         for row, query in enumerate(QUERIES):
             for mode, ours in (("fused", served), ("dense", dense), ("text", lexical)):
                 hits = search.search(library, Query(text=query), k=len(TEXTS), mode=mode, min_relevance=0)
                 theirs = {hit.item.ordinal: hit.relevance for hit in hits}
-                expected = [theirs.get(n, 0.0) for n in range(len(TEXTS))]
+                unseen = float(relevance.probability(relevance.UNSEEN))  # mode "text" does not list what holds no words
+                expected = [theirs.get(n, unseen) for n in range(len(TEXTS))]
                 assert ours[row] == pytest.approx(expected, abs=2e-4), (query, mode)
                 if mode == "fused":
                     assert np.argsort(-served[row], kind="stable").tolist() == [hit.item.ordinal for hit in hits], query
@@ -98,11 +104,6 @@ def test_relevance_and_order_are_the_applications(
 
 def test_only_the_best_matches_by_words_count():
     index = WordIndex([f"word {'rare ' * (n % 2)}" for n in range(3 * MATCH_DEPTH)])
-    share, bm25 = index.matches("rare word")
-    assert np.count_nonzero(share) == MATCH_DEPTH and (np.flatnonzero(share) % 2 == 1).all()
-    assert np.count_nonzero(bm25) <= MATCH_DEPTH
+    found = index.matches("rare word")
+    assert len(found) == MATCH_DEPTH and (found.ids % 2 == 1).all() and (found.bm25 >= 0).all()
     assert search.TEXT_DEPTH_FLOOR == MATCH_DEPTH
-
-
-def test_an_item_of_another_kind_than_named_counts_half():
-    assert fusion.other_kind(np.array([0.8, 0.6]), [True, False]).tolist() == pytest.approx([0.4, 0.6])

@@ -25,7 +25,7 @@ LAYERS = [
     {
         "mmsearch.indexing", "mmsearch.integrity", "mmsearch.lexical", "mmsearch.filters", "mmsearch.plan", "mmsearch.schema",
         "mmsearch.stored_vectors", "mmsearch.migrations", "mmsearch.prompts", "mmsearch.media", "mmsearch.pictures", "mmsearch.sandbox",
-        "mmsearch.relevance", "mmsearch.lock", "mmsearch.copies", "mmsearch.presence", "mmsearch.terminal", "mmsearch.terms",
+        "mmsearch.ranking", "mmsearch.lock", "mmsearch.copies", "mmsearch.presence", "mmsearch.recognised", "mmsearch.terminal",
     },
     {"mmsearch.items", "mmsearch.errors", "mmsearch.config", "mmsearch.disk"},
     {"mmsearch"},
@@ -42,6 +42,7 @@ DATABASE = {
     "stored_vectors",
     "migrations",
     "copies",
+    "recognised",
 }
 
 FORBIDDEN = {

@@ -151,7 +151,7 @@ def test_an_interrupted_run_ends_as_if_never_interrupted(tmp_path, monkeypatch):
 
     Without the recipe's pairs, whose files need not be on this machine.
     """
-    recipe = load_recipe("mini")
+    recipe = load_recipe("from_nothing")
     stage = recipe.record()["stages"][0] | {"mixture": {"text": {"batch": 4, "weight": 1.0}}, "pairs": None}
     recipe = change_recipe(
         recipe,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,10 +12,16 @@ from mmsearch.items import Kind
 
 MAX_TERMS = 32
 """Of a longer query the rest is ignored."""
-SUBSTRING_WEIGHT = 0.6
-"""What a term is worth that is found only inside longer words."""
+SUBSTRING_WEIGHT = 0.8
+"""What a term is worth that is found only inside longer words, or in a script without spaces."""
 BM25_TEXT, BM25_NAME = 1.0, 0.5
 """Weights of the columns: a word in a file's name stands for all of its pages alike."""
+
+STOP_PHRASE_WORDS = 3
+"""A query of stop words alone is sought as a phrase from so many on."""
+KNOWN_SHARE = 0.34
+"""A query of which a smaller share of the letters belongs to known words has no meaning to a model."""
+_LETTER_OR_DIGIT = re.compile(r"[^\W_]")
 
 STOP_WORDS = frozenset(  # a list of one word a line would fill three screens
     """a about after all also an and any are as at be been but by can could did do does for from had has have he her here
@@ -36,16 +43,59 @@ KIND_WORDS: Mapping[str, Kind] = {
 """Of these the words that leave no doubt which kind is meant ("image" and "scene" are on many a page)."""
 
 
+_EXCLUSION = re.compile(r'(?<!\S)-(?:"([^"]*)"|([^\W\d_]\S*))')
+"""A hyphen at the beginning of a word or of a "phrase"; not one inside a word, one that stands alone, or a minus before a number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """A query's text taken apart: what is sought, and what is to be kept away (`-word`, `-"some words"`)."""
+
+    text: str
+    excluded: tuple[str, ...] = ()
+
+
+def wording_of(query: str) -> Wording:
+    """Take `-word` and `-"some words"` out of a query."""
+    excluded = [(phrase or word).strip() for phrase, word in _EXCLUSION.findall(query)]
+    excluded = [words for words in excluded if _LETTER_OR_DIGIT.search(words)]
+    return Wording(" ".join(_EXCLUSION.sub(" ", query).split()) if excluded else query, tuple(dict.fromkeys(excluded)))
+
+
 def terms_of(query: str) -> list[str]:
-    """The words and "quoted phrases" of a query that a match is looked for, in order, without repetition."""
+    """The words and "quoted phrases" of a query that a match is looked for, in order, without repetition.
+
+    Where all are stop words, they are sought as the one phrase that three or more of them make ("to be or not to be"); fewer are nothing to
+    search for.
+    """
     terms: dict[str, None] = {}
     for phrase, word in re.findall(r'"([^"]*)"|([^\W_]+)', query):
         found = phrase.strip() if phrase else word
-        if re.search(r"[^\W_]", found):
+        if _LETTER_OR_DIGIT.search(found):
             terms[found.lower()] = None
     content = [term for term in terms if term not in STOP_WORDS]
     specific = [term for term in content if term not in MEDIUM_WORDS]
-    return (specific or content or list(terms))[:MAX_TERMS]
+    if not content and len(terms) >= STOP_PHRASE_WORDS:
+        return [" ".join(re.findall(r"[^\W_]+", query.lower())[:MAX_TERMS])]
+    return (specific or content)[:MAX_TERMS]
+
+
+def words_to_read(query: str) -> list[str]:
+    """The words that a model could make something of, lower case: of letters, no stop words, and more than a single letter in a script
+    that has cases (in others one may be a whole word)."""
+    words = re.findall(r"[^\W\d_]+", query.lower())
+    return [word for word in words if word not in STOP_WORDS and (len(word) > 1 or word == word.upper())]
+
+
+def is_readable(query: str, is_known: Callable[[str], bool]) -> bool:
+    """Whether a model can make anything of a query: enough of its letters belong to words that somebody knows.
+
+    Args:
+        is_known: whether the library holds a word, or the model has it in its vocabulary.
+    """
+    words = words_to_read(query)
+    known = sum(len(word) for word in words if is_known(word))
+    return bool(words) and known >= KNOWN_SHARE * sum(map(len, words))
 
 
 def kinds_named(query: str) -> frozenset[Kind]:
@@ -70,3 +120,13 @@ def quoted(term: str) -> str:
 def any_of(terms: Sequence[str]) -> str:
     """An FTS5 query: at least one of `terms`."""
     return " OR ".join(map(quoted, terms))
+
+
+def all_of(terms: Sequence[str]) -> str:
+    """An FTS5 query: every one of `terms`."""
+    return " AND ".join(map(quoted, terms))
+
+
+def in_name(*terms: str) -> str:
+    """An FTS5 query: at least one of `terms` in the column `name`."""
+    return f"name : ({any_of(terms)})"

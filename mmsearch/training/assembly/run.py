@@ -1,0 +1,226 @@
+"""The stages in order. A run may be stopped at any moment; the same command goes on with the first stage that has no result yet."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import yaml
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from mmsearch.embedders.compact_vlm import CompactVlmEmbedder
+from mmsearch.embedders.compact_vlm_model import CompactVlm, EfficientNetLite
+from mmsearch.lock import locked
+from mmsearch.training import parts
+from mmsearch.training.assembly import measure
+from mmsearch.training.assembly.finish import finish, turn
+from mmsearch.training.assembly.grids import POOLED, Grids
+from mmsearch.training.assembly.join import train_join
+from mmsearch.training.assembly.material import Material, PairSources
+from mmsearch.training.assembly.seeing import (
+    Draws,
+    Head,
+    Texts,
+    class_features,
+    class_names,
+    train_seeing,
+    train_trunk,
+)
+from mmsearch.training.assembly.settings import Assembly
+from mmsearch.training.assembly.steps import loaded, saved
+from mmsearch.training.assembly.words import Reader, caption_states, train_words
+from mmsearch.training.sources import data_folder
+
+log = logging.getLogger(__name__)
+
+IMAGENET = "imagenet"
+"""In the `source` of the records that show one picture of each class of the classifier."""
+
+
+def assemble(recipe: Assembly, run: Path, *, data: Path | None = None, work: Path = Path("runs/work")) -> Path:
+    """Run every stage that has no result in `run` yet. Returns the checkpoint's folder.
+
+    Delete `run/<stage>.pt` (or `grids/`) to have a stage and those behind it done again.
+
+    Raises:
+        DatasetError: no material. MissingExtra: a package of pretrained parts is missing. LibraryLocked: another run is in `run`.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    with locked(run):
+        return _Run(recipe, run, data_folder(data), work).all()
+
+
+class _Run:
+    def __init__(self, recipe: Assembly, run: Path, data: Path, work: Path) -> None:
+        self.recipe, self.run = recipe, run
+        self.material = Material(data, work)
+        self.work = work
+        (run / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False), "utf-8")
+
+    def all(self) -> Path:
+        reader = self.words()
+        texts = self.captions(reader)
+        network, classifier = parts.read_lite2()
+        model = CompactVlm(self.config())
+        head = Head(model.seeing)
+        self.trunk(head, network, texts)
+        grids = Grids(self.run / "grids", network, self.material, self.recipe.seeing.views)
+        grids.compute()
+        self.seeing(head, grids, network, classifier, texts)
+        model.text.load_state_dict(reader.encoder.state_dict())
+        model.out.load_state_dict(reader.out.state_dict())
+        model.vision.load_state_dict(network.state_dict())
+        texts = Texts(turn(model, texts.vectors), texts.train)
+        self.join(model, reader.tokenizer, grids, texts)
+        embedder = finish(model, reader.tokenizer, self.config(), self.recipe)
+        folder = self.run / "checkpoint"
+        embedder.save(folder)
+        log.info("the checkpoint is in %s", folder)
+        return folder
+
+    def config(self) -> dict[str, Any]:
+        """The checkpoint's `config.json`."""
+        return {
+            "model_type": CompactVlmEmbedder.family,
+            "architectures": [CompactVlm.__name__],
+            "bos_token_id": parts.BEGIN,
+            "eos_token_id": parts.END,
+            "pad_token_id": parts.PAD,
+            "text_config": parts.text_config(),
+            "vision_config": {**parts.LITE2, "side": POOLED, "inner_size": self.recipe.inner_size},
+        }
+
+    def words(self) -> Reader:
+        encoder, tokenizer = parts.read_e5()
+        reader = Reader(encoder, tokenizer, self.recipe.words.frozen_layers)
+        state, done = self.run / "words.part.pt", self.run / "words.pt"
+        if not done.exists():
+            rng = self._rng("words")
+            pairs = PairSources(self.material, rng)
+            names, weights = zip(*self.recipe.words.weights.items(), strict=True)
+            train_words(
+                reader,
+                pairs,
+                self.recipe.words,
+                state,
+                choose=lambda: rng.choices(names, weights)[0],
+                evaluate=measure.pages(self.material),
+            )
+            saved({"encoder": reader.encoder.state_dict(), "out": reader.out.state_dict()}, done)
+        found = loaded(done)
+        reader.encoder.load_state_dict(found["encoder"])
+        reader.out.load_state_dict(found["out"])
+        return reader.requires_grad_(False).eval()
+
+    def captions(self, reader: Reader) -> Texts:
+        """Every text's vector; what the development split says is not drawn from."""
+        said, file = self.material.said, self.run / "captions.npy"
+        if not file.exists():
+            part = file.with_suffix(".part")
+            with part.open("wb") as stream:
+                np.save(stream, caption_states(reader, said.texts))
+            part.replace(file)
+        states = torch.from_numpy(np.load(file).astype(np.float32))
+        if len(states) != len(said.texts):
+            raise ValueError(f"{file} holds {len(states)} texts, the material {len(said.texts)}: delete it")
+        with torch.no_grad():
+            vectors = F.normalize(reader.out(states), dim=1)
+        trained = [own for photo, own in zip(self.material.photos, said.photos, strict=True) if not photo.development]
+        trained += [own for clip, own in zip(self.material.clips, said.clips, strict=True) if not clip.development]
+        train = {one.row for own in trained for one in own}
+        return Texts(vectors, torch.tensor(sorted(train)))
+
+    def trunk(self, head: Head, network: EfficientNetLite, texts: Texts) -> None:
+        state, done = self.run / "trunk.part.pt", self.run / "trunk.pt"
+        settings = self.recipe.trunk
+        if not done.exists():
+            rng = self._rng("trunk")
+            if settings.steps:
+                first = Grids(self.run / "first", network, self.material, 1)
+                first.compute()
+                self._warm_up(head, first, texts, rng)
+                shares = {
+                    name: share for name, share in self.recipe.seeing.shares.items() if name not in ("clips", "classes")
+                }
+                draws = Draws(self.material, shares, self.recipe.seeing.foreign, rng)
+                seen = measure.photos(self.material, texts.vectors)
+                train_trunk(head, network, self.material, draws, texts, settings, state, rng, evaluate=seen)
+            saved({"vision": network.state_dict()}, done)
+        network.load_state_dict(loaded(done)["vision"])
+
+    def _warm_up(self, head: Head, grids: Grids, texts: Texts, rng: random.Random) -> None:
+        """The head alone, on the network as it came: a random head would ruin the trunk."""
+        shares = {name: share for name, share in self.recipe.seeing.shares.items() if name != "classes"}
+        settings = self.recipe.seeing.model_copy(update={"steps": self.recipe.trunk.warm_up, "views": 1})
+        nothing = torch.zeros(0, 1280), torch.zeros(0, dtype=torch.long)
+        draws = Draws(self.material, shares, settings.foreign, rng)
+        train_seeing(head, [grids.photos(0)], grids.clips(), nothing, draws, texts, settings, rng)
+
+    def seeing(self, head: Head, grids: Grids, network: EfficientNetLite, classifier: Tensor, texts: Texts) -> None:
+        done = self.run / "seeing.pt"
+        if not done.exists():
+            rng = self._rng("seeing")
+            settings = self.recipe.seeing
+            views = [grids.photos(view) for view in range(settings.views)]
+            draws = Draws(self.material, settings.shares, settings.foreign, rng)
+            classes = self._classes(views[0], classifier)
+            train_seeing(head, views, grids.clips(), classes, draws, texts, settings, rng)
+            log.info("seeing: %s", measure.seen(self.material, texts.vectors, grids, head))
+            saved({"seeing": head.seeing.state_dict()}, done)
+        head.seeing.load_state_dict(loaded(done)["seeing"])
+
+    def _classes(self, photos: np.ndarray, classifier: Tensor) -> tuple[Tensor, Tensor]:
+        """Features that stand for the classifier's classes in what the trained network sees, and the rows of their names.
+
+        The classifier belongs to the network as it came; a linear map leads from its features to those of the trained one.
+        """
+        before = self._first_features()
+        after = torch.from_numpy(photos.astype(np.float32).mean(1))
+        numbers = self._one_of_each_class()
+        labels = [self.material.photos[number].label.replace("_", " ").strip() for number in numbers]
+        names = class_names(before[numbers], classifier, labels)
+        ridge = before.T @ before / len(before) + 1e-3 * torch.eye(before.shape[1])
+        across = torch.linalg.solve(ridge, before.T @ after / len(before))
+        row_of = {text: row for row, text in enumerate(self.material.said.texts)}
+        rows = torch.tensor([row_of[name] for name in names])
+        return (class_features(before, classifier) @ across).clamp(min=0), rows
+
+    def _first_features(self) -> Tensor:
+        """float32 [photos, 1280]: mean features of every photo by the network as it came."""
+        network, _ = parts.read_lite2()
+        first = Grids(self.run / "first", network, self.material, 1)
+        first.compute()
+        return torch.from_numpy(first.photos(0).astype(np.float32).mean(1))
+
+    def _one_of_each_class(self) -> list[int]:
+        file = self.material.data / "photos" / "labelled-00.jsonl"
+        rows = map(json.loads, file.read_text(encoding="utf-8").splitlines())
+        names = {row["file"] for row in rows if IMAGENET in row.get("source", "")}
+        return [
+            number
+            for number, photo in enumerate(self.material.photos)
+            if photo.set_name == "labelled" and photo.name in names
+        ]
+
+    def join(self, model: CompactVlm, tokenizer: Tokenizer, grids: Grids, texts: Texts) -> None:
+        done = self.run / "join.pt"
+        names = ("projector", "places", "gate", "mix")
+        if not done.exists():
+            train_join(model, tokenizer, self.material, grids, texts, self.recipe.join, self._rng("join"))
+            saved({name: getattr(model, name).state_dict() for name in names}, done)
+        found = loaded(done)
+        for name in names:
+            getattr(model, name).load_state_dict(found[name])
+
+    def _rng(self, stage: str) -> random.Random:
+        """Each stage's own, so that one that is done again does not depend on those that are not."""
+        seed = f"{self.recipe.seed} {stage}"
+        torch.manual_seed(random.Random(seed).getrandbits(32))
+        return random.Random(seed)

@@ -1,0 +1,283 @@
+"""Stages `trunk` and `seeing`: from pictures to the vectors of what is said of them.
+
+Texts are frozen here, so a step costs one side only and thousands of further texts serve as negatives. `seeing` trains the head alone on
+grids that were computed once. `trunk` trains the network's last blocks with it, on pictures that are varied anew each time.
+
+The network's classifier knows a thousand classes. Its weights become pictures that nobody took: the mean of all features, moved along a class's
+weights as far as photos lie from it. With the class's name such a point is one more captioned photo. (Discriminant analysis would move it
+along the covariance times the weights; on ImageNet's samples such points find their class's picture among ten in 0.76 to 0.89 of cases, the
+weights themselves in 0.985.)
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmsearch.embedders.compact_vlm_model import HEAD, EfficientNetLite, Seeing
+from mmsearch.embedders.opened import default_dtype
+from mmsearch.training.assembly import settings as recipe
+from mmsearch.training.assembly.grids import cells_of, pixels, viewed
+from mmsearch.training.assembly.material import Material, Said
+from mmsearch.training.assembly.steps import Averaged, rate, saved
+from mmsearch.training.assembly.words import FULL
+
+log = logging.getLogger(__name__)
+
+BANK = 3072
+"""Further texts that a step's pictures are told apart from."""
+SAME_TEXT = 0.9
+"""Texts of this cosine say the same: neither is a wrong answer for the other's picture."""
+CLIPS, CLASSES = "clips", "classes"
+
+
+class Head(nn.Module):
+    """`Seeing` under training, with what only training needs: dropout, a temperature, and a scale for each coordinate of texts."""
+
+    def __init__(self, seeing: Seeing) -> None:
+        super().__init__()
+        self.seeing = seeing
+        nn.init.zeros_(seeing.score.weight)
+        nn.init.zeros_(seeing.score.bias)
+        self.sharpness = nn.Parameter(torch.tensor(1 / 0.06).log())
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Unit vectors float32 [n, hidden] of pooled cells [n, 1280]."""
+        own, is_training = self.seeing, self.training
+        deep = F.gelu(own.inner(F.dropout(pooled, 0.2, is_training)))
+        seen = own.linear(F.dropout(pooled, 0.1, is_training)) + own.deep(F.dropout(deep, 0.3, is_training))
+        return F.normalize(seen, dim=1)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Unit vectors float32 [texts, hidden] of all texts, and the rows that training may use."""
+
+    vectors: Tensor
+    train: Tensor
+
+    def loss(self, seen: Tensor, own: Tensor, sharpness: Tensor) -> Tensor:
+        """InfoNCE both ways of `seen` [n, hidden] against texts number `own` [n] and a bank of others."""
+        count = len(own)
+        rows = torch.cat([own, self.train[torch.randint(len(self.train), (BANK,))]])
+        candidates = self.vectors[rows]
+        scores = seen @ candidates.T * sharpness.exp()
+        target = torch.arange(count)
+        alike = candidates[:count] @ candidates.T > SAME_TEXT
+        alike[target, target] = False
+        scores = scores.masked_fill(alike, FULL)
+        return (F.cross_entropy(scores, target) + F.cross_entropy(scores[:, :count].T, target)) / 2
+
+
+class Draws:
+    """Which picture comes next, and which of its texts: sets by their shares, foreign captions and names now and then."""
+
+    def __init__(self, material: Material, shares: dict[str, float], foreign: float, rng: random.Random) -> None:
+        photos, said = material.photos, material.said
+        self._rng, self._foreign = rng, foreign
+        self._members: dict[str, list[int]] = {}
+        for number, (photo, own) in enumerate(zip(photos, said.photos, strict=True)):
+            if own and not photo.development:
+                self._members.setdefault(photo.set_name, []).append(number)
+        clips = zip(material.clips, said.clips, strict=True)
+        self._members[CLIPS] = [number for number, (clip, own) in enumerate(clips) if own and not clip.development]
+        self._said = said
+        self._names = [name for name in shares if name == CLASSES or self._members.get(name)]
+        self._shares = [shares[name] for name in self._names]
+
+    def sets(self, count: int) -> list[str]:
+        return self._rng.choices(self._names, self._shares, k=count)
+
+    def one(self, name: str) -> tuple[int, int]:
+        """A record of a set, and the row of one of its texts."""
+        number = self._rng.choice(self._members[name])
+        return number, self._text((self._said.clips if name == CLIPS else self._said.photos)[number])
+
+    def _text(self, own: Sequence[Said]) -> int:
+        english = [said.row for said in own if said.language == "en"]
+        others = [said.row for said in own if said.language != "en"]
+        is_other = others and (not english or self._rng.random() < self._foreign)
+        return self._rng.choice(others if is_other else english)
+
+
+def train_seeing(
+    head: Head,
+    photos: Sequence[np.ndarray],
+    clips: np.ndarray,
+    classes: tuple[Tensor, Tensor],
+    draws: Draws,
+    texts: Texts,
+    settings: recipe.Seeing,
+    rng: random.Random,
+) -> None:
+    """Train the head on grids, to its averaged weights.
+
+    Args:
+        photos: per view float16 [photos, cells, 1280]. clips: float16 [clips, frames, cells, 1280].
+        classes: features float32 [classes, 1280] that stand for classes, and the rows of their names.
+    """
+    head.train()
+    optimizer = torch.optim.AdamW(head.parameters(), lr=0.0, weight_decay=0.1)
+    average = Averaged(list(head.parameters()))
+    started, losses = time.monotonic(), []
+    for step in range(1, settings.steps + 1):
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * rate(step, settings.steps, warmup=30)
+        pooled, rows = _drawn(head, photos, clips, classes, draws, settings, rng)
+        loss = texts.loss(head(pooled), rows, head.sharpness)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        average.update(step)
+        losses.append(float(loss.detach()))
+        if step % 100 == 0:
+            took = (time.monotonic() - started) / step
+            log.info("seeing %d of %d: loss %.3f, %.2f s a step", step, settings.steps, np.mean(losses[-100:]), took)
+    average.keep()
+    head.eval()
+
+
+def _drawn(
+    head: Head,
+    photos: Sequence[np.ndarray],
+    clips: np.ndarray,
+    classes: tuple[Tensor, Tensor],
+    draws: Draws,
+    settings: recipe.Seeing,
+    rng: random.Random,
+) -> tuple[Tensor, Tensor]:
+    """Pooled cells [batch, 1280] and the rows of their texts, set by set."""
+    names = draws.sets(settings.batch)
+    of_photos = [draws.one(name) for name in names if name not in (CLIPS, CLASSES)]
+    of_clips = [draws.one(CLIPS) for name in names if name == CLIPS]
+    count = names.count(CLASSES)
+
+    grids = np.stack([photos[rng.randrange(len(photos))][number] for number, _ in of_photos]).astype(np.float32)
+    cells = torch.from_numpy(grids)
+    pooled = [_cut_together(head.seeing.pooled(cells + 0.05 * torch.randn_like(cells)), settings.cut_together)]
+    rows = [torch.tensor([row for _, row in of_photos])]
+    if of_clips:
+        frames = np.sort(np.random.default_rng(rng.getrandbits(32)).choice(clips.shape[1], rng.randint(3, 8), False))
+        some = np.stack([clips[number][frames] for number, _ in of_clips]).astype(np.float32)
+        each = head.seeing.pooled(torch.from_numpy(some).flatten(0, 1))
+        pooled.append(each.view(len(of_clips), len(frames), HEAD).mean(1))
+        rows.append(torch.tensor([row for _, row in of_clips]))
+    if count:
+        chosen = torch.randint(len(classes[0]), (count,))
+        # Around each class as photos lie around theirs: half of the way between two photos of the batch.
+        around = cells.mean(1)
+        spread = 0.5 * (around[torch.randint(len(around), (count,))] - around[torch.randint(len(around), (count,))])
+        pooled.append(head.seeing.pooled((classes[0][chosen] + spread).clamp(min=0).unsqueeze(1)))
+        rows.append(classes[1][chosen])
+    return torch.cat(pooled), torch.cat(rows)
+
+
+def _cut_together(pooled: Tensor, share: float) -> Tensor:
+    """Some of the photos stand beside another for 15 to 50 % of the frames, as in a clip that is cut; a clip's frames are averaged."""
+    count = len(pooled)
+    weight = torch.where(torch.rand(count) < share, torch.rand(count) * 0.35 + 0.15, torch.zeros(count)).unsqueeze(1)
+    return pooled * (1 - weight) + pooled[torch.randperm(count)] * weight
+
+
+def class_features(features: Tensor, classifier: Tensor) -> Tensor:
+    """float32 [classes, 1280]: where pictures of each class would lie.
+
+    Args:
+        features: float32 [n, 1280], the network's mean features of all sorts of pictures.
+        classifier: float32 [classes, 1280], the weights that tell classes apart.
+    """
+    distance = (features - features.mean(0)).norm(dim=1).median()
+    return features.mean(0) + distance * F.normalize(classifier - classifier.mean(0), dim=1)
+
+
+def class_names(features: Tensor, classifier: Tensor, labels: Sequence[str]) -> list[str]:
+    """The name of each class, from one picture of each (`features` float32 [classes, 1280]) whose label is known but not its class.
+
+    Every picture goes to one class, so that the sum of log probabilities is greatest.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    likelihood = torch.log_softmax(features @ classifier.T, 1).numpy()
+    pictures, classes = linear_sum_assignment(-likelihood)
+    names = [""] * len(labels)
+    for picture, which in zip(pictures, classes, strict=True):
+        names[which] = labels[picture]
+    return names
+
+
+def train_trunk(
+    head: Head,
+    network: EfficientNetLite,
+    material: Material,
+    draws: Draws,
+    texts: Texts,
+    settings: recipe.Trunk,
+    state: Path,
+    rng: random.Random,
+    *,
+    evaluate: Callable[[Head, EfficientNetLite], str] | None = None,
+) -> None:
+    """Train the network's last blocks and the head on photos varied anew each time, to their averaged weights."""
+    network.requires_grad_(False)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    tuned = [*network.blocks[settings.first_block :].parameters(), *network.head.parameters()]
+    for weight in tuned:
+        weight.requires_grad_(True)
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": list(head.parameters()), "weight_decay": 0.1, "rate": settings.head_learning_rate},
+            {"params": tuned, "weight_decay": 0.0, "rate": settings.learning_rate},
+        ],
+        lr=0.0,
+    )
+    average = Averaged([*head.parameters(), *tuned])
+    head.train()
+    started, losses = time.monotonic(), []
+    for step in range(1, settings.steps + 1):
+        for group in optimizer.param_groups:
+            group["lr"] = group["rate"] * rate(step, settings.steps, warmup=30)
+        drawn = [draws.one(name) for name in draws.sets(settings.batch)]
+        images = [viewed(material.photos[number].member.image(), 1, rng) for number, _ in drawn]
+        parts = range(0, len(images), 16)
+        cells = torch.cat([_cells(network, pixels(images[at : at + 16]), settings.first_block) for at in parts])
+        rows = torch.tensor([row for _, row in drawn])
+        loss = texts.loss(head(head.seeing.pooled(cells)), rows, head.sharpness)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(tuned, 1.0)
+        optimizer.step()
+        average.update(step)
+        losses.append(float(loss.detach()))
+        if step % 20 == 0:
+            took = (time.monotonic() - started) / step
+            log.info("trunk %d of %d: loss %.3f, %.1f s a step", step, settings.steps, np.mean(losses[-20:]), took)
+        if step % settings.evaluate_every == 0 or step == settings.steps:
+            with average.in_place():
+                saved({"vision": network.state_dict(), "head": head.state_dict(), "step": step}, state)
+                if evaluate is not None:
+                    log.info("trunk %d: %s", step, evaluate(head, network))
+    average.keep()
+    network.requires_grad_(False)
+    head.eval()
+
+
+def _cells(network: EfficientNetLite, values: Tensor, first_block: int) -> Tensor:
+    """float32 [n, cells, 1280], with gradients from `first_block` on."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=default_dtype("cpu") == torch.bfloat16):
+        with torch.no_grad():
+            x = network.stem(values)
+            for block in network.blocks[:first_block]:
+                x = block(x)
+        for block in network.blocks[first_block:]:
+            x = block(x)
+        x = network.head(x)
+    return cells_of(x)

@@ -1,0 +1,217 @@
+"""Stage `words`: the text encoder learns what belongs together, on pairs of texts; and `captions`: what it then says of every text.
+
+The lower layers stay as they are: what they know of a hundred languages is what English pairs would undo. The upper layers are pulled back to
+their origin a little at every step. The output map begins as the identity with the mean taken out: E5's vectors lie in a narrow cone, and
+centring alone raises nDCG@5 of questions to pages from 0.427 to 0.455. MiniLM's similarities within a batch are matched beside the
+contrastive loss: it knows which of the other passages answer too.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from mmsearch.embedders.compact_vlm import PREFIX
+from mmsearch.embedders.compact_vlm_model import TextEncoder, mean_state
+from mmsearch.embedders.opened import default_dtype
+from mmsearch.training.assembly.material import PairSources
+from mmsearch.training.assembly.settings import Words
+from mmsearch.training.assembly.steps import Averaged, rate, saved
+from mmsearch.training.parts import padded_rows, token_rows
+from mmsearch.training.teacher import teacher_folder
+
+log = logging.getLogger(__name__)
+
+FULL = -1e4
+"""Instead of minus infinity, which bfloat16 gradients do not survive."""
+CENTRING_TEXTS = 768
+
+
+class Reader(nn.Module):
+    """The text encoder with its output map: texts in, unit vectors out.
+
+    Attributes:
+        frozen: layers that are not trained.
+    """
+
+    def __init__(self, encoder: TextEncoder, tokenizer: Tokenizer, frozen: int) -> None:
+        super().__init__()
+        hidden = encoder.positions.shape[1]
+        self.encoder, self.tokenizer, self.frozen = encoder, tokenizer, frozen
+        self.out = nn.Linear(hidden, hidden)
+        nn.init.eye_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+        encoder.requires_grad_(False)
+        for layer in encoder.layers[frozen:]:
+            layer.requires_grad_(True)
+
+    def states(self, texts: Sequence[str], most_tokens: int, *, parts: int = 3) -> Tensor:
+        """float32 [n, hidden]: mean states; texts of like length go through the encoder together, in `parts`."""
+        rows = token_rows(self.tokenizer, [PREFIX + text for text in texts], most_tokens)
+        order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
+        size = max(1, -(-len(rows) // parts))
+        found = [self._encoded([rows[row] for row in order[at : at + size]]) for at in range(0, len(order), size)]
+        back = torch.empty(len(rows), dtype=torch.long)
+        back[torch.tensor(order)] = torch.arange(len(rows))
+        return torch.cat(found)[back]
+
+    def forward(self, texts: Sequence[str], most_tokens: int) -> Tensor:
+        """float32 [n, hidden], unit length."""
+        return F.normalize(self.out(self.states(texts, most_tokens)), dim=1)
+
+    def _encoded(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        ids, mask = padded_rows(rows)
+        attended = None if bool(mask.all()) else mask[:, None, None, :]
+        with torch.autocast("cpu", torch.bfloat16, enabled=default_dtype("cpu") == torch.bfloat16):
+            with torch.no_grad():
+                x = self.encoder.norm(self.encoder.tokens(ids) + self.encoder.positions[: ids.shape[1]])
+                for layer in self.encoder.layers[: self.frozen]:
+                    x = layer(x, attended)
+            for layer in self.encoder.layers[self.frozen :]:
+                x = layer(x, attended)
+        return mean_state(x, mask)
+
+
+class Teacher:
+    """all-MiniLM-L6-v2, asked anew for every batch."""
+
+    def __init__(self) -> None:
+        from transformers import BertModel
+
+        self._model = BertModel.from_pretrained(teacher_folder(), add_pooling_layer=False).eval().requires_grad_(False)
+        self._tokenizer = Tokenizer.from_file(str(teacher_folder() / "tokenizer.json"))
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+
+    def __call__(self, texts: Sequence[str], most_tokens: int) -> Tensor:
+        """float32 [n, 384], unit length."""
+        found = [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
+        ids, mask = padded_rows(
+            [row if len(row) <= most_tokens else [*row[: most_tokens - 1], row[-1]] for row in found]
+        )
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=default_dtype("cpu") == torch.bfloat16):
+            states = self._model(input_ids=ids * mask, attention_mask=mask.long()).last_hidden_state
+        return F.normalize(mean_state(states, mask), dim=1)
+
+
+def train_words(
+    reader: Reader,
+    pairs: PairSources,
+    settings: Words,
+    state: Path,
+    *,
+    choose: Callable[[], str],
+    evaluate: Callable[[Reader], dict[str, float]] | None = None,
+) -> None:
+    """Train `reader` in place, to the averaged weights; `state` holds them at every evaluation.
+
+    Args:
+        choose: the name of the next batch's source.
+        evaluate: measures the averaged weights, for the log.
+    """
+    teacher = Teacher()
+    _centre(reader, pairs, choose)
+    layers = [weight for layer in reader.encoder.layers[reader.frozen :] for weight in layer.parameters()]
+    origin = [weight.detach().clone() for weight in layers]
+    rates = {"layers": settings.learning_rate, "map": settings.map_learning_rate}
+    groups: list[dict[str, Any]] = [
+        {"params": layers, "name": "layers"},
+        {"params": list(reader.out.parameters()), "name": "map"},
+    ]
+    optimizer = torch.optim.AdamW(
+        groups,
+        lr=0.0,
+        weight_decay=0.0,
+        betas=(0.9, 0.98),
+    )
+    average = Averaged([*layers, *reader.out.parameters()])
+    told: dict[str, list[float]] = defaultdict(list)
+    started = time.monotonic()
+    for step in range(1, settings.steps + 1):
+        for group in optimizer.param_groups:
+            group["lr"] = rates[group["name"]] * rate(step, settings.steps, warmup=40)
+        name = choose()
+        losses = _losses(reader, None if name == "multi30k" else teacher, pairs.draw(name, settings.batch), settings)
+        loss = losses["pairs"] + settings.teacher_weight * losses.get("teacher", torch.zeros(()))
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(layers, 1.0)
+        optimizer.step()
+        with torch.no_grad():
+            for weight, before in zip(layers, origin, strict=True):
+                weight.lerp_(before, settings.pull_to_origin)
+        average.update(step)
+        for part, value in losses.items():
+            told[part].append(float(value.detach()))
+        if step % 20 == 0:
+            means = ", ".join(f"{part} {np.mean(values):.3f}" for part, values in told.items())
+            log.info(
+                "words %d of %d: %s, %.1f s a step", step, settings.steps, means, (time.monotonic() - started) / step
+            )
+            told.clear()
+        if step % settings.evaluate_every == 0 or step == settings.steps:
+            with average.in_place():
+                saved({"encoder": reader.encoder.state_dict(), "out": reader.out.state_dict(), "step": step}, state)
+                if evaluate is not None:
+                    with torch.no_grad():
+                        log.info("words %d: %s", step, evaluate(reader))
+    average.keep()
+
+
+def _centre(reader: Reader, pairs: PairSources, choose: Callable[[], str]) -> None:
+    """Take the mean state of texts out by the map's bias."""
+    texts: list[str] = []
+    while len(texts) < CENTRING_TEXTS:
+        texts += [text for pair in pairs.draw(choose(), 24) for text in pair]
+    with torch.no_grad():
+        reader.out.bias.copy_(-reader.states(texts, 64, parts=24).mean(0))
+
+
+def _losses(
+    reader: Reader, teacher: Teacher | None, batch: Sequence[tuple[str, str]], settings: Words
+) -> dict[str, Tensor]:
+    """`pairs`: which passage belongs to which query, both ways. `teacher`: how alike MiniLM finds queries and passages, and passages."""
+    queries, passages = ([*side] for side in zip(*batch, strict=True))
+    asked, found = reader(queries, settings.query_tokens), reader(passages, settings.passage_tokens)
+    count = len(batch)
+    target = torch.arange(count)
+    own = torch.eye(count, dtype=torch.bool)
+    same = torch.tensor([[one == other for other in passages] for one in passages]) & ~own
+    scores = (asked @ found.T / settings.temperature).masked_fill(same, FULL)
+    losses = {"pairs": (F.cross_entropy(scores, target) + F.cross_entropy(scores.T, target)) / 2}
+    if teacher is not None:
+        told, known = teacher(queries, settings.query_tokens), teacher(passages, settings.passage_tokens)
+        among = _divergence(found @ found.T, known @ known.T, settings.temperature, own)
+        both = _divergence(asked @ found.T, told @ known.T, settings.temperature)
+        back = _divergence(found @ asked.T, known @ told.T, settings.temperature)
+        losses["teacher"] = (both + back) / 2 + among
+    return losses
+
+
+def _divergence(ours: Tensor, theirs: Tensor, temperature: float, without: Tensor | None = None) -> Tensor:
+    """Kullback-Leibler divergence of the rows' softmax, the teacher's from ours."""
+    ours, theirs = ours / temperature, theirs / temperature
+    if without is not None:
+        ours, theirs = ours.masked_fill(without, FULL), theirs.masked_fill(without, FULL)
+    return F.kl_div(F.log_softmax(ours, 1), F.softmax(theirs, 1), reduction="batchmean")
+
+
+def caption_states(reader: Reader, texts: Sequence[str], *, most_tokens: int = 72, batch: int = 64) -> np.ndarray:
+    """float16 [n, hidden]: the mean state of each text, before the output map."""
+    states = np.zeros((len(texts), reader.out.in_features), np.float16)
+    order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+    with torch.inference_mode():
+        for start in range(0, len(order), batch):
+            some = order[start : start + batch]
+            states[some] = reader.states([texts[row] for row in some], most_tokens, parts=1).numpy()
+    return states

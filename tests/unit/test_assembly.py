@@ -1,0 +1,267 @@
+"""The training of the assembled checkpoint: its draws, its losses, its closed forms. The pretrained parts are not needed."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mmsearch.embedders.compact_vlm_model import HEAD, CompactVlm, Seeing
+from mmsearch.errors import ConfigError
+from mmsearch.items import KINDS
+from mmsearch.prompts import DOCUMENT_INSTRUCTIONS, TEXT_QUERY_INSTRUCTIONS
+from mmsearch.training.assembly import join
+from mmsearch.training.assembly.finish import largest_shift_error, tell_kinds, turn
+from mmsearch.training.assembly.grids import SIDE, cells_of, pixels, viewed
+from mmsearch.training.assembly.join import Sequences
+from mmsearch.training.assembly.material import Material, PairSources, first_title
+from mmsearch.training.assembly.seeing import (
+    Draws,
+    Head,
+    Texts,
+    class_features,
+    class_names,
+    train_seeing,
+)
+from mmsearch.training.assembly.settings import RECIPES, find_assembly, load_assembly
+from mmsearch.training.assembly.settings import Seeing as SeeingSettings
+from mmsearch.training.assembly.steps import Averaged, loaded, rate, saved
+from mmsearch.training.assembly.words import Reader, caption_states
+from tests.tiny_models import random_compact
+
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+needs_data = pytest.mark.skipif(not (DATA / "photos").is_dir(), reason=f"the training material is not at {DATA}")
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+def tiny() -> tuple[CompactVlm, Sequences]:
+    embedder = random_compact()
+    model = embedder.model.float()
+    return model, Sequences(model, embedder.tokenizer)
+
+
+# Recipes
+
+
+def test_the_recipe_that_ships_is_found_by_name_and_changed_by_path():
+    file = find_assembly("mini")
+    assert file == RECIPES / "mini.yaml"
+    assert load_assembly(file, {"words.steps": 7}).words.steps == 7
+
+
+def test_a_recipe_of_the_other_sort_is_not_taken_for_one():
+    assert find_assembly("from_nothing") is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [({"words.stepz": 1}, "stepz"), ({"wordz.steps": 1}, "wordz"), ({"trunk.steps": -1}, "trunk.steps")],
+)
+def test_a_wrong_field_is_named(changes: dict, told: str):
+    with pytest.raises(ConfigError, match=told):
+        load_assembly(RECIPES / "mini.yaml", changes)
+
+
+# Steps
+
+
+def test_the_rate_rises_then_falls_in_a_straight_line():
+    assert [rate(step, 100, warmup=10) for step in (1, 5)] == pytest.approx([0.1 * 0.99, 0.5 * 0.95])
+    assert rate(50, 100, warmup=10) == pytest.approx(0.5)
+    assert rate(100, 100, warmup=10) == pytest.approx(0.02)
+
+
+def test_averaged_weights_stand_in_for_a_while():
+    weight = torch.zeros(2)
+    average = Averaged([weight], decay=0.5)
+    weight += 4
+    average.update(1000)
+    with average.in_place():
+        assert weight.tolist() == [2, 2]
+    assert weight.tolist() == [4, 4]
+    average.keep()
+    assert weight.tolist() == [2, 2]
+
+
+def test_what_is_saved_is_read_back(tmp_path: Path):
+    saved({"weights": {"a": torch.ones(3)}, "step": 4}, tmp_path / "deep" / "state.pt")
+    assert loaded(tmp_path / "deep" / "state.pt")["step"] == 4
+    assert [file.name for file in (tmp_path / "deep").iterdir()] == ["state.pt"]
+
+
+# Texts
+
+
+def test_the_first_title_has_two_words():
+    assert first_title("3\nQ3 2025\nWhere revenue comes from\nmore") == "Where revenue comes from"
+    assert first_title("1 2 3") == ""
+
+
+def test_a_text_alone_is_what_it_is_among_others():
+    embedder = random_compact()
+    reader = Reader(embedder.model.text.float(), embedder.tokenizer, frozen=0)
+    texts = ["a", "a dog on the beach", "the dog"]
+    together = caption_states(reader, texts, batch=3).astype(np.float32)
+    alone = np.concatenate([caption_states(reader, [text]) for text in texts]).astype(np.float32)
+    assert np.abs(together - alone).max() < 0.05
+
+
+def test_only_the_upper_layers_are_trained():
+    embedder = random_compact()
+    count = len(embedder.model.text.layers)
+    reader = Reader(embedder.model.text.float(), embedder.tokenizer, frozen=count - 1)
+    reader(["a dog"], 16).sum().backward()
+    trained = {name for name, weight in reader.named_parameters() if weight.grad is not None}
+    assert trained and all(name.startswith((f"encoder.layers.{count - 1}.", "out.")) for name in trained)
+
+
+# Seeing
+
+
+def test_a_text_that_says_the_same_is_no_wrong_answer():
+    same = F.normalize(torch.tensor([[1.0, 0.0], [1.0, 0.01], [0.0, 1.0]]), dim=1)
+    texts = Texts(same, torch.tensor([2]))
+    seen = same[:2]
+    sharp = torch.tensor(10.0).log()
+    apart = Texts(F.normalize(torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]]), dim=1), torch.tensor([2]))
+    # With both right answers masked for each other, only the bank's far text is left to be told apart from.
+    assert float(texts.loss(seen, torch.tensor([0, 1]), sharp)) < float(apart.loss(seen, torch.tensor([0, 1]), sharp))
+
+
+def test_class_features_lie_as_far_out_as_photos_where_their_classes_are():
+    features = torch.tensor([[1.0, 5.0], [1.0, -1.0], [3.0, 2.0], [-1.0, 2.0]])
+    classifier = torch.tensor([[0.0, 9.0], [0.0, 1.0]])
+    found = class_features(features, classifier)
+    # The mean is (1, 2); two photos lie 3 from it, two lie 2: the lower median is 2.
+    assert found.tolist() == [[1, 4], [1, 0]]
+
+
+def test_class_names_give_every_class_one_picture():
+    classifier = torch.eye(4)
+    features = 5 * torch.eye(4)[[2, 0, 3, 1]]
+    assert class_names(features, classifier, ["c", "a", "d", "b"]) == ["a", "b", "c", "d"]
+
+
+def test_views_keep_the_side_and_the_first_is_the_photo_itself():
+    from PIL import Image
+
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (SIDE, SIDE, 3), np.uint8))
+    assert np.array_equal(np.asarray(viewed(image, 0, random.Random(0))), np.asarray(image))
+    other = viewed(image, 1, random.Random(0))
+    assert other.size == (SIDE, SIDE) and other.tobytes() != image.tobytes()
+    values = pixels([image])
+    assert values.shape == (1, 3, SIDE, SIDE) and float(values.max()) <= 1
+
+
+def test_cells_are_means_of_two_by_two():
+    features = torch.arange(9.0).view(1, 1, 3, 3)
+    assert cells_of(features).flatten().tolist() == [2, 3.5, 6.5, 8]
+
+
+class _OneEach(Draws):
+    """Photo n has text n."""
+
+    def __init__(self, count: int, rng: random.Random) -> None:
+        self._count, self._rng = count, rng
+
+    def sets(self, count: int) -> list[str]:
+        return ["photos"] * (count - 4) + ["clips"] * 2 + ["classes"] * 2
+
+    def one(self, name: str) -> tuple[int, int]:
+        number = self._rng.randrange(self._count)
+        return number, number
+
+
+def test_the_head_learns_to_tell_photos_apart():
+    count, hidden = 24, 16
+    rng = random.Random(0)
+    grids = np.abs(np.random.default_rng(0).normal(size=(count, 4, HEAD))).astype(np.float16)
+    texts = Texts(F.normalize(torch.randn(count, hidden), dim=1), torch.arange(count))
+    head = Head(Seeing(hidden, 32))
+    settings = SeeingSettings(steps=60, batch=32, shares={}, cut_together=0.0, learning_rate=3e-3)
+    classes = torch.from_numpy(grids.astype(np.float32).mean(1)), torch.arange(count)
+    clips = np.repeat(grids[:, None], 8, 1)
+
+    def right() -> float:
+        with torch.no_grad():
+            head.eval()
+            seen = head(head.seeing.pooled(torch.from_numpy(grids.astype(np.float32))))
+        return float(((seen @ texts.vectors.T).argmax(1) == torch.arange(count)).float().mean())
+
+    assert right() < 0.3
+    train_seeing(head, [grids], clips, classes, _OneEach(count, rng), texts, settings, rng)
+    assert right() > 0.9
+
+
+# Kinds and basis
+
+
+def test_turning_keeps_what_is_compared():
+    model, sequences = tiny()
+    hidden = model.out.out_features
+    vectors = F.normalize(torch.randn(400, hidden) * torch.linspace(2, 0.001, hidden), dim=1)
+    ids = [sequences.one(sequences.ids(text)) for text in ("a dog", "the beach")]
+    with torch.no_grad():
+        model.out.weight.copy_(torch.diag(torch.linspace(2, 0.001, hidden)) @ model.out.weight)
+        before = F.normalize(sequences.read(ids), dim=1)
+        texts = turn(model, vectors)
+        after = F.normalize(sequences.read(ids), dim=1)
+    assert torch.allclose(before @ before.T, after @ after.T, atol=0.02)
+    assert float(after[:, : len(KINDS)].abs().max()) < 1e-5
+    assert float(texts[:, : len(KINDS)].abs().max()) < 1e-5
+    energy = (texts**2).mean(0)[len(KINDS) :]
+    assert float(energy[: hidden // 4].sum()) > float(energy[hidden // 4 :].sum())
+
+
+def test_an_instruction_shifts_by_its_kind_alone():
+    model, sequences = tiny()
+    if len(join.INSTRUCTIONS) >= model.shift.in_features:
+        pytest.skip("the tiny model is too narrow to tell twelve instructions apart exactly")
+    with torch.no_grad():
+        tell_kinds(model, sequences, 0.8)
+        assert largest_shift_error(model, sequences, 0.8) < 0.05
+        page = model.shift(sequences.told(TEXT_QUERY_INSTRUCTIONS["page"]))
+    assert int(page.argmax()) == KINDS.index("page")
+
+
+def test_sequences_are_those_of_the_embedder():
+    from mmsearch.items import EmbedInput
+
+    embedder = random_compact()
+    model, text = embedder.model.float(), "a dog on the beach"
+    sequences = Sequences(model, embedder.tokenizer)
+    with torch.no_grad():
+        read = sequences.read([sequences.one(sequences.ids(text))])
+        told = sequences.told(DOCUMENT_INSTRUCTIONS["page"]).unsqueeze(0)
+        ours = model.joined(read, torch.zeros_like(read), told)
+    theirs = embedder.encode_documents([EmbedInput(DOCUMENT_INSTRUCTIONS["page"], text, kind="page")])
+    assert np.allclose(ours.numpy(), theirs, atol=2e-2 if join.default_dtype("cpu") == torch.bfloat16 else 1e-5)
+
+
+# The material
+
+
+@needs_data
+def test_nothing_of_the_development_split_is_drawn(tmp_path: Path):
+    pytest.importorskip("zstandard")
+    material = Material(DATA, tmp_path)
+    material.__dict__["clips"], material.__dict__["pages"] = [], []
+    rng = random.Random(0)
+    draws = Draws(material, {"flickr8k": 0.7, "labelled": 0.3}, 0.25, rng)
+    drawn = [draws.one(name) for name in draws.sets(2000)]
+    assert not any(material.photos[number].development for number, _ in drawn)
+    held_out = {caption for photo in material.photos if photo.development for caption in photo.captions}
+    pairs = PairSources(material, rng)
+    for source in ("flickr8k_captions", "multi30k"):
+        told = {text for pair in pairs.draw(source, 2000) for text in pair}
+        assert not told & held_out
+    with pytest.raises(KeyError):
+        pairs.draw("nothing", 1)
