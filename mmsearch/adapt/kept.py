@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mmsearch.embedders.trainable import Trainable
-from mmsearch.items import KINDS
-from mmsearch.prompts import DOCUMENT_INSTRUCTIONS, TEXT_QUERY_INSTRUCTIONS, final_prompt
+from mmsearch.embedders import Embedder
+from mmsearch.items import KINDS, EmbedInput
+from mmsearch.prompts import DOCUMENT_INSTRUCTIONS, TEXT_QUERY_INSTRUCTIONS, final_prompt, split_prompt
 from mmsearch.ranking.relevance import GENERIC_QUERIES
 from mmsearch.training.examples import SubBatch
 
@@ -58,11 +58,15 @@ def everyday_prompts() -> list[str]:
     return list(dict.fromkeys([*prompts, *words, *DOCUMENT_INSTRUCTIONS.values()]))
 
 
-def everyday_queries(embedder: Trainable) -> Kept:
+def everyday_queries(embedder: Embedder) -> Kept:
     """The model's own vectors of `everyday_prompts`."""
     prompts = everyday_prompts()
-    vectors = embedder.embed_prompts(prompts, [None] * len(prompts), [False] * len(prompts))
-    return Kept("text", prompts, vectors)
+    return Kept("text", prompts, vectors_of(embedder, prompts))
+
+
+def vectors_of(embedder: Embedder, prompts: Sequence[str]) -> np.ndarray:
+    """float32 [n, dim] of prompts without pictures."""
+    return np.asarray(embedder.encode_queries([EmbedInput(*split_prompt(prompt)) for prompt in prompts]))
 
 
 def _opened(file: Path) -> Image.Image:

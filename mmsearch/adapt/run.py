@@ -25,6 +25,7 @@ from ingest.plan import measure_costs
 from mmsearch import prompts
 from mmsearch.adapt import judge, material
 from mmsearch.adapt.judge import PICTURE_ALONE, Asked, Verdict
+from mmsearch.adapt.kept import vectors_of
 from mmsearch.adapt.mixing import SHARES, Mixer
 from mmsearch.adapt.pictures import Pictures
 from mmsearch.adapt.plan import Plan, Question, make_plan
@@ -336,8 +337,7 @@ class _Run:
         name = self.embedder.name.removesuffix("-adapted")
         mixer.save(folder, name=f"{name}-adapted")
         everyday = groups["text"]
-        count = len(everyday.prompts)
-        moved = mixer.embedder.embed_prompts(everyday.prompts, [None] * count, [False] * count)
+        moved = vectors_of(mixer.embedder, everyday.prompts)
         return float(np.mean(1 - np.einsum("nd,nd->n", moved, everyday.bank)))
 
     # ---- judging

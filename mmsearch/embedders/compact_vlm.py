@@ -221,13 +221,6 @@ class CompactVlmEmbedder:
         budgets = max_pixels or [self.max_pixels["clip" if video else "image"] for video in is_video]
         return self.preparation.batch(prompts, images, is_video, budgets)
 
-    def embed_prompts(
-        self, prompts: Sequence[str], images: Sequence[Sequence[Image.Image] | None], is_video: Sequence[bool]
-    ) -> np.ndarray:
-        """float32 [len(prompts), dim], unit length, in the order given; each prompt is split into instruction and text."""
-        inputs = [prompt_input(*row) for row in zip(prompts, images, is_video, strict=True)]
-        return self._encode(inputs, max(self.page_text_tokens, self.query_text_tokens))
-
     def weights_changed(self) -> None:
         """What the encoder said of instructions is no longer what it says."""
         self._told = {"": self._told[""]}

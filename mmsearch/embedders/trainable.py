@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, TypeVar, cast
 
-import numpy as np
 import torch
 from PIL import Image
 from tokenizers import Tokenizer
@@ -117,12 +116,6 @@ class Trainable(Embedder, Protocol):
 
     def weights_changed(self) -> None:
         """Forget what was computed with the weights as they were before."""
-        ...
-
-    def embed_prompts(
-        self, prompts: Sequence[str], images: Sequence[Sequence[Image.Image] | None], is_video: Sequence[bool]
-    ) -> np.ndarray:
-        """float32 [len(prompts), dim], unit length, in the order given, within the model's own budgets."""
         ...
 
     def save(self, folder: str | Path, *, dtype: torch.dtype = ...) -> None:

@@ -33,11 +33,12 @@ from mmsearch.adapt.plan import Plan, Question, make_plan
 from mmsearch.adapt.run import Adaptation, adapt_to_library
 from mmsearch.adapt.split import File, Look, split_files
 from mmsearch.errors import ConfigError, DatasetError, LibraryLocked
-from mmsearch.items import Item, Source
+from mmsearch.items import EmbedInput, Item, Source
 from mmsearch.library import Library
 from mmsearch.lock import locked
 from mmsearch.training.state import states
 from tests import samples, tiny_training
+from tests.tiny_models import random_compact
 from tests.unit.test_vlm2vec import random_embedder
 
 STEPS = 40
@@ -83,11 +84,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def template(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files embedded by a random model, once: tests take copies."""
+@pytest.fixture(scope="module", params=tiny_training.FAMILIES)
+def template(request, files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files embedded by a random model of each family that can be trained, once: tests take copies."""
     place = tmp_path_factory.mktemp("template")
-    random_embedder(page_text_tokens=24).save(place / "model", dtype=torch.float32)
+    tiny_training.write_checkpoint(place / "model", request.param, page_text_tokens=24)
     with mmsearch.open(place / "library", create=True, model=str(place / "model"), store="exact") as library:
         report = ingest_paths(library, [files])
         assert report.items == {"image": 96, "page": 6} and report.copied == 1 and not report.failures
@@ -437,13 +438,16 @@ def test_queries_about_one_file_do_not_count_as_many():
     assert not judge.judge(asked, vectors, vectors).is_better
 
 
-def test_mixed_weights_are_the_weighted_mean(tmp_path):
+@pytest.mark.parametrize("make", [random_embedder, random_compact], ids=tiny_training.FAMILIES)
+def test_mixed_weights_are_the_weighted_mean(tmp_path, make):
     for name, factor in (("old", 1.0), ("new", 3.0)):
-        embedder = random_embedder()
+        embedder = make()
         with torch.no_grad():
             for weight in embedder.model.parameters():
                 weight.mul_(factor)
         embedder.save(tmp_path / name, dtype=torch.float32)
+        config = json.loads((tmp_path / name / "config.json").read_text())
+        (tmp_path / name / "config.json").write_text(json.dumps(config | {"torch_dtype": "float32"}))
     mixer = Mixer(str(tmp_path / "old"), tmp_path / "new")
     old = {name: weight.clone() for name, weight in mixer.embedder.model.named_parameters()}
     for share in (1.0, 0.25, 0.0):
@@ -452,8 +456,8 @@ def test_mixed_weights_are_the_weighted_mean(tmp_path):
             torch.testing.assert_close(mixed[name], weight * (1 + 2 * share))
     mixer.save(tmp_path / "mixed", name="mixed")
     mixed = mmsearch.embedders.load_embedder(tmp_path / "mixed", dtype="float32")
-    assert mixer.embedder.embed_prompts(["a"], [None], [False]) == pytest.approx(
-        mixed.embed_prompts(["a"], [None], [False]), abs=1e-6
+    assert mixer.embedder.encode_queries([EmbedInput("", "a")]) == pytest.approx(
+        mixed.encode_queries([EmbedInput("", "a")]), abs=1e-6
     )
 
 

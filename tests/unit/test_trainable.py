@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from mmsearch.embedders import load_embedder
+from mmsearch.embedders import Embedder, load_embedder
 from mmsearch.embedders.checkpoint import find_checkpoint
 from mmsearch.embedders.compact_vlm import CompactVlmEmbedder, ReadyBatch
 from mmsearch.embedders.toy import ToyEmbedder
 from mmsearch.embedders.trainable import joined, trainable, trainable_class
 from mmsearch.embedders.vlm2vec import Vlm2VecEmbedder
 from mmsearch.errors import ConfigError, EmbedderError
-from mmsearch.items import KINDS, EmbedInput
+from mmsearch.items import KINDS, EmbedInput, Kind
 from mmsearch.prompts import (
     COMPOSED_QUERY_INSTRUCTIONS,
     DOCUMENT_INSTRUCTIONS,
@@ -125,18 +125,22 @@ def test_visrags_instructions_are_known():
 # Batches and gradients
 
 
+def vectors_of_rows(embedder: Embedder) -> np.ndarray:
+    """As ingestion and search embed them."""
+    kinds: list[Kind] = ["clip" if video else "image" for video in IS_VIDEO]
+    rows = zip(PROMPTS, IMAGES, IS_VIDEO, kinds, strict=True)
+    inputs = [
+        EmbedInput(*split_prompt(prompt), tuple(images or ()), video, kind) for prompt, images, video, kind in rows
+    ]
+    return np.asarray(embedder.encode_queries(inputs))
+
+
 def test_prompts_are_embedded_as_their_inputs():
     """The oracle: what ingestion and search embed."""
     embedder = random_compact()
-    kinds = ["clip" if video else "image" for video in IS_VIDEO]
-    inputs = [
-        EmbedInput(*split_prompt(prompt), tuple(images or ()), video, kind)
-        for prompt, images, video, kind in zip(PROMPTS, IMAGES, IS_VIDEO, kinds, strict=True)
-    ]
-    expected = embedder.encode_documents(inputs)
-    np.testing.assert_allclose(embedder.embed_prompts(PROMPTS, IMAGES, IS_VIDEO), expected, atol=1e-5)
     with torch.no_grad():
-        np.testing.assert_allclose(embedder.forward(embedder.prepare(PROMPTS, IMAGES, IS_VIDEO)), expected, atol=1e-5)
+        made = embedder.forward(embedder.prepare(PROMPTS, IMAGES, IS_VIDEO))
+    np.testing.assert_allclose(made, vectors_of_rows(embedder), atol=1e-5)
 
 
 def test_batches_are_taken_apart_and_put_together_again():
@@ -192,7 +196,7 @@ def test_bfloat16_arithmetic(place):
     trainee = trainee_of(embedder, chosen)
     embeddings = trainee(embedder.prepare(PROMPTS, IMAGES, IS_VIDEO))
     assert embeddings.dtype == torch.float32
-    whole = embedder.embed_prompts(PROMPTS, IMAGES, IS_VIDEO)
+    whole = vectors_of_rows(embedder)
     assert (embeddings.detach().numpy() * whole).sum(1).min() > 0.98
     embeddings.sum().backward()
     assert embedder.model.projector.weight.grad.dtype == torch.float32
@@ -205,17 +209,17 @@ def test_an_exported_checkpoint_embeds_as_the_model_in_training(place, tmp_path)
     chosen = recipe(place, stages__0__steps=3, stages__0__learning_rate=0.01)
     folder = train(chosen, tmp_path / "run", work=tmp_path)
     embedder, _ = start_model(chosen, open_material(chosen, None, tmp_path), "cpu")
-    before = embedder.embed_prompts(PROMPTS, IMAGES, IS_VIDEO)
+    before = vectors_of_rows(embedder)
     state = load_state(states(tmp_path / "run")[-1]).model
     assert all(tensor.dtype == torch.float32 for tensor in state.values()) and "text.tokens.nibbles" not in state
     embedder.model.load_state_dict(state, strict=False)
     embedder.weights_changed()
-    trained = embedder.embed_prompts(PROMPTS, IMAGES, IS_VIDEO)
+    trained = vectors_of_rows(embedder)
     assert np.abs(trained - before).max() > 0.01
     whole = load_embedder(export_run(tmp_path / "run", tmp_path / "whole", dtype="float32"), dtype="float32")
-    np.testing.assert_allclose(whole.embed_prompts(PROMPTS, IMAGES, IS_VIDEO), trained, atol=1e-5)
+    np.testing.assert_allclose(vectors_of_rows(whole), trained, atol=1e-5)
     rounded = load_embedder(folder, dtype="float32")
-    assert (rounded.embed_prompts(PROMPTS, IMAGES, IS_VIDEO) * trained).sum(1).min() > 0.999
+    assert (vectors_of_rows(rounded) * trained).sum(1).min() > 0.999
     assert (rounded.name, rounded.page_text_tokens, rounded.query_text_tokens) == ("tiny", 0, 128)
     assert set(rounded.max_pixels.values()) == {4096} and not rounded.match_scale
     card = (folder / "README.md").read_text()
