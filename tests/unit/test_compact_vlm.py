@@ -241,6 +241,7 @@ def reference_vector(embedder: CompactVlmEmbedder, item: EmbedInput) -> np.ndarr
         own = [0, *ids("query:"), *ids(item.instruction), 2]
         told = F.normalize(bert(input_ids=torch.tensor([own])).last_hidden_state[0].mean(0), dim=0)
     mix = 1 + model.mix(told)
+    read, seen_ = F.normalize(read, dim=0), F.normalize(seen_, dim=0)
     content = F.normalize(mix[0] * read * (1 + model.gate(told)) + mix[1] * seen_, dim=0)
     shift = model.shift(told) if item.instruction else 0
     return F.normalize(content + shift, dim=0).numpy()
