@@ -64,7 +64,7 @@ SURPRISE, SURPRISE_POWER = 1.0, 2
 """What share^power · ln(1 + BM25) is worth: rare words of a query count, the less of it they are the less."""
 WHOLE, WHOLE_POWER = 3.0, 3
 """What holding all words is worth; half of them are worth an eighth of it."""
-SINGLE = 2 / 3
+SINGLE = 1 / 2
 """So much of that is lacking where the query is a single word, of two words the square of it, …: a text that holds one word need not be
 about it."""
 NAMED, NAMED_POWER = 6.0, 2

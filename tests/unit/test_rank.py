@@ -85,7 +85,7 @@ def test_words_by_hand() -> None:
 
 def test_a_single_word_proves_less_than_several() -> None:
     one, two = (float(relevance.by_words(1, 0, 0, terms)) for terms in (1, 2))
-    assert (one, two) == pytest.approx((relevance.WHOLE / 3, relevance.WHOLE * 5 / 9))
+    assert (one, two) == pytest.approx((relevance.WHOLE / 2, relevance.WHOLE * 3 / 4))
 
 
 def test_all_words_are_above_the_cut_off_without_the_model_and_a_third_of_them_are_not() -> None:
