@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from ingest.scan import has_changed
 from ingest.workers import Event, Limits, Task, WorkerPool, default_jobs
@@ -42,7 +43,10 @@ def decoded(library: Library, embedder: Embedder, items: Sequence[Item]) -> Iter
             if event.draft is not None:
                 known = wanted[event.task.key].get(event.draft.ordinal)
                 if known is not None and known.kind == event.draft.kind:
-                    yield known, event.draft
+                    draft = event.draft
+                    if known.text_source == "ocr":  # the reader does not know what was read later
+                        draft = replace(draft, text=known.text, text_source="ocr")
+                    yield known, draft
             elif event.error is not None:
                 log.info("%s: left out: %s", event.task.source.path, event.error.reason)
 

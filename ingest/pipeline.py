@@ -731,11 +731,11 @@ class Run:
 
     def with_known_print(self, batch: list[tuple[_Job, ItemDraft]]) -> list[tuple[_Job, ItemDraft]]:
         """The batch with the text of pages and pictures that were read before: for another model, or at another place."""
-        places = {Place(draft.source.sha256, draft.ordinal) for _, draft in batch if draft.has_print}
+        places = {Place(draft.source.sha256, draft.ordinal) for _, draft in batch if may_be_read(draft)}
         known = self.catalog.recognised_texts(places)
         return [
-            (job, replace(draft, text=with_print(draft.text, read), text_source="ocr"))
-            if draft.has_print and (read := known.get(Place(draft.source.sha256, draft.ordinal)))
+            (job, replace(draft, text=with_print(draft.text, read), text_source="ocr", has_print=True))
+            if may_be_read(draft) and (read := known.get(Place(draft.source.sha256, draft.ordinal)))
             else (job, draft)
             for job, draft in batch
         ]
@@ -860,6 +860,11 @@ class Run:
 
 
 _END: Any = object()
+
+
+def may_be_read(draft: ItemDraft) -> bool:
+    """Whether print of an item may have been read before: a photo, or a page whose layer lacks it."""
+    return draft.kind == "image" or (draft.kind == "page" and draft.has_print is not False)
 
 
 def checked(vectors: Vectors, count: int) -> Vectors:

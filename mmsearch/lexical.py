@@ -89,7 +89,7 @@ def match(
             bm25[np.isin(ids, term.ids)] += weight * term.worth
     order = np.lexsort((ids, -bm25, -share))[:k]
     name = _named(connection, found, weights / weights.sum(), ids[order])
-    return TextMatches(ids[order], share[order].astype(np.float32), bm25[order].astype(np.float32), name)
+    return TextMatches(ids[order], share[order].astype(np.float32), bm25[order].astype(np.float32), name, len(terms))
 
 
 def holding(connection: Connection, words: str) -> np.ndarray:
@@ -183,7 +183,9 @@ def _all_of(
     ).all()
     ids = np.array([row[0] for row in rows], np.int64)
     bm25 = np.array([max(0.0, -row[1]) for row in rows], np.float32)
-    return TextMatches(ids, np.full(len(ids), shares.sum(), np.float32), bm25, _named(connection, terms, shares, ids))
+    return TextMatches(
+        ids, np.full(len(ids), shares.sum(), np.float32), bm25, _named(connection, terms, shares, ids), len(terms)
+    )
 
 
 def _bm25(connection: Connection, terms: list[str], ids: np.ndarray) -> np.ndarray:

@@ -271,10 +271,16 @@ class CompactVlmEmbedder:
         grids = [[self._grid(pixels) for pixels in one.pixels] for one in inputs]
         seen = torch.stack([self._seen(own) for own in grids])
         read = torch.zeros(len(inputs), self.dim, device=self.device)
-        with_text = [row for row, one in enumerate(inputs) if one.ids]
-        if with_text:
-            embedded, mask = self._sequences([(inputs[row].ids, grids[row]) for row in with_text])
-            read[with_text] = self.model.read(embedded, mask)
+        # A text without pictures is read once, whatever is asked of it: a query goes to each kind with another instruction.
+        texts: dict[tuple[int, tuple[int, ...]], list[int]] = {}
+        for row, one in enumerate(inputs):
+            if one.ids:
+                texts.setdefault((row if one.pixels else -1, tuple(one.ids)), []).append(row)
+        if texts:
+            embedded, mask = self._sequences([(inputs[rows[0]].ids, grids[rows[0]]) for rows in texts.values()])
+            found = self.model.read(embedded, mask)
+            for place, rows in enumerate(texts.values()):
+                read[rows] = found[place]
         return self.model.joined(read, seen, self._all_told([one.instruction for one in inputs]))
 
     def _all_told(self, instructions: Sequence[str]) -> Tensor:

@@ -3,12 +3,13 @@
 Pictures go through an EfficientNet-Lite. Its grid of features becomes visual tokens in the input space of a BERT encoder, which reads them
 and the text in one sequence. What the encoder makes of both, and what the grid says by itself, are added:
 
-    read   = out(mean(states)) * (1 + gate(instruction))      where there is text
-    seen   = a linear and a deep map of the pooled grid       where there are pictures
-    vector = unit(unit(mix[0] * read + mix[1] * seen) + shift(instruction))
+    read   = unit(out(mean(states)))                              where there is text
+    seen   = unit(a linear and a deep map of the pooled grid)     where there are pictures
+    vector = unit(unit(mix[0] * (1 + gate) * read + mix[1] * seen) + shift)
 
-The instruction is read by the same text encoder, but by itself. In one sequence with the text it drowns a short query: nDCG@5 of questions
-to pages 0.11 instead of 0.41 before any training (mmsearch/training/LOG.md). What it says gates, mixes and shifts.
+The instruction is read by the same text encoder, but by itself; `gate`, `mix` and `shift` are linear in what the encoder says of it. In one
+sequence with the text it drowns a short query: nDCG@5 of questions to pages 0.11 instead of 0.41 before any training
+(mmsearch/training/LOG.md).
 
 Sources: EfficientNet-Lite from tensorflow/tpu `models/official/efficientnet/lite` (ReLU6, no squeeze-and-excitation, fixed stem and head);
 BERT's layers from Devlin et al. 2019; gate and shift from Perez et al. 2018, "FiLM"; positions as in Vaswani et al. 2017.
@@ -272,12 +273,12 @@ class CompactVlm(nn.Module):
         """Embeddings float32 [n, hidden], unit length.
 
         Args:
-            read, seen: [n, hidden]; zero rows where an input has no text, no picture.
+            read, seen: [n, hidden], any length; zero rows where an input has no text, no picture.
             told: [n, hidden], what the text encoder says of each input's instruction; zero rows where there is none.
         """
         told = told.to(self.gate.weight.dtype)
         mix = 1 + self.mix(told).float()
-        gated = read * (1 + self.gate(told).float())
+        gated = F.normalize(read, dim=-1) * (1 + self.gate(told).float())
         shift = self.shift(told).float() * (told != 0).any(-1, keepdim=True)
-        content = F.normalize(mix[:, :1] * gated + mix[:, 1:] * seen, dim=-1)
+        content = F.normalize(mix[:, :1] * gated + mix[:, 1:] * F.normalize(seen, dim=-1), dim=-1)
         return F.normalize(content + shift, dim=-1)

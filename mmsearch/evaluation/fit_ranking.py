@@ -301,7 +301,7 @@ def _parts_by_meaning(near: Mapping[Kind, Near], pool: Pool) -> dict[str, np.nda
 def _parts_by_words(words: TextMatches, size: int) -> dict[str, np.ndarray]:
     parts = {part: np.zeros(size) for part in ("surprise", "whole", "name")}
     for held, of_found in zip(
-        parts.values(), relevance.parts_by_words(words.share, words.bm25, words.name), strict=True
+        parts.values(), relevance.parts_by_words(words.share, words.bm25, words.name, words.terms), strict=True
     ):
         held[words.ids] = of_found
     return parts
@@ -327,7 +327,8 @@ class Weights:
         meaning = torch.where(features.readable[:, None], meaning, -torch.inf)
         surprise, whole, named = self.words
         words = surprise * features.surprise + whole * features.whole + named * features.name
-        return torch.logaddexp(meaning, torch.tensor(self.unseen)) + words
+        seen = torch.logaddexp(meaning, torch.tensor(self.unseen))
+        return torch.where(features.readable[:, None], seen, torch.tensor(relevance.UNASKED)) + words
 
 
 def fit(features: Features, start: Weights, *, only: Sequence[int] = (), with_words: bool = False) -> Weights:

@@ -70,7 +70,8 @@ class WordIndex:
         # What the application keeps is the best by share; then by BM25, then by age.
         best = np.lexsort((np.arange(self.size), -bm25, -share))[:MATCH_DEPTH]
         best = best[share[best] > 0]
-        return TextMatches(best, *(column[best].astype(np.float32) for column in (share, bm25, name)))
+        held = np.stack([share, bm25, name]).astype(np.float32)[:, best]
+        return TextMatches(best, held[0], held[1], held[2], len(terms))
 
     def knows(self, word: str) -> bool:
         """Whether a text or name holds a word."""

@@ -44,18 +44,21 @@ class TextMatches:
         share: float32 in (0, 1], the part of the query's IDF mass that the item holds.
         bm25: float32, higher is better (0 for matches inside words).
         name: float32 in [0, 1], the part of the query's IDF mass that the item's name holds.
+        terms: how many words and phrases the query has.
     """
 
     ids: np.ndarray
     share: np.ndarray
     bm25: np.ndarray
     name: np.ndarray
+    terms: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
 
 
-NO_MATCHES = TextMatches(np.empty(0, np.int64), *(np.empty(0, np.float32) for _ in range(3)))
+_NONE = np.empty(0, np.float32)
+NO_MATCHES = TextMatches(np.empty(0, np.int64), _NONE, _NONE, _NONE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,4 +185,4 @@ def _worth_of_words(ids: np.ndarray, words: TextMatches) -> np.ndarray:
         return np.zeros(len(ids))
     order = np.argsort(words.ids)
     place = order[np.searchsorted(words.ids, ids, sorter=order).clip(max=len(order) - 1)]
-    return np.where(words.ids[place] == ids, by_words(words.share, words.bm25, words.name)[place], 0.0)
+    return np.where(words.ids[place] == ids, by_words(words.share, words.bm25, words.name, words.terms)[place], 0.0)

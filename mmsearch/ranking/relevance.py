@@ -21,7 +21,7 @@ probable it is that a kind answers at all, z and level of its best item say; how
 of a query much: so words decide where they are concentrated in few items, and meaning decides where they are not.
 
 **Together.** Log-odds add up. What the model says against an item is bounded (`UNSEEN`): an item that holds the query's words can be right
-although the model sees nothing in it, and an item without a vector is no worse off than one that the model sees nothing in.
+although the model sees nothing in it. Of an item without a vector it says nothing (`UNASKED`).
 """
 
 from __future__ import annotations
@@ -58,12 +58,15 @@ KIND_SLACK = 2.0
 """A kind whose best item lies further than this many standard deviations below the best of all is not what an instruction of the user's
 own asks for."""
 
-UNSEEN = -3.0
-"""Log-odds that an item answers the query when the model sees nothing in it, or was not asked."""
+UNSEEN, UNASKED = -3.0, -1.5
+"""Log-odds that an item answers the query when the model sees nothing in it, and when it was not asked about it."""
 SURPRISE, SURPRISE_POWER = 1.0, 2
 """What share^power · ln(1 + BM25) is worth: rare words of a query count, the less of it they are the less."""
 WHOLE, WHOLE_POWER = 3.0, 3
 """What holding all words is worth; half of them are worth an eighth of it."""
+SINGLE = 1 / 2
+"""So much of that is lacking where the query is a single word, of two words the square of it, …: a text that holds one word need not be
+about it."""
 NAMED, NAMED_POWER = 6.0, 2
 """What it is worth if the file's name holds all words; half of them are worth a quarter of it."""
 
@@ -214,26 +217,28 @@ def obedience(best: Mapping[Kind, float]) -> dict[Kind, float]:
     return {kind: float(np.exp(min(0.0, z - top + KIND_SLACK))) for kind, z in best.items()}
 
 
-def by_words(share: np.ndarray, bm25: np.ndarray, name: np.ndarray) -> np.ndarray:
+def by_words(share: np.ndarray, bm25: np.ndarray, name: np.ndarray, terms: int) -> np.ndarray:
     """Log-odds, float64 [n], that words add: 0 where an item holds none.
 
     Args:
         share: 0…1, the part of the query's IDF mass that an item holds. name: the part that its file name holds.
-        bm25: 0 or more.
+        bm25: 0 or more. terms: how many words and phrases the query has.
     """
-    surprise, whole, named = parts_by_words(share, bm25, name)
+    surprise, whole, named = parts_by_words(share, bm25, name, terms)
     return SURPRISE * surprise + WHOLE * whole + NAMED * named
 
 
-def parts_by_words(share: np.ndarray, bm25: np.ndarray, name: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def parts_by_words(
+    share: np.ndarray, bm25: np.ndarray, name: np.ndarray, terms: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """float64 [n] each: what SURPRISE, WHOLE and NAMED are multiplied by; arguments as for `by_words`."""
     share, bm25, name = (np.asarray(part, np.float64) for part in (share, bm25, name))
-    return share**SURPRISE_POWER * np.log1p(bm25), share**WHOLE_POWER, name**NAMED_POWER
+    return share**SURPRISE_POWER * np.log1p(bm25), (1 - SINGLE**terms) * share**WHOLE_POWER, name**NAMED_POWER
 
 
 def together(meaning: np.ndarray, words: np.ndarray) -> np.ndarray:
     """The log-odds of items, float64 [n]. `meaning` is -inf where the model was not asked."""
-    return np.logaddexp(meaning, UNSEEN) + words
+    return np.where(np.isneginf(meaning), UNASKED, np.logaddexp(meaning, UNSEEN)) + words
 
 
 def probability(odds: np.ndarray) -> np.ndarray:

@@ -106,6 +106,19 @@ def test_it_goes_without_any_network(things: Path, tmp_path: Path) -> None:
     assert codes == [0, 0] and "minutes.pdf" in said, said
 
 
+def test_reading_print_asks_nobody(tmp_path: Path) -> None:
+    """Both engines, where both are installed: a scan, and light print on a dark ground."""
+    from tests.integration.test_print import printed, scan
+
+    folder = tmp_path / "printed"
+    folder.mkdir()
+    scan(folder / "scan.pdf", "The committee replaced the eastern lighthouse lamp")
+    printed("Deployment dashboard", "rollout failed", size=(1280, 720), ground=30, ink=235).save(folder / "screen.png")
+    codes, said = run([["ingest", str(folder), "--model", "toy"], ["query", "rollout", "--model", "toy"]], tmp_path)
+    assert codes == [0, 0] and "print of 1 " in said and " and 1 " in said and "screen.png" in said, said
+    assert tried(tmp_path / "hook") == []
+
+
 def test_pull_does_ask(tmp_path: Path) -> None:
     """So the denial above is not empty."""
     (pulled,), _ = run([["models", "pull", "VLM2Vec/VLM2Vec-V2.0"]], tmp_path)

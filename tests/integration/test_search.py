@@ -87,8 +87,8 @@ def test_a_word_of_a_page(library: Library) -> None:
     assert hit.snippet == "Annual revenue grew by ten percent"
     words = library.catalog.match_text("revenue", 1, KINDS)
     assert words.share.tolist() == [1] and words.name.tolist() == [0]
-    by_words_alone = relevance.by_words(words.share, words.bm25, words.name) + relevance.UNSEEN
-    assert 0.5 < relevance.probability(by_words_alone)[0] <= hit.relevance <= 1
+    by_words_alone = relevance.by_words(words.share, words.bm25, words.name, words.terms) + relevance.UNSEEN
+    assert relevance.MIN_RELEVANCE < relevance.probability(by_words_alone)[0] <= hit.relevance <= 1
     stored = library.catalog.vectors_of([hit.item.id], "toy-1")[1][0]
     query = library.embedder.encode_queries([EmbedInput("", "revenue")])[0]
     assert hit.score == pytest.approx(float(stored @ query), abs=1e-6)
@@ -163,8 +163,8 @@ def test_modes(library: Library) -> None:
     assert places(words) == [("holiday.mp4", 1)]
     assert (words[0].score, words[0].matched_by) == (None, ("text",))
     found = library.catalog.match_text("harbour", 1, KINDS)
-    worth = relevance.by_words(found.share, found.bm25, found.name)[0]
-    assert words[0].relevance == pytest.approx(relevance.probability(relevance.UNSEEN + worth))
+    worth = relevance.by_words(found.share, found.bm25, found.name, found.terms)[0]
+    assert words[0].relevance == pytest.approx(relevance.probability(relevance.UNASKED + worth))
     dense = library.search("harbour", mode="dense", min_relevance=0)
     assert all(hit.matched_by == ("dense",) and hit.score is not None for hit in dense)
     for kind in KINDS:
@@ -399,7 +399,7 @@ def test_one_more_word_does_not_sink_the_right_file(library: Library) -> None:
         hits = library.search(query, kinds=["photo"], min_relevance=0)
         assert places(hits)[0] == ("japanese-shop.jpg", 0), query
         found.append(hits[0].relevance)
-    assert found[0] > 0.9 and found[0] > found[1] > 0.5 and found[1] > found[2]
+    assert found[0] > 0.9 and found[0] > found[1] > relevance.MIN_RELEVANCE and found[1] > found[2]
 
 
 @pytest.mark.parametrize("query", ["the", "is it", "🍕", "!!", "..", "42", "a b c"])

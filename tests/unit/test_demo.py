@@ -66,7 +66,7 @@ def test_what_is_missing_comes_back_with_the_same_bytes(demo: Path):
 
 @pytest.mark.parametrize("query", DEMO_QUERIES, ids=lambda query: query.text)
 def test_answers_exist_and_are_of_the_kind_asked_for(demo: Path, query):
-    assert query.answers and all((demo / answer).is_file() for answer in query.answers)
+    assert all((demo / answer).is_file() for answer in query.answers)
     suffixes = {"image": {".jpg", ".png"}, "page": {".pdf"}, "clip": {".mp4"}}
     assert query.kind is None or {Path(answer).suffix for answer in query.answers} <= suffixes[query.kind]
 
@@ -74,7 +74,8 @@ def test_answers_exist_and_are_of_the_kind_asked_for(demo: Path, query):
 def test_queries_ask_for_every_kind():
     suffix_kinds = {".pdf": "page", ".jpg": "image", ".mp4": "clip"}
     asked = {suffix_kinds[Path(answer).suffix] for query in DEMO_QUERIES for answer in query.answers}
-    assert len(DEMO_QUERIES) == 5 and asked == set(KINDS)
+    assert asked == set(KINDS)
+    assert sum(not query.answers for query in DEMO_QUERIES) == 1, "one query that nothing answers"
 
 
 def test_revenue_is_in_one_deck_and_in_the_report_only(demo: Path):

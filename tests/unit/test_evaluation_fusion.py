@@ -95,7 +95,9 @@ def test_relevance_and_order_are_the_applications(
             for mode, ours in (("fused", served), ("dense", dense), ("text", lexical)):
                 hits = search.search(library, Query(text=query), k=len(TEXTS), mode=mode, min_relevance=0)
                 theirs = {hit.item.ordinal: hit.relevance for hit in hits}
-                unseen = float(relevance.probability(relevance.UNSEEN))  # mode "text" does not list what holds no words
+                unseen = float(
+                    relevance.probability(relevance.UNASKED)
+                )  # mode "text" does not list what holds no words
                 expected = [theirs.get(n, unseen) for n in range(len(TEXTS))]
                 assert ours[row] == pytest.approx(expected, abs=2e-4), (query, mode)
                 if mode == "fused":

@@ -16,6 +16,8 @@ from mmsearch.ranking.terms import is_readable, terms_of, wording_of, words_to_r
 
 ONE = Background(0.0, 1.0)
 """So that z and level are the cosine itself."""
+MANY = 100
+"""Words of a query, so many that nothing is lacking (`relevance.SINGLE`)."""
 SEARCHED = 8
 PLAIN = MatchScale(0, 1, 1, bias=relevance.chance(SEARCHED), per_z=0.0, per_level=1.0, per_gap=1.0)
 """So that among SEARCHED items an item's log-odds are its cosine."""
@@ -27,7 +29,7 @@ def near(ids: list[int], cosines: list[float]) -> Near:
 
 def words(*found: tuple[int, float, float, float]) -> TextMatches:
     ids, *columns = zip(*found, strict=True)
-    return TextMatches(np.array(ids), *(np.array(column, np.float32) for column in columns))
+    return TextMatches(np.array(ids), *(np.array(column, np.float32) for column in columns), terms=MANY)
 
 
 def calibration(*kinds: str, scale: MatchScale = PLAIN) -> Calibration:
@@ -73,16 +75,23 @@ def test_typicality_by_what_right_answers_usually_score() -> None:
 
 def test_words_by_hand() -> None:
     e = np.e - 1  # ln(1 + e) = 1
-    found = relevance.by_words(np.array([0.0, 1.0, 0.5, 1.0]), np.array([0.0, e, e, 0.0]), np.array([0, 0, 0, 1.0]))
+    found = relevance.by_words(
+        np.array([0.0, 1.0, 0.5, 1.0]), np.array([0.0, e, e, 0.0]), np.array([0, 0, 0, 1.0]), MANY
+    )
     half = relevance.SURPRISE / 4 + relevance.WHOLE / 8
     whole = relevance.SURPRISE + relevance.WHOLE
     assert found.tolist() == pytest.approx([0, whole, half, relevance.WHOLE + relevance.NAMED])
 
 
+def test_a_single_word_proves_less_than_several() -> None:
+    one, two = (float(relevance.by_words(1, 0, 0, terms)) for terms in (1, 2))
+    assert (one, two) == pytest.approx((relevance.WHOLE / 2, relevance.WHOLE * 3 / 4))
+
+
 def test_all_words_are_above_the_cut_off_without_the_model_and_a_third_of_them_are_not() -> None:
-    for bm25, is_shown in ((1.0, True), (0.0, True)):
-        assert (relevance.together(np.array([-np.inf]), relevance.by_words(1, bm25, 0)) > cut_off())[0] == is_shown
-    assert relevance.together(np.array([-np.inf]), relevance.by_words(1 / 3, 10.0, 0))[0] < cut_off()
+    for bm25, terms in ((0.5, 1), (0.0, 2), (0.0, MANY)):
+        assert (relevance.together(np.array([-np.inf]), relevance.by_words(1, bm25, 0, terms)) > cut_off())[0]
+    assert relevance.together(np.array([-np.inf]), relevance.by_words(1 / 3, 10.0, 0, MANY))[0] < cut_off()
 
 
 def cut_off() -> float:
@@ -129,7 +138,7 @@ def test_words_add_to_meaning_and_are_enough_without_it() -> None:
     found = rank({"page": near([3, 5], [-1.0, 1.0])}, held, calibration("page"), Asked(SEARCHED))
     of = dict(zip(found.ids.tolist(), found.relevance.tolist(), strict=True))
     assert of[3] == pytest.approx(relevance.probability(np.logaddexp(-1, relevance.UNSEEN) + relevance.WHOLE))
-    assert of[9] == pytest.approx(relevance.probability(relevance.UNSEEN + relevance.WHOLE))
+    assert of[9] == pytest.approx(relevance.probability(relevance.UNASKED + relevance.WHOLE))
     assert of[5] == pytest.approx(float(odds(1.0)))
     assert np.isnan(found.cosine[found.ids == 9]).all() and found.is_text.tolist() == [item != 5 for item in found.ids]
 
@@ -152,7 +161,7 @@ def test_what_the_model_cannot_read_has_only_words() -> None:
         {"page": near([1, 2], [5.0, 1.0])}, NO_MATCHES, calibration("page"), Asked(SEARCHED, is_readable=False)
     )
     assert found.ids.tolist() == [1, 2], "equal by relevance, so by cosine"
-    assert found.relevance.tolist() == pytest.approx([float(relevance.probability(relevance.UNSEEN))] * 2)
+    assert found.relevance.tolist() == pytest.approx([float(relevance.probability(relevance.UNASKED))] * 2)
     assert found.relevance[0] < relevance.MIN_RELEVANCE and not found.is_dense.any()
 
 
@@ -220,7 +229,7 @@ def test_more_evidence_never_sinks_an_item_and_the_order_of_the_input_does_not_m
             assert keys[0] < keys[1]
 
     shuffle = rng.permutation(25)
-    turned = TextMatches(*(column[shuffle] for column in (held.ids, held.share, held.bm25, held.name)))
+    turned = TextMatches(*(column[shuffle] for column in (held.ids, held.share, held.bm25, held.name)), terms=MANY)
     again = rank({"image": near(ids[25:][::-1].tolist(), cosines[25:][::-1].tolist()), "page": near(ids[:25][shuffle].tolist(), cosines[:25][shuffle].tolist())},
                  turned, calibration("page", "image"), Asked(SEARCHED))  # fmt: skip
     assert again.ids.tolist() == first.ids.tolist()

@@ -165,6 +165,7 @@ def test_every_weight_but_the_token_table_learns(place):
     (trainee(batch) * weights).sum().backward()
     still = {name for name, weight in trainee.weights().items() if weight.grad is None or not weight.grad.any()}
     assert still == set()
+    assert all(bool(weight.grad.isfinite().all()) for weight in trainee.weights().values())
     # Numerically, along the gradient. The encoder's holds what it tells of the instructions, too.
     for weight in (
         embedder.model.projector.weight,
