@@ -23,6 +23,8 @@ from mmsearch.training.recipe_fields import Recipe
 
 LARGE_PARAMETERS = 200_000_000
 """From this size on an adapter is trained, not all weights."""
+LEARNING_RATE = {"compact_vlm": 8e-5}
+"""The rate at which the shipped checkpoint's words were trained (`mmsearch/training/assembly/mini.yaml`); not studied here."""
 BATCH, SUB_BATCH = 32, 16
 PASSES = 3
 LEAST_STEPS = 20
@@ -143,7 +145,7 @@ def make_recipe(
     stage = {
         "name": "adapt",
         "steps": steps,
-        "learning_rate": 1e-4 if is_large else 2e-4,
+        "learning_rate": 1e-4 if is_large else LEARNING_RATE.get(embedder.family, 2e-4),
         "schedule": "cosine",
         "warmup": max(2, steps // 10),
         "mixture": {name: {"batch": KEPT_BATCH[name], "weight": 0.5} for name in groups},

@@ -281,19 +281,30 @@ class CompactVlmEmbedder:
             found = self.model.read(embedded, mask)
             for place, rows in enumerate(texts.values()):
                 read[rows] = found[place]
-        told = torch.stack([self.told(one.instruction) for one in inputs])
-        return self.model.joined(read, seen, told)
+        return self.model.joined(read, seen, self._all_told([one.instruction for one in inputs]))
+
+    def _all_told(self, instructions: Sequence[str]) -> Tensor:
+        """float32 [n, dim], as `told`. With gradients it is computed each time: an encoder that learns tells other things."""
+        tell = self._read_instruction if torch.is_grad_enabled() else self.told
+        told = {instruction: tell(instruction) for instruction in dict.fromkeys(instructions)}
+        return torch.stack([told[instruction] for instruction in instructions])
 
     @torch.inference_mode()
     def told(self, instruction: str) -> Tensor:
         """float32 [dim], unit length: what the text encoder says of an instruction; zeros for none. Kept."""
         if instruction not in self._told:
-            before, behind = self._around
-            ids = [*before, *self._ids(instruction)[: self._most_tokens - 8], *behind]
-            embedded, mask = self._sequences([(ids, [])])
-            states = self.model.text(embedded, mask).float().mean(1)[0]
-            self._told[instruction] = states / states.norm()
+            self._told[instruction] = self._read_instruction(instruction)
         return self._told[instruction].to(self.device)
+
+    def _read_instruction(self, instruction: str) -> Tensor:
+        """As `told`, with gradients if enabled."""
+        if not instruction:
+            return torch.zeros(self.dim, device=self.device)
+        before, behind = self._around
+        ids = [*before, *self._ids(instruction)[: self._most_tokens - 8], *behind]
+        embedded, mask = self._sequences([(ids, [])])
+        states = self.model.text(embedded, mask).float().mean(1)[0]
+        return states / states.norm()
 
     def _grid(self, pixels: np.ndarray) -> Tensor:
         """[frames, rows, columns, 1280] of a picture or clip."""

@@ -33,7 +33,7 @@ class ModelStart(Section):
     """What training starts from: a checkpoint (`from`), or a new model of the size that `text` and `vision` give.
 
     Attributes:
-        checkpoint: YAML `from`: a folder in the public Qwen2-VL layout, a hub name in the local cache, or "mini".
+        checkpoint: YAML `from`: a Qwen2-VL or a compact_vlm: a folder in its layout, a hub name in the local cache, or "mini".
         text, vision: fields of Qwen2-VL's configuration.
         initial: a new model starts from the text teacher's token vectors, or at random.
         tokenizer: a new model reads with the tokenizer of this checkpoint folder; with the teacher's WordPiece if not given.
@@ -163,7 +163,8 @@ class Stage(Section):
 
     Attributes:
         trains: "vision" embeds pictures by the mean of their visual tokens, without the language model, and trains the tower alone;
-            "language" leaves the tower as it is.
+            "language" leaves the tower as it is. Of a compact_vlm, whose pictures never need the text encoder, "vision" trains the network
+            and what pools its grid, "language" the rest.
         decay: for the schedule "plateau": the share of the steps over which the rate falls to zero.
         sizes: (width, height) of photos and frames of teacher-vector groups.
         mixture: teacher-vector groups by name.
@@ -229,8 +230,10 @@ class Recipe(Section):
     """A whole run.
 
     Attributes:
-        adapter: None: all weights are trained (those of a frozen tower apart).
-        vision_tower: a frozen tower is never trained, whatever a stage says.
+        adapter: None: all weights are trained (those of a frozen tower apart). Qwen2-VL models alone have adapters, `parallel: fsdp`,
+            `gradient_checkpointing`, `vision_cache_gb`, and a stage's `kept_tokens` and `level_visual_tokens`.
+        vision_tower: a frozen tower is never trained, whatever a stage says. Of a compact_vlm that is the network; what pools its grid
+            learns.
         vision_cache_gb: features of a frozen tower are kept on disk up to this size; 0: computed every time.
         page_text_tokens: of a page's text, that the finished model is given at most.
         teacher_text_tokens: of every text, that the teacher of teacher-vector groups is given at most; None: `page_text_tokens`.

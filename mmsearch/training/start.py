@@ -84,7 +84,9 @@ def _new_model(recipe: Recipe) -> Vlm2VecEmbedder:
     config = Qwen2VLConfig(**model_config(tokenizer, recipe.model.text, recipe.model.vision))
     config._attn_implementation = "sdpa"
     torch.manual_seed(recipe.seed)
-    return Vlm2VecEmbedder.from_model(Qwen2VLModel(config), tokenizer)
+    embedder = with_budgets(Vlm2VecEmbedder.from_model(Qwen2VLModel(config), tokenizer), recipe)
+    assert isinstance(embedder, Vlm2VecEmbedder)
+    return embedder
 
 
 def _start_from_teacher(embedder: Vlm2VecEmbedder, recipe: Recipe, material: Material) -> None:
