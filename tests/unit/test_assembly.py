@@ -15,7 +15,7 @@ from mmsearch.errors import ConfigError
 from mmsearch.items import KINDS
 from mmsearch.prompts import DOCUMENT_INSTRUCTIONS, TEXT_QUERY_INSTRUCTIONS
 from mmsearch.training.assembly import join
-from mmsearch.training.assembly.finish import largest_shift_error, tell_kinds, turn
+from mmsearch.training.assembly.finish import largest_shift_error, leave_to_kinds, tell_gates, tell_kinds, turned_basis
 from mmsearch.training.assembly.grids import SIDE, cells_of, pixels, viewed
 from mmsearch.training.assembly.join import Sequences
 from mmsearch.training.assembly.material import Material, PairSources, first_title
@@ -129,11 +129,11 @@ def test_only_the_upper_layers_are_trained():
 def test_a_text_that_says_the_same_is_no_wrong_answer():
     same = F.normalize(torch.tensor([[1.0, 0.0], [1.0, 0.01], [0.0, 1.0]]), dim=1)
     texts = Texts(same, torch.tensor([2]))
-    seen = same[:2]
-    sharp = torch.tensor(10.0).log()
+    seen, own = same[:2], torch.tensor([0, 1])
+    head = Head(Seeing(2, 4))
     apart = Texts(F.normalize(torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]]), dim=1), torch.tensor([2]))
     # With both right answers masked for each other, only the bank's far text is left to be told apart from.
-    assert float(texts.loss(seen, torch.tensor([0, 1]), sharp)) < float(apart.loss(seen, torch.tensor([0, 1]), sharp))
+    assert float(texts.loss(head, seen, own)) < float(apart.loss(head, seen, own))
 
 
 def test_class_features_lie_as_far_out_as_photos_where_their_classes_are():
@@ -204,21 +204,31 @@ def test_the_head_learns_to_tell_photos_apart():
 # Kinds and basis
 
 
-def test_turning_keeps_what_is_compared():
-    model, sequences = tiny()
-    hidden = model.out.out_features
+def test_a_basis_of_their_own_keeps_what_is_compared():
+    hidden = 32
     vectors = F.normalize(torch.randn(400, hidden) * torch.linspace(2, 0.001, hidden), dim=1)
-    ids = [sequences.one(sequences.ids(text)) for text in ("a dog", "the beach")]
-    with torch.no_grad():
-        model.out.weight.copy_(torch.diag(torch.linspace(2, 0.001, hidden)) @ model.out.weight)
-        before = F.normalize(sequences.read(ids), dim=1)
-        texts = turn(model, vectors)
-        after = F.normalize(sequences.read(ids), dim=1)
-    assert torch.allclose(before @ before.T, after @ after.T, atol=0.02)
-    assert float(after[:, : len(KINDS)].abs().max()) < 1e-5
-    assert float(texts[:, : len(KINDS)].abs().max()) < 1e-5
-    energy = (texts**2).mean(0)[len(KINDS) :]
+    turned = vectors @ turned_basis(vectors).T
+    assert torch.allclose(turned @ turned.T, vectors @ vectors.T, atol=1e-3)
+    assert float(turned[:, : len(KINDS)].abs().max()) < 1e-5
+    energy = (turned**2).mean(0)[len(KINDS) :]
     assert float(energy[: hidden // 4].sum()) > float(energy[hidden // 4 :].sum())
+
+
+def test_layers_leave_the_first_coordinates_to_kinds():
+    layer = torch.nn.Linear(4, 8)
+    leave_to_kinds([layer])
+    out = layer(torch.randn(5, 4))
+    assert not out[:, : len(KINDS)].any() and out[:, len(KINDS) :].all()
+
+
+def test_queries_for_pictures_get_the_gate_and_others_keep_theirs():
+    model, sequences = tiny()
+    before = model.gate(sequences.told(DOCUMENT_INSTRUCTIONS["page"])).detach()
+    gate = torch.randn(model.gate.out_features)
+    tell_gates(model, sequences, gate)
+    for kind in ("image", "clip"):
+        assert torch.allclose(model.gate(sequences.told(TEXT_QUERY_INSTRUCTIONS[kind])), gate, atol=0.05)
+    assert torch.allclose(model.gate(sequences.told(DOCUMENT_INSTRUCTIONS["page"])), before, atol=0.05)
 
 
 def test_an_instruction_shifts_by_its_kind_alone():

@@ -8,14 +8,13 @@ The basis turns so that the first coordinates tell the kind and the rest are the
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from tokenizers import Tokenizer
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmsearch import prompts
 from mmsearch.embedders.compact_vlm import CompactVlmEmbedder
@@ -25,6 +24,8 @@ from mmsearch.training.assembly.join import Sequences
 from mmsearch.training.assembly.settings import Assembly
 from mmsearch.training.kind_axes import kind_axes, principal_basis
 
+PICTURES: tuple[Kind, ...] = ("image", "clip")
+
 log = logging.getLogger(__name__)
 
 RIDGE = 1e-4
@@ -32,28 +33,29 @@ RIDGE = 1e-4
 
 
 @torch.no_grad()
-def turn(model: CompactVlm, vectors: Tensor) -> Tensor:
-    """Turn what a model reads and sees into a basis of its own, in place; before `join`, whose gate works on coordinates.
-
-    Args:
-        vectors: float32 [n, hidden], what texts of all sorts say.
-
-    Returns:
-        the same texts in the new basis, unit length. Their first coordinates, left to kinds, are zero.
-    """
+def turned_basis(vectors: Tensor) -> Tensor:
+    """float32 [hidden, hidden]: rows that take texts `vectors` [n, hidden] into a basis of their own. The first rows, left to kinds, are zero."""
     axes = kind_axes(vectors.numpy())
-    kept = torch.from_numpy(principal_basis(vectors.numpy(), axes))
-    kept[: len(axes)] = 0
-    for layer in (model.out, model.seeing.linear, model.seeing.deep):
-        layer.weight.copy_(kept @ layer.weight)
-        layer.bias.copy_(kept @ layer.bias)
-    return F.normalize(vectors @ kept.T, dim=1)
+    basis = torch.from_numpy(principal_basis(vectors.numpy(), axes))
+    basis[: len(axes)] = 0
+    return basis
 
 
 @torch.no_grad()
-def finish(model: CompactVlm, tokenizer: Tokenizer, config: Mapping[str, Any], recipe: Assembly) -> CompactVlmEmbedder:
-    """Give kinds their directions, in place, and make an embedder of the model."""
+def leave_to_kinds(layers: Sequence[nn.Linear]) -> None:
+    """Whatever these layers say along the coordinates of kinds is taken out."""
+    for layer in layers:
+        layer.weight[: len(KINDS)] = 0
+        layer.bias[: len(KINDS)] = 0
+
+
+@torch.no_grad()
+def finish(
+    model: CompactVlm, tokenizer: Tokenizer, config: Mapping[str, Any], recipe: Assembly, gate: Tensor
+) -> CompactVlmEmbedder:
+    """Give kinds their directions and queries for pictures their `gate`, in place, and make an embedder of the model."""
     sequences = Sequences(model, tokenizer)
+    tell_gates(model, sequences, gate)
     tell_kinds(model, sequences, recipe.kind_strength)
     log.info("kinds are told to within %.4f", largest_shift_error(model, sequences, recipe.kind_strength))
     return CompactVlmEmbedder(
@@ -66,22 +68,40 @@ def finish(model: CompactVlm, tokenizer: Tokenizer, config: Mapping[str, Any], r
     )
 
 
+@torch.no_grad()
 def tell_kinds(model: CompactVlm, sequences: Sequences, strength: float) -> None:
     """Set `shift` so that each known instruction moves a vector by `strength` along its kind's coordinate."""
-    told, wanted = [], []
-    for number, kind in enumerate(KINDS):
-        for instruction in _instructions(kind):
-            told.append(sequences.told(instruction))
-            wanted.append(strength * torch.eye(model.out.out_features)[number])
-    known, shifts = torch.stack(told).double(), torch.stack(wanted).double()
-    mean = known.mean(0)
+    hidden = model.out.out_features
+    wanted = {
+        instruction: strength * torch.eye(hidden)[number]
+        for number, kind in enumerate(KINDS)
+        for instruction in _instructions(kind)
+    }
+    fit(model.shift, sequences, wanted)
+
+
+@torch.no_grad()
+def tell_gates(model: CompactVlm, sequences: Sequences, gate: Tensor) -> None:
+    """Set the model's gate to `gate` [hidden] for texts that look for pictures or clips; for other known instructions it stays."""
+    wanted = {
+        instruction: model.gate(sequences.told(instruction)) for kind in KINDS for instruction in _instructions(kind)
+    }
+    for kind in PICTURES:
+        wanted[prompts.TEXT_QUERY_INSTRUCTIONS[kind]] = gate
+    fit(model.gate, sequences, wanted)
+
+
+def fit(layer: nn.Linear, sequences: Sequences, wanted: Mapping[str, Tensor]) -> None:
+    """Set a layer so that of each instruction it makes the vector `wanted`, with the smallest weights that do."""
+    known = torch.stack([sequences.told(instruction) for instruction in wanted]).double()
+    targets = torch.stack(list(wanted.values())).double()
+    mean, middle = known.mean(0), targets.mean(0)
     centred = known - mean
     gram = centred @ centred.T
     ridge = RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.double)
-    middle = shifts.mean(0)
-    weight = (torch.linalg.solve(gram + ridge, shifts - middle)).T @ centred
-    model.shift.weight.copy_(weight.float())
-    model.shift.bias.copy_((middle - weight @ mean).float())
+    weight = torch.linalg.solve(gram + ridge, targets - middle).T @ centred
+    layer.weight.copy_(weight.float())
+    layer.bias.copy_((middle - weight @ mean).float())
 
 
 def _instructions(kind: Kind) -> list[str]:

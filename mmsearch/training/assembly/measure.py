@@ -46,7 +46,7 @@ def photos(material: Material, texts: Tensor) -> Callable[[Head, EfficientNetLit
             images = [viewed(material.photos[n].member.image(), 0, random.Random(0)) for n in held[at : at + 16]]
             cells.append(cells_of(network(pixels(images))))
         head.eval()
-        told = _recalls(head(head.seeing.pooled(torch.cat(cells))), material, texts, held)
+        told = _recalls(head(head.seeing.pooled(torch.cat(cells))), material, head.told(texts), held)
         head.train()
         return told
 
@@ -58,11 +58,11 @@ def seen(material: Material, texts: Tensor, grids: Grids, head: Head) -> str:
     """Captions to photos in each language, and texts to clips."""
     held = [n for n, photo in enumerate(material.photos) if photo.set_name == "flickr8k" and photo.development]
     cells = torch.from_numpy(grids.photos(0)[held].astype(np.float32))
-    told = _recalls(head(head.seeing.pooled(cells)), material, texts, held)
+    told = _recalls(head(head.seeing.pooled(cells)), material, head.told(texts), held)
     kept = [n for n, clip in enumerate(material.clips) if clip.development]
     frames = torch.from_numpy(grids.clips()[kept].astype(np.float32))
     pooled = head.seeing.pooled(frames.flatten(0, 1)).view(len(kept), frames.shape[1], -1).mean(1)
-    asked = texts[[material.said.clips[n][0].row for n in kept]]
+    asked = head.told(texts)[[material.said.clips[n][0].row for n in kept]]
     found = measure((asked @ head(pooled).T).numpy(), range(len(kept)))
     return f"{told}, clips R@10 {found['R@10']:.3f}"
 

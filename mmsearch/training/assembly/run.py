@@ -20,7 +20,7 @@ from mmsearch.embedders.compact_vlm_model import CompactVlm, EfficientNetLite
 from mmsearch.lock import locked
 from mmsearch.training import parts
 from mmsearch.training.assembly import measure
-from mmsearch.training.assembly.finish import finish, turn
+from mmsearch.training.assembly.finish import finish, leave_to_kinds, turned_basis
 from mmsearch.training.assembly.grids import POOLED, Grids
 from mmsearch.training.assembly.join import train_join
 from mmsearch.training.assembly.material import Material, PairSources
@@ -73,13 +73,13 @@ class _Run:
         self.trunk(head, network, texts)
         grids = Grids(self.run / "grids", network, self.material, self.recipe.seeing.views)
         grids.compute()
-        self.seeing(head, grids, network, classifier, texts)
+        self.seeing(head, grids, classifier, texts)
         model.text.load_state_dict(reader.encoder.state_dict())
         model.out.load_state_dict(reader.out.state_dict())
         model.vision.load_state_dict(network.state_dict())
-        texts = Texts(turn(model, texts.vectors), texts.train)
+        leave_to_kinds([model.out, model.seeing.linear, model.seeing.deep])
         self.join(model, reader.tokenizer, grids, texts)
-        embedder = finish(model, reader.tokenizer, self.config(), self.recipe)
+        embedder = finish(model, reader.tokenizer, self.config(), self.recipe, head.gate.detach())
         folder = self.run / "checkpoint"
         embedder.save(folder)
         log.info("the checkpoint is in %s", folder)
@@ -120,7 +120,7 @@ class _Run:
         return reader.requires_grad_(False).eval()
 
     def captions(self, reader: Reader) -> Texts:
-        """Every text's vector; what the development split says is not drawn from."""
+        """Every text's vector; what the development split says is not drawn from. The reader's map is turned into their basis."""
         said, file = self.material.said, self.run / "captions.npy"
         if not file.exists():
             part = file.with_suffix(".part")
@@ -131,6 +131,9 @@ class _Run:
         if len(states) != len(said.texts):
             raise ValueError(f"{file} holds {len(states)} texts, the material {len(said.texts)}: delete it")
         with torch.no_grad():
+            basis = turned_basis(F.normalize(reader.out(states), dim=1))
+            reader.out.weight.copy_(basis @ reader.out.weight)
+            reader.out.bias.copy_(basis @ reader.out.bias)
             vectors = F.normalize(reader.out(states), dim=1)
         trained = [own for photo, own in zip(self.material.photos, said.photos, strict=True) if not photo.development]
         trained += [own for clip, own in zip(self.material.clips, said.clips, strict=True) if not clip.development]
@@ -163,7 +166,7 @@ class _Run:
         draws = Draws(self.material, shares, settings.foreign, rng)
         train_seeing(head, [grids.photos(0)], grids.clips(), nothing, draws, texts, settings, rng)
 
-    def seeing(self, head: Head, grids: Grids, network: EfficientNetLite, classifier: Tensor, texts: Texts) -> None:
+    def seeing(self, head: Head, grids: Grids, classifier: Tensor, texts: Texts) -> None:
         done = self.run / "seeing.pt"
         if not done.exists():
             rng = self._rng("seeing")
@@ -173,8 +176,8 @@ class _Run:
             classes = self._classes(views[0], classifier)
             train_seeing(head, views, grids.clips(), classes, draws, texts, settings, rng)
             log.info("seeing: %s", measure.seen(self.material, texts.vectors, grids, head))
-            saved({"seeing": head.seeing.state_dict()}, done)
-        head.seeing.load_state_dict(loaded(done)["seeing"])
+            saved(head.state_dict(), done)
+        head.load_state_dict(loaded(done))
 
     def _classes(self, photos: np.ndarray, classifier: Tensor) -> tuple[Tensor, Tensor]:
         """Features that stand for the classifier's classes in what the trained network sees, and the rows of their names.

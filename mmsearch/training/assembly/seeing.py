@@ -41,7 +41,11 @@ CLIPS, CLASSES = "clips", "classes"
 
 
 class Head(nn.Module):
-    """`Seeing` under training, with what only training needs: dropout, a temperature, and a scale for each coordinate of texts."""
+    """`Seeing` under training, with what only training needs: dropout and a temperature.
+
+    Attributes:
+        gate: [hidden], by how much more (or less) each coordinate of a text counts when pictures are sought; becomes the model's gate.
+    """
 
     def __init__(self, seeing: Seeing) -> None:
         super().__init__()
@@ -49,6 +53,7 @@ class Head(nn.Module):
         nn.init.zeros_(seeing.score.weight)
         nn.init.zeros_(seeing.score.bias)
         self.sharpness = nn.Parameter(torch.tensor(1 / 0.06).log())
+        self.gate = nn.Parameter(torch.zeros(seeing.linear.out_features))
 
     def forward(self, pooled: Tensor) -> Tensor:
         """Unit vectors float32 [n, hidden] of pooled cells [n, 1280]."""
@@ -56,6 +61,10 @@ class Head(nn.Module):
         deep = F.gelu(own.inner(F.dropout(pooled, 0.2, is_training)))
         seen = own.linear(F.dropout(pooled, 0.1, is_training)) + own.deep(F.dropout(deep, 0.3, is_training))
         return F.normalize(seen, dim=1)
+
+    def told(self, texts: Tensor) -> Tensor:
+        """Unit vectors of texts as queries for pictures."""
+        return F.normalize(texts * (1 + self.gate), dim=-1)
 
 
 @dataclass(frozen=True)
@@ -65,12 +74,12 @@ class Texts:
     vectors: Tensor
     train: Tensor
 
-    def loss(self, seen: Tensor, own: Tensor, sharpness: Tensor) -> Tensor:
+    def loss(self, head: Head, seen: Tensor, own: Tensor) -> Tensor:
         """InfoNCE both ways of `seen` [n, hidden] against texts number `own` [n] and a bank of others."""
         count = len(own)
         rows = torch.cat([own, self.train[torch.randint(len(self.train), (BANK,))]])
         candidates = self.vectors[rows]
-        scores = seen @ candidates.T * sharpness.exp()
+        scores = seen @ head.told(candidates).T * head.sharpness.exp()
         target = torch.arange(count)
         alike = candidates[:count] @ candidates.T > SAME_TEXT
         alike[target, target] = False
@@ -133,7 +142,7 @@ def train_seeing(
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * rate(step, settings.steps, warmup=30)
         pooled, rows = _drawn(head, photos, clips, classes, draws, settings, rng)
-        loss = texts.loss(head(pooled), rows, head.sharpness)
+        loss = texts.loss(head, head(pooled), rows)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -250,7 +259,7 @@ def train_trunk(
         parts = range(0, len(images), 16)
         cells = torch.cat([_cells(network, pixels(images[at : at + 16]), settings.first_block) for at in parts])
         rows = torch.tensor([row for _, row in drawn])
-        loss = texts.loss(head(head.seeing.pooled(cells)), rows, head.sharpness)
+        loss = texts.loss(head, head(head.seeing.pooled(cells)), rows)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(tuned, 1.0)
