@@ -29,6 +29,15 @@ def teacher_folder() -> Path:
     return Path(found.origin).parent / "model"
 
 
+def teacher_model() -> Any:
+    """The teacher's BERT, in evaluation mode. Raises: MissingExtra."""
+    from transformers import BertModel
+
+    return BertModel.from_pretrained(
+        teacher_folder(), attn_implementation="sdpa", local_files_only=True, use_safetensors=True
+    ).eval()
+
+
 class Teacher:
     """Teacher vectors by text, cached in `folder` (two append-only files, so that an interrupted run keeps its work)."""
 
@@ -99,11 +108,7 @@ class Teacher:
         import torch
 
         if self._model is None:
-            from transformers import BertModel
-
-            self._model = BertModel.from_pretrained(
-                teacher_folder(), attn_implementation="sdpa", local_files_only=True, use_safetensors=True
-            ).eval()
+            self._model = teacher_model()
         length = max(map(len, ids))
         tokens = torch.zeros(len(ids), length, dtype=torch.long)
         mask = torch.zeros(len(ids), length, dtype=torch.long)

@@ -28,7 +28,7 @@ from mmsearch.training.assembly.material import PairSources
 from mmsearch.training.assembly.settings import Words
 from mmsearch.training.assembly.steps import Averaged, rate, saved
 from mmsearch.training.parts import padded_rows, token_rows
-from mmsearch.training.teacher import teacher_folder
+from mmsearch.training.teacher import teacher_folder, teacher_model
 
 log = logging.getLogger(__name__)
 
@@ -86,9 +86,7 @@ class Teacher:
     """all-MiniLM-L6-v2, asked anew for every batch."""
 
     def __init__(self) -> None:
-        from transformers import BertModel
-
-        self._model = BertModel.from_pretrained(teacher_folder(), add_pooling_layer=False).eval().requires_grad_(False)
+        self._model = teacher_model().requires_grad_(False)
         self._tokenizer = Tokenizer.from_file(str(teacher_folder() / "tokenizer.json"))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
