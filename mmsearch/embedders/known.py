@@ -67,10 +67,10 @@ class KnownModel:
 KNOWN: tuple[KnownModel, ...] = (
     KnownModel(
         name="mini",
-        family="vlm2vec",
-        summary="the compact checkpoint that ships with mmsearch, trained by this repository",
+        family="compact_vlm",
+        summary="the compact checkpoint that ships with mmsearch: open parts, joined and trained by this repository",
         dim=384,
-        parameters=22_590_720,
+        parameters=129_337_038,
         licence="AGPL-3.0-or-later",
         source="mmsearch/checkpoints/mini",
     ),

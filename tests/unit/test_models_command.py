@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from mmsearch.cli import app
-from mmsearch.embedders import vlm2vec
+from mmsearch.embedders import compact_vlm
 from mmsearch.embedders.families import FAMILIES
 from mmsearch.embedders.inventory import has_code
 from mmsearch.embedders.known import KNOWN
@@ -76,7 +76,7 @@ def test_the_list_for_people_and_the_bare_command_are_the_same() -> None:
     assert done.exit_code == 0 and done.stdout == models().stdout
     assert "only `mmsearch models pull NAME` asks the network" in done.stderr
     lines = {line.split()[0]: line for line in done.stdout.splitlines()}
-    assert "shipped" in lines["mini"] and "384 dim" in lines["mini"] and "23M" in lines["mini"]
+    assert "shipped" in lines["mini"] and "384 dim" in lines["mini"] and "129M" in lines["mini"]
     assert "pull fetches about 4.4 GB" in lines["VLM2Vec/VLM2Vec-V2.0"]
     assert "128 dim/token" in lines["vidore/colpali-v1.3-hf"]
     assert "weights are not public" in lines["Uni-Retrieval"]
@@ -86,12 +86,12 @@ def test_the_list_for_people_and_the_bare_command_are_the_same() -> None:
 def test_info_of_the_shipped_model_opens_it() -> None:
     facts = json.loads(models("info", "mini", "--json").stdout)
     assert facts["opens"].startswith("yes, in ") and facts["model_key"].startswith("mmsearch-mini-")
-    assert (facts["dim"], facts["parameters"], facts["family"]) == (384, 22_590_720, "vlm2vec")
-    assert facts["max_pixels"]["page"] == 31_360 and facts["licence"] == "AGPL-3.0-or-later"
-    assert facts["weights"] == "23M numbers in 1 safetensors files, BF16"
+    assert (facts["dim"], facts["parameters"], facts["family"]) == (384, 129_337_038, "compact_vlm")
+    assert facts["max_pixels"]["page"] == 49_152 and facts["licence"] == "AGPL-3.0-or-later"
+    assert facts["weights"] == "129M numbers in 1 safetensors files, U8, I8, BF16, F16"
     text = models("info", "mini").stdout
-    assert "page 31,360" in text and "shipped" in text
-    assert str(vlm2vec.__doc__).splitlines()[0] in text, "what the family says of itself"
+    assert "page 49,152" in text and "shipped" in text
+    assert str(compact_vlm.__doc__).splitlines()[0] in text, "what the family says of itself"
 
 
 def test_info_of_what_is_not_here_says_how_to_get_it() -> None:
