@@ -274,9 +274,15 @@ def age_schema(library: Path) -> None:
     from contextlib import closing
 
     with closing(sqlite3.connect(library / "catalog.sqlite3")) as database, database:
-        for table, column in (("models", "is_multi_vector"), ("sources", "ctime_ns")):
+        for table, column in (
+            ("models", "is_multi_vector"),
+            ("sources", "ctime_ns"),
+            ("items", "text_source"),
+            ("items", "has_print"),
+        ):
             if column in {row[1] for row in database.execute(f"PRAGMA table_info({table})")}:
                 database.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
+        database.execute("DROP TABLE IF EXISTS recognised")
         database.execute("UPDATE alembic_version SET version_num = '0001'")
 
 

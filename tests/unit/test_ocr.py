@@ -5,6 +5,9 @@ from __future__ import annotations
 import importlib.metadata
 import itertools
 import json
+import os
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -192,3 +195,13 @@ def test_rapidocr_is_asked_for_by_files_alone() -> None:
     before = set(sys.modules)
     rapid.is_installed()
     assert "rapidocr" not in set(sys.modules) - before
+
+
+def test_onnx_runtime_reports_nothing(tmp_path):
+    """Its telemetry begins with a session file in the temporary folder, written when it is imported."""
+    pytest.importorskip("rapidocr")
+    code = "from mmsearch.media.ocr.rapid import RapidOCR; RapidOCR()"
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    environment.pop("ORT_DISABLE_TELEMETRY", None)
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=120)
+    assert not (tmp_path / ".ses").exists()

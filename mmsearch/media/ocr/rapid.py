@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +35,7 @@ class RapidOCR:
     name = "rapidocr"
 
     def __init__(self) -> None:
+        os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # ONNX Runtime would report to Microsoft from its import on
         import rapidocr
 
         self.version = importlib.metadata.version("rapidocr")
