@@ -175,8 +175,12 @@ def _odds(
         scale = calibration.pictures_only
         if measure.scale is not None and not scale.is_fitted:
             scale = measure.scale._replace(reliability=scale.reliability)
-        alone = by_meaning(cosines, replace(measure, scale=scale), searched, is_each_best=is_each_best)
-        odds = np.where(np.isin(ids, calibration.textless), alone, odds)
+        # Measured against the best of their own sort: what the best page with a text is worth says nothing of a page without. And
+        # no more than a page with a text is worth that is as near.
+        alone = np.isin(ids, calibration.textless)
+        near = np.asarray(cosines, np.float64)[alone]
+        own = by_meaning(near, replace(measure, scale=scale), searched, is_each_best=is_each_best)
+        odds[alone] = np.minimum(own, odds[alone])
     return odds
 
 

@@ -176,7 +176,7 @@ def test_states(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (place / "model.safetensors").write_bytes(b"")
     assert standing(place).state == "here"
     monkeypatch.setitem(FAMILIES, "vlm2vec", "mmsearch.embedders.not_written_yet:Nothing")
-    assert (standing(place).state, standing("mini").state) == ("cannot run", "cannot run")
+        assert (standing(place).state, standing("mini").state) == ("cannot run", "shipped")
     assert "no code for its family, vlm2vec" in standing("mini").why
 
 
