@@ -176,8 +176,8 @@ def test_states(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (place / "model.safetensors").write_bytes(b"")
     assert standing(place).state == "here"
     monkeypatch.setitem(FAMILIES, "vlm2vec", "mmsearch.embedders.not_written_yet:Nothing")
-        assert (standing(place).state, standing("mini").state) == ("cannot run", "shipped")
-    assert "no code for its family, vlm2vec" in standing("mini").why
+    assert (standing(place).state, standing("mini").state) == ("cannot run", "shipped")
+    assert "no code for its family, vlm2vec" in standing(place).why
 
 
 def test_pickles_alone_cannot_run(tmp_path: Path) -> None:
