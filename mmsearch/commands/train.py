@@ -196,7 +196,10 @@ def _recipe(name: str | None, run: Path | None, steps: int | None, changes: list
 
     if name is None:
         if run is None or not (run / "recipe.yaml").is_file():
-            raise typer.BadParameter(f"--recipe is missing; there are {', '.join(recipe_names())}, or give a YAML file")
+            from mmsearch.training.assembly.settings import assembly_names
+
+            names = ", ".join(sorted([*assembly_names(), *recipe_names()]))
+            raise typer.BadParameter(f"--recipe is missing; there are {names}, or give a YAML file")
         name = str(run / "recipe.yaml")
     chosen = load_recipe(name)
     fields = {f"stages.{number}.steps": steps for number in range(len(chosen.stages))} if steps else {}

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from mmsearch.embedders import load_embedder
 from mmsearch.evaluation.mmeb.data import Side, load_task
 from mmsearch.evaluation.mmeb.loaders import LOADERS
 from mmsearch.evaluation.mmeb.tasks import COUNTED, TASKS, Task
+from mmsearch.items import EmbedInput
 from tests.mmeb_sets import build
 
 FAMILIES = {task.family: task for task in COUNTED}
@@ -79,17 +80,15 @@ def embedder() -> Any:
     return load_embedder("mini", device="cpu", dtype="float32")
 
 
-def vectors_one_by_one(embedder: Any, sides: list[Side]) -> np.ndarray:
-    rows = [
-        embedder.embed_prompts(
-            [side.prompt],
-            [[picture.open() for picture in side.pictures] or None],
-            [side.is_video],
-            max_pixels=[embedder.max_pixels[side.kind]],
+def vectors_one_by_one(encode: Callable[[list[EmbedInput]], np.ndarray], sides: list[Side]) -> np.ndarray:
+    """The shipped model takes instruction and text apart, so each side is an input of its own."""
+    inputs = [
+        EmbedInput(
+            side.instruction, side.text, tuple(picture.open() for picture in side.pictures), side.is_video, side.kind
         )
         for side in sides
     ]
-    return np.concatenate(rows)
+    return np.concatenate([encode([one]) for one in inputs])
 
 
 @pytest.mark.parametrize("task", FAMILIES.values(), ids=FAMILIES)
@@ -97,8 +96,10 @@ def test_predictions_are_those_of_plain_products(task: Task, embedder, out, data
     """Every loader family against each side embedded by itself, and each query compared with its candidates by itself."""
     loaded = load_task(task, data)
     names = list(loaded.candidates)[:60]  # of 700 classes the first must do: their order among each other is compared
-    candidates = dict(zip(names, vectors_one_by_one(embedder, [loaded.candidates[n] for n in names]), strict=True))
-    queries = vectors_one_by_one(embedder, [query.side for query in loaded.queries])
+    candidates = dict(
+        zip(names, vectors_one_by_one(embedder.encode_documents, [loaded.candidates[n] for n in names]), strict=True)
+    )
+    queries = vectors_one_by_one(embedder.encode_queries, [query.side for query in loaded.queries])
     written = (out / task.modality / f"{task.name}_pred.jsonl").read_text().splitlines()
     hits = []
     for query, vector, line in zip(loaded.queries, queries, written, strict=True):

@@ -143,5 +143,5 @@ def test_check_and_recipes_say_what_there_is(place, capsys):
 
 
 def test_a_recipe_is_asked_for(place):
-    with pytest.raises(Exception, match="--recipe is missing; there are mini, "):
+    with pytest.raises(Exception, match="--recipe is missing; there are from_nothing, mini, "):
         mmsearch("train")

@@ -85,6 +85,11 @@ class Assembly(Section):
     join: Join
 
 
+def assembly_names() -> list[str]:
+    """Recipes of this sort that come with the package."""
+    return sorted(file.stem for file in RECIPES.glob("*.yaml"))
+
+
 def find_assembly(name_or_file: str | Path) -> Path | None:
     """The file of a recipe of this sort, by its name or path; None where it is another sort, or not there."""
     file = Path(name_or_file)
