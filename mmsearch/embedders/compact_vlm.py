@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from mmsearch.embedders import checkpoint as files
 from mmsearch.embedders.batching import batches_by_cost, single_core_threads
 from mmsearch.embedders.checkpoint import load_tokenizer, read_tensors
-from mmsearch.embedders.compact_vlm_model import STRIDE, CompactVlm
+from mmsearch.embedders.compact_vlm_model import STRIDE, CompactVlm, mean_state
 from mmsearch.embedders.opened import Opened, match_scales, model_key, open_checkpoint
 from mmsearch.embedders.qwen2vl_inputs import as_rgb, first_tokens, token_ids
 from mmsearch.errors import EmbedderError
@@ -40,6 +40,8 @@ TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 65536}
 CELL_COST = 12
 """What a cell costs beside a token, for batches of like cost."""
 SCALE = ".scale"
+LENGTH_STEP = 16
+"""Sequences are padded to multiples of this: torch keeps compiled bfloat16 kernels for every length it meets, hundreds of megabytes in all."""
 
 
 @dataclass(frozen=True)
@@ -303,7 +305,7 @@ class CompactVlmEmbedder:
         before, behind = self._around
         ids = [*before, *self._ids(instruction)[: self._most_tokens - 8], *behind]
         embedded, mask = self._sequences([(ids, [])])
-        states = self.model.text(embedded, mask).float().mean(1)[0]
+        states = mean_state(self.model.text(embedded, mask), mask)[0]
         return states / states.norm()
 
     def _grid(self, pixels: np.ndarray) -> Tensor:
@@ -340,6 +342,8 @@ class CompactVlmEmbedder:
             embedded.append(torch.cat([tokens[:prefix], *visual, text, tokens[-1:]]))
         lengths = torch.tensor([len(own) for own in embedded], device=self.device)
         padded = nn.utils.rnn.pad_sequence(embedded, batch_first=True)
+        longest = min(-(-padded.shape[1] // LENGTH_STEP) * LENGTH_STEP, self._most_tokens)
+        padded = nn.functional.pad(padded, (0, 0, 0, longest - padded.shape[1]))
         return padded, torch.arange(padded.shape[1], device=self.device) < lengths[:, None]
 
     @property
