@@ -1,7 +1,7 @@
 """Stages `trunk` and `seeing`: from pictures to the vectors of what is said of them.
 
 Texts are frozen here, so a step costs one side only and thousands of further texts serve as negatives. `seeing` trains the head alone on
-grids that were computed once. `trunk` trains the network's last blocks with it, on pictures that are varied anew each time.
+grids that were computed once. `trunk` trains the network's last blocks with it, on pictures that are varied differently each time.
 
 The network's classifier knows a thousand classes. Its weights become pictures that nobody took: the mean of all features, moved along a class's
 weights as far as photos lie from it. With the class's name such a point is one more captioned photo. (Discriminant analysis would move it
@@ -235,7 +235,7 @@ def train_trunk(
     *,
     evaluate: Callable[[Head, EfficientNetLite], str] | None = None,
 ) -> None:
-    """Train the network's last blocks and the head on photos varied anew each time, to their averaged weights."""
+    """Train the network's last blocks and the head on photos varied differently each time, to their averaged weights."""
     network.requires_grad_(False)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     tuned = [*network.blocks[settings.first_block :].parameters(), *network.head.parameters()]

@@ -83,7 +83,7 @@ class Reader(nn.Module):
 
 
 class Teacher:
-    """all-MiniLM-L6-v2, asked anew for every batch."""
+    """all-MiniLM-L6-v2, asked again for every batch."""
 
     def __init__(self) -> None:
         self._model = teacher_model().requires_grad_(False)
