@@ -214,7 +214,7 @@ def shorten_deadline(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
 def test_a_picture_that_kills_the_engine_costs_only_itself(
     library: Library, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An engine that fails in the worker: here for want of its data."""
+    """An engine that fails in the worker: here because its data are missing."""
     scan(folder / "scan.pdf", *LINES)
     from mmsearch.media.ocr import Terms
 
