@@ -89,7 +89,7 @@ def compact_config(tokenizer: Tokenizer, *, side: int = 1) -> dict[str, Any]:
             "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
             "vocab_size": tokenizer.get_vocab_size(), "max_position_embeddings": 128, "layer_norm_eps": 1e-12,
         },
-        "vision_config": {"width": 0.2, "depth": 0.5, "trained_px": 260, "side": side, "inner_size": 24},
+        "vision_config": {"width": 0.2, "depth": 0.5, "trained_px": 260, "side": side, "inner_size": 24, "classes": 5},
     }  # fmt: skip
 
 

@@ -40,6 +40,8 @@ TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 65536}
 CELL_COST = 12
 """What a cell costs beside a token, for batches of like cost."""
 SCALE = ".scale"
+IN_8_BITS = ("text.layers.", "vision.", "seeing.", "projector.")
+"""Parts whose matrices a checkpoint holds in 8 bits."""
 LENGTH_STEP = 16
 """Sequences are padded to multiples of this: torch keeps compiled bfloat16 kernels for every length it meets, hundreds of megabytes in all."""
 
@@ -498,8 +500,8 @@ def stored_tensors(model: CompactVlm) -> dict[str, Tensor]:
 
 
 def stored_weights(tensors: Mapping[str, Tensor], dtype: torch.dtype = torch.bfloat16) -> dict[str, Tensor]:
-    """Tensors as a checkpoint holds them: the token table in 4 bits, as it is; the encoder's matrices in 8 bits with a scale per row;
-    the rest in bfloat16. With float32 all but the table is stored as it is: for weights that are still worked on."""
+    """Tensors as a checkpoint holds them: the token table in 4 bits, as it is; the matrices of the encoder and of what sees in 8 bits with a
+    scale per row (output channel); the rest in bfloat16. With float32 all but the table is stored as it is: for weights that are still worked on."""
     stored: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         tensor = tensor.detach().cpu()
@@ -507,10 +509,11 @@ def stored_weights(tensors: Mapping[str, Tensor], dtype: torch.dtype = torch.bfl
             stored[name] = tensor
         elif dtype == torch.float32:
             stored[name] = tensor.float()
-        elif name.startswith("text.layers.") and tensor.ndim == 2:
-            scale = (tensor.float().abs().amax(1).clamp(min=1e-12) / 127).half()
-            stored[name] = torch.clamp((tensor.float() / scale.float()[:, None]).round(), -127, 127).to(torch.int8)
-            stored[name + SCALE] = scale
+        elif name.startswith(IN_8_BITS) and tensor.ndim >= 2:
+            rows = tensor.float().flatten(1)
+            scale = rows.abs().amax(1).clamp(min=1e-12) / 127
+            values = torch.clamp((rows / scale[:, None]).round(), -127, 127).to(torch.int8)
+            stored[name], stored[name + SCALE] = values.view(tensor.shape), scale
         else:
             stored[name] = tensor.to(torch.bfloat16)
     return {name: tensor.contiguous() for name, tensor in stored.items()}
@@ -526,6 +529,6 @@ def restored(stored: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tens
             scale = stored.get(name + SCALE)
             if scale is None:
                 raise EmbedderError(f"{name} is stored in 8 bits, but its scale is missing")
-            tensor = tensor.float() * scale.float()[:, None]
+            tensor = (tensor.float().flatten(1) * scale.float()[:, None]).view(tensor.shape)
         tensors[name] = tensor if name.startswith("text.tokens.") else tensor.to(dtype)
     return tensors

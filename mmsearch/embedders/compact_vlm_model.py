@@ -4,7 +4,8 @@ Pictures go through an EfficientNet-Lite. Its grid of features becomes visual to
 and the text in one sequence. What the encoder makes of both, and what the grid says by itself, are added:
 
     read   = unit(out(mean(states)))                              where there is text
-    seen   = unit(a linear and a deep map of the pooled grid)     where there are pictures
+    seen   = unit(a linear and a deep map of the pooled grid      where there are pictures
+                  + the names of the classes it probably shows)
     vector = unit(unit(mix[0] * (1 + gate) * read + mix[1] * seen) + shift)
 
 The instruction is read by the same text encoder, but by itself; `gate`, `mix` and `shift` are linear in what the encoder says of it. In one
@@ -203,15 +204,21 @@ POOL_HEADS = 8
 
 
 class Seeing(nn.Module):
-    """From the cells of a picture to one vector: each of 8 groups of channels chooses the cells that it averages."""
+    """From the cells of a picture to one vector: each of 8 groups of channels chooses the cells that it averages.
 
-    def __init__(self, hidden: int, inner: int) -> None:
+    Where the network was trained to tell `classes` apart, the vectors of their names, weighted by how probable each class is, are added: a
+    picture is found by a name that no caption in training had, in every language that the text encoder reads (Norouzi et al. 2014, "ConSE").
+    """
+
+    def __init__(self, hidden: int, inner: int, classes: int = 0) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(HEAD)
         self.score = nn.Linear(HEAD, POOL_HEADS)
         self.linear = nn.Linear(HEAD, hidden)
         self.inner = nn.Linear(HEAD, inner)
         self.deep = nn.Linear(inner, hidden)
+        self.classes = nn.Linear(HEAD, classes) if classes else None
+        self.names = nn.Linear(classes, hidden, bias=False) if classes else None
 
     def pooled(self, cells: Tensor) -> Tensor:
         """[n, 1280], normalised, of cells [n, count, 1280]."""
@@ -221,7 +228,13 @@ class Seeing(nn.Module):
 
     def forward(self, pooled: Tensor) -> Tensor:
         """[n, hidden], any length, of `pooled` [n, 1280]."""
-        return self.linear(pooled) + self.deep(F.gelu(self.inner(pooled)))
+        return self.linear(pooled) + self.deep(F.gelu(self.inner(pooled))) + self.named(pooled)
+
+    def named(self, pooled: Tensor) -> Tensor | float:
+        """[n, hidden]: the names of the classes that `pooled` [n, 1280] probably shows; 0 without classes."""
+        if self.classes is None or self.names is None:
+            return 0.0
+        return self.names(torch.softmax(self.classes(pooled).float(), -1).to(pooled.dtype))
 
 
 class CompactVlm(nn.Module):
@@ -238,7 +251,7 @@ class CompactVlm(nn.Module):
         self.side = int(vision["side"])
         self.text = TextEncoder(text)
         self.vision = EfficientNetLite(float(vision["width"]), float(vision["depth"]), int(vision["trained_px"]))
-        self.seeing = Seeing(hidden, int(vision["inner_size"]))
+        self.seeing = Seeing(hidden, int(vision["inner_size"]), int(vision.get("classes", 0)))
         self.projector = nn.Linear(HEAD, hidden)
         self.places = nn.Linear(PLACE_WAVES * 6, hidden, bias=False)
         self.out = nn.Linear(hidden, hidden)

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -203,8 +203,15 @@ def e5_vectors(
     return vectors
 
 
-def read_lite2() -> tuple[EfficientNetLite, Tensor]:
-    """EfficientNet-Lite2 with ImageNet's weights, batch norms folded in, and its classifier's weights float32 [1000, 1280].
+class Classifier(NamedTuple):
+    """Attributes: weight: float32 [1000, 1280]. bias: [1000]. Classes are in the order of their WordNet numbers."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+def read_lite2() -> tuple[EfficientNetLite, Classifier]:
+    """EfficientNet-Lite2 with ImageNet's weights, batch norms folded in, and its classifier.
 
     Raises: MissingExtra.
     """
@@ -227,4 +234,4 @@ def read_lite2() -> tuple[EfficientNetLite, Tensor]:
         fold(f"blocks.{n}.project", f"{at}_project_conv", f"{at}_bn2")
     fold("head", "_conv_head", "_bn1")
     network.load_state_dict(weights)
-    return network, theirs["_fc.weight"]
+    return network, Classifier(theirs["_fc.weight"], theirs["_fc.bias"])

@@ -23,14 +23,14 @@ from mmsearch.training.assembly.seeing import (
     Draws,
     Head,
     Texts,
-    class_features,
-    class_names,
+    know_classes,
     train_seeing,
 )
 from mmsearch.training.assembly.settings import RECIPES, find_assembly, load_assembly
 from mmsearch.training.assembly.settings import Seeing as SeeingSettings
 from mmsearch.training.assembly.steps import Averaged, loaded, rate, saved
 from mmsearch.training.assembly.words import Reader, caption_states
+from mmsearch.training.parts import Classifier
 from tests.tiny_models import random_compact
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -137,18 +137,21 @@ def test_a_text_that_says_the_same_is_no_wrong_answer():
         assert float(texts.loss(head, seen, own)) < float(apart.loss(head, seen, own))
 
 
-def test_class_features_lie_as_far_out_as_photos_where_their_classes_are():
-    features = torch.tensor([[1.0, 5.0], [1.0, -1.0], [3.0, 2.0], [-1.0, 2.0]])
-    classifier = torch.tensor([[0.0, 9.0], [0.0, 1.0]])
-    found = class_features(features, classifier)
-    # The mean is (1, 2); two photos lie 3 from it, two lie 2: the lower median is 2.
-    assert found.tolist() == [[1, 4], [1, 0]]
-
-
-def test_class_names_give_every_class_one_picture():
-    classifier = torch.eye(4)
-    features = 5 * torch.eye(4)[[2, 0, 3, 1]]
-    assert class_names(features, classifier, ["c", "a", "d", "b"]) == ["a", "b", "c", "d"]
+def test_known_classes_are_found_by_their_names_before_any_training():
+    count, hidden = 6, 16
+    features = torch.rand(40, HEAD).abs()
+    classifier = Classifier(torch.randn(count, HEAD), torch.randn(count))
+    names = torch.randn(count, hidden)
+    head = Head(Seeing(hidden, 8, count))
+    know_classes(head.seeing, features, classifier, names)
+    pictures = features[:count] + 3 * classifier.weight  # each far out along its class's weights
+    with torch.no_grad():
+        head.eval()
+        seen = head(head.seeing.pooled(pictures.unsqueeze(1)))
+    asked = F.normalize(names - names.mean(0), dim=1)
+    assert (asked @ seen.T).argmax(1).tolist() == list(range(count))
+    trained = {name for name, weight in head.named_parameters() if weight.requires_grad}
+    assert "seeing.linear.weight" in trained and not any("classes" in name or "names" in name for name in trained)
 
 
 def test_views_keep_the_side_and_the_first_is_the_photo_itself():
@@ -174,7 +177,7 @@ class _OneEach(Draws):
         self._count, self._rng = count, rng
 
     def sets(self, count: int) -> list[str]:
-        return ["photos"] * (count - 4) + ["clips"] * 2 + ["classes"] * 2
+        return ["photos"] * (count - 2) + ["clips"] * 2
 
     def one(self, name: str) -> tuple[int, int]:
         number = self._rng.randrange(self._count)
@@ -188,7 +191,6 @@ def test_the_head_learns_to_tell_photos_apart():
     texts = Texts(F.normalize(torch.randn(count, hidden), dim=1), torch.arange(count))
     head = Head(Seeing(hidden, 32))
     settings = SeeingSettings(steps=60, batch=32, shares={}, cut_together=0.0, learning_rate=3e-3)
-    classes = torch.from_numpy(grids.astype(np.float32).mean(1)), torch.arange(count)
     clips = np.repeat(grids[:, None], 8, 1)
 
     def right() -> float:
@@ -198,7 +200,7 @@ def test_the_head_learns_to_tell_photos_apart():
         return float(((seen @ texts.vectors.T).argmax(1) == torch.arange(count)).float().mean())
 
     assert right() < 0.3
-    train_seeing(head, [grids], clips, classes, _OneEach(count, rng), texts, settings, rng)
+    train_seeing(head, [grids], clips, _OneEach(count, rng), texts, settings, rng)
     assert right() > 0.9
 
 

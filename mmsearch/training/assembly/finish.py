@@ -42,11 +42,14 @@ def turned_basis(vectors: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def leave_to_kinds(layers: Sequence[nn.Linear]) -> None:
-    """Whatever these layers say along the coordinates of kinds is taken out."""
+def leave_to_kinds(layers: Sequence[nn.Linear | None]) -> None:
+    """Whatever these layers (those that there are) say along the coordinates of kinds is taken out."""
     for layer in layers:
+        if layer is None:
+            continue
         layer.weight[: len(KINDS)] = 0
-        layer.bias[: len(KINDS)] = 0
+        if layer.bias is not None:
+            layer.bias[: len(KINDS)] = 0
 
 
 @torch.no_grad()

@@ -23,9 +23,9 @@ from mmsearch.training.assembly.material import Material
 
 log = logging.getLogger(__name__)
 
-SIDE = 224
+SIDE = 288
 """Pixels of a photo's side in training: the material's own size."""
-FRAME_SIDE = 160
+FRAME_SIDE = 224
 PAGE_PIXELS = 49_152
 POOLED = 2
 """Cells along each side that become one, as in the checkpoint (`vision_config.side`)."""

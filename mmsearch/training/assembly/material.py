@@ -19,8 +19,22 @@ from mmsearch.training.prepare import ClipRecord, PageRecord, load_clips, load_p
 from mmsearch.training.sources import PhotoRecord, is_development, load_pairs, load_photos
 
 TRANSLATIONS = ("de", "fr", "cs")
+WRITTEN = Path(__file__).with_name("written.jsonl.zst")
+"""Queries in eight languages with the passages that answer them, written for this project (by language models, from nothing but a brief)."""
+WRITTEN_LANGUAGES = ("de", "fr", "es", "it", "pt", "pl", "zh")
 CAPTION_CHARS = 300
+IMAGENET = "imagenet"
+"""In the `source` of the records that show one picture of each of ImageNet's classes."""
 Pair = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Twin:
+    """A text in some language, its English twin, and an English passage that belongs to both (for a caption: the twin)."""
+
+    text: str
+    english: str
+    passage: str
 
 
 @dataclass(frozen=True)
@@ -59,11 +73,27 @@ class Material:
         return SaidOfPictures(self)
 
     @cached_property
+    def class_labels(self) -> list[str]:
+        """Names of ImageNet's classes in the order of the classifiers that know them: that of their WordNet numbers."""
+        file = self.data / "photos" / "labelled-00.jsonl"
+        rows = map(json.loads, file.read_text(encoding="utf-8").splitlines())
+        of_class = {Path(row["orig"]).name.split("_")[0]: row["label"] for row in rows if IMAGENET in row["source"]}
+        return [label_text(of_class[number]) for number in sorted(of_class)]
+
+    @cached_property
     def translations(self) -> list[dict]:
         """Rows of Multi30k."""
-        file = self.data / "text" / "captions_multi30k.jsonl.zst"
-        with file.open("rb") as raw, zstandard.ZstdDecompressor().stream_reader(raw) as stream:
-            return [json.loads(line) for line in io.TextIOWrapper(stream, "utf-8")]
+        return _json_lines(self.data / "text" / "captions_multi30k.jsonl.zst")
+
+    @cached_property
+    def written(self) -> list[dict]:
+        """Rows of `WRITTEN`: `passage`, `style`, and the query under each language's code."""
+        return _json_lines(WRITTEN)
+
+
+def _json_lines(file: Path) -> list[dict]:
+    with file.open("rb") as raw, zstandard.ZstdDecompressor().stream_reader(raw) as stream:
+        return [json.loads(line) for line in io.TextIOWrapper(stream, "utf-8")]
 
 
 class SaidOfPictures:
@@ -87,9 +117,9 @@ class SaidOfPictures:
         if photo.set_name == "flickr8k":
             told = [("en", caption) for caption in photo.captions] + list(translated)
         else:
-            label = photo.label.replace("_", " ").strip()
+            label = label_text(photo.label)
             told = [("en", caption) for caption in photo.captions[:3]]
-            told += [("label", f"a photo of {label}"), ("label", label)] if label else []
+            told += [("label", photo_of(label)), ("label", label)] if label else []
             told += [("label", photo.description)] if photo.description else []
         return [Said(language, self._row(text)) for language, text in told]
 
@@ -97,12 +127,23 @@ class SaidOfPictures:
         return self._rows.setdefault(" ".join(text.split())[:CAPTION_CHARS], len(self._rows))
 
 
+def label_text(label: str) -> str:
+    """A label as it is read."""
+    return " ".join(label.replace("_", " ").split())
+
+
+def photo_of(label: str) -> str:
+    """A label as a caption."""
+    return f"a photo of {label}"
+
+
 def _clip_texts(clip: ClipRecord) -> list[str]:
     return [text for text in (*clip.captions[:4], clip.label.replace("_", " ")) if text]
 
 
 class PairSources:
-    """Pairs of texts that belong together, by source: "page" is made from pages, "multi30k" from translations, the rest is read."""
+    """Pairs of texts that belong together, by source: "page" is made from pages, "multi30k" from translations, "written" was written for this, the
+    rest is read."""
 
     def __init__(self, material: Material, rng: random.Random) -> None:
         self._rng = rng
@@ -114,6 +155,8 @@ class PairSources:
         for row in material.translations:
             if not is_development(row["orig"]):
                 self._pairs["multi30k"] += [(row["en"], row[code]) for code in TRANSLATIONS if row.get(code)]
+
+        self._pairs["written"] = [(row["en"], row["passage"]) for row in material.written]
 
     def draw(self, name: str, count: int) -> list[Pair]:
         """`count` pairs of one source. Raises: KeyError: no such source."""
@@ -142,6 +185,31 @@ class PairSources:
         content = [word for word in words if len(word) > 3 and word.lower() not in STOP_WORDS]
         chosen = rng.sample(content, min(len(content), rng.randint(2, 5)))
         return " ".join(chosen) or passage, " ".join(words)
+
+
+class Twins:
+    """Texts in other languages, those written for this and Multi30k's captions.
+
+    Args:
+        written: the share of the former.
+    """
+
+    def __init__(self, material: Material, written: float, rng: random.Random) -> None:
+        self._rng, self._share = rng, written
+        self._written = material.written
+        self._captions = [row for row in material.translations if not is_development(row["orig"])]
+
+    def draw(self, count: int) -> list[Twin]:
+        return [self._of_written() if self._rng.random() < self._share else self._of_captions() for _ in range(count)]
+
+    def _of_written(self) -> Twin:
+        row = self._rng.choice(self._written)
+        return Twin(row[self._rng.choice(WRITTEN_LANGUAGES)], row["en"], row["passage"])
+
+    def _of_captions(self) -> Twin:
+        row = self._rng.choice(self._captions)
+        language = self._rng.choice([code for code in TRANSLATIONS if row.get(code)])
+        return Twin(row[language], row["en"], row["en"])
 
 
 def _read_pairs(data: Path, held_out: set[str]) -> Iterator[tuple[str, str, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import random
 from pathlib import Path
@@ -20,16 +19,16 @@ from mmsearch.embedders.compact_vlm_model import CompactVlm, EfficientNetLite
 from mmsearch.lock import locked
 from mmsearch.training import parts
 from mmsearch.training.assembly import measure
+from mmsearch.training.assembly.distil import train_distil
 from mmsearch.training.assembly.finish import finish, leave_to_kinds, turned_basis
 from mmsearch.training.assembly.grids import POOLED, Grids
 from mmsearch.training.assembly.join import train_join
-from mmsearch.training.assembly.material import Material, PairSources
+from mmsearch.training.assembly.material import Material, PairSources, Twins, photo_of
 from mmsearch.training.assembly.seeing import (
     Draws,
     Head,
     Texts,
-    class_features,
-    class_names,
+    know_classes,
     train_seeing,
     train_trunk,
 )
@@ -39,10 +38,6 @@ from mmsearch.training.assembly.words import Reader, caption_states, train_words
 from mmsearch.training.sources import data_folder
 
 log = logging.getLogger(__name__)
-
-IMAGENET = "imagenet"
-"""In the `source` of the records that show one picture of each class of the classifier."""
-
 
 def assemble(recipe: Assembly, run: Path, *, data: Path | None = None, work: Path = Path("runs/work")) -> Path:
     """Run every stage that has no result in `run` yet. Returns the checkpoint's folder.
@@ -65,19 +60,19 @@ class _Run:
         (run / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False), "utf-8")
 
     def all(self) -> Path:
-        reader = self.words()
+        reader = self.distil(self.words())
         texts = self.captions(reader)
         network, classifier = parts.read_lite2()
         model = CompactVlm(self.config())
         head = Head(model.seeing)
-        self.trunk(head, network, texts)
+        self.trunk(head, network, classifier, texts)
         grids = Grids(self.run / "grids", network, self.material, self.recipe.seeing.views)
         grids.compute()
         self.seeing(head, grids, classifier, texts)
         model.text.load_state_dict(reader.encoder.state_dict())
         model.out.load_state_dict(reader.out.state_dict())
         model.vision.load_state_dict(network.state_dict())
-        leave_to_kinds([model.out, model.seeing.linear, model.seeing.deep])
+        leave_to_kinds([model.out, model.seeing.linear, model.seeing.deep, model.seeing.names])
         self.join(model, reader.tokenizer, grids, texts)
         embedder = finish(model, reader.tokenizer, self.config(), self.recipe, head.gate.detach())
         folder = self.run / "checkpoint"
@@ -94,7 +89,7 @@ class _Run:
             "eos_token_id": parts.END,
             "pad_token_id": parts.PAD,
             "text_config": parts.text_config(),
-            "vision_config": {**parts.LITE2, "side": POOLED, "inner_size": self.recipe.inner_size},
+            "vision_config": {**parts.LITE2, "side": POOLED, "inner_size": self.recipe.inner_size, "classes": parts.CLASSES},
         }
 
     def words(self) -> Reader:
@@ -109,6 +104,31 @@ class _Run:
                 reader,
                 pairs,
                 self.recipe.words,
+                state,
+                choose=lambda: rng.choices(names, weights)[0],
+                evaluate=measure.pages(self.material),
+            )
+            saved({"encoder": reader.encoder.state_dict(), "out": reader.out.state_dict()}, done)
+        found = loaded(done)
+        reader.encoder.load_state_dict(found["encoder"])
+        reader.out.load_state_dict(found["out"])
+        return reader.requires_grad_(False).eval()
+
+    def distil(self, reader: Reader) -> Reader:
+        state, done = self.run / "distil.part.pt", self.run / "distil.pt"
+        settings = self.recipe.distil
+        if not settings.steps:
+            return reader
+        if not done.exists():
+            rng = self._rng("distil")
+            pairs, twins = PairSources(self.material, rng), Twins(self.material, settings.written, rng)
+            names, weights = zip(*settings.weights.items(), strict=True)
+            reader.train_upper()
+            train_distil(
+                reader,
+                pairs,
+                twins,
+                settings,
                 state,
                 choose=lambda: rng.choices(names, weights)[0],
                 evaluate=measure.pages(self.material),
@@ -140,7 +160,7 @@ class _Run:
         train = {one.row for own in trained for one in own}
         return Texts(vectors, torch.tensor(sorted(train)))
 
-    def trunk(self, head: Head, network: EfficientNetLite, texts: Texts) -> None:
+    def trunk(self, head: Head, network: EfficientNetLite, classifier: parts.Classifier, texts: Texts) -> None:
         state, done = self.run / "trunk.part.pt", self.run / "trunk.pt"
         settings = self.recipe.trunk
         if not done.exists():
@@ -148,10 +168,9 @@ class _Run:
             if settings.steps:
                 first = Grids(self.run / "first", network, self.material, 1)
                 first.compute()
+                self._know_classes(head, first.photos(0), classifier, texts)
                 self._warm_up(head, first, texts, rng)
-                shares = {
-                    name: share for name, share in self.recipe.seeing.shares.items() if name not in ("clips", "classes")
-                }
+                shares = {name: share for name, share in self.recipe.seeing.shares.items() if name != "clips"}
                 draws = Draws(self.material, shares, self.recipe.seeing.foreign, rng)
                 seen = measure.photos(self.material, texts.vectors)
                 train_trunk(head, network, self.material, draws, texts, settings, state, rng, evaluate=seen)
@@ -160,57 +179,31 @@ class _Run:
 
     def _warm_up(self, head: Head, grids: Grids, texts: Texts, rng: random.Random) -> None:
         """The head alone, on the network as it came: a random head would ruin the trunk."""
-        shares = {name: share for name, share in self.recipe.seeing.shares.items() if name != "classes"}
         settings = self.recipe.seeing.model_copy(update={"steps": self.recipe.trunk.warm_up, "views": 1})
-        nothing = torch.zeros(0, 1280), torch.zeros(0, dtype=torch.long)
-        draws = Draws(self.material, shares, settings.foreign, rng)
-        train_seeing(head, [grids.photos(0)], grids.clips(), nothing, draws, texts, settings, rng)
+        draws = Draws(self.material, settings.shares, settings.foreign, rng)
+        train_seeing(head, [grids.photos(0)], grids.clips(), draws, texts, settings, rng)
 
-    def seeing(self, head: Head, grids: Grids, classifier: Tensor, texts: Texts) -> None:
+    def seeing(self, head: Head, grids: Grids, classifier: parts.Classifier, texts: Texts) -> None:
         done = self.run / "seeing.pt"
         if not done.exists():
             rng = self._rng("seeing")
             settings = self.recipe.seeing
             views = [grids.photos(view) for view in range(settings.views)]
             draws = Draws(self.material, settings.shares, settings.foreign, rng)
-            classes = self._classes(views[0], classifier)
-            train_seeing(head, views, grids.clips(), classes, draws, texts, settings, rng)
+            self._know_classes(head, views[0], classifier, texts)
+            train_seeing(head, views, grids.clips(), draws, texts, settings, rng)
             log.info("seeing: %s", measure.seen(self.material, texts.vectors, grids, head))
             saved(head.state_dict(), done)
         head.load_state_dict(loaded(done))
 
-    def _classes(self, photos: np.ndarray, classifier: Tensor) -> tuple[Tensor, Tensor]:
-        """Features that stand for the classifier's classes in what the trained network sees, and the rows of their names.
-
-        The classifier belongs to the network as it came; a linear map leads from its features to those of the trained one.
-        """
-        before = self._first_features()
-        after = torch.from_numpy(photos.astype(np.float32).mean(1))
-        numbers = self._one_of_each_class()
-        labels = [self.material.photos[number].label.replace("_", " ").strip() for number in numbers]
-        names = class_names(before[numbers], classifier, labels)
-        ridge = before.T @ before / len(before) + 1e-3 * torch.eye(before.shape[1])
-        across = torch.linalg.solve(ridge, before.T @ after / len(before))
+    def _know_classes(self, head: Head, photos: np.ndarray, classifier: parts.Classifier, texts: Texts) -> None:
+        """The names are those of the material's pictures of ImageNet's classes, one of each."""
+        some = photos[:: max(1, len(photos) // 2000)]
         row_of = {text: row for row, text in enumerate(self.material.said.texts)}
-        rows = torch.tensor([row_of[name] for name in names])
-        return (class_features(before, classifier) @ across).clamp(min=0), rows
-
-    def _first_features(self) -> Tensor:
-        """float32 [photos, 1280]: mean features of every photo by the network as it came."""
-        network, _ = parts.read_lite2()
-        first = Grids(self.run / "first", network, self.material, 1)
-        first.compute()
-        return torch.from_numpy(first.photos(0).astype(np.float32).mean(1))
-
-    def _one_of_each_class(self) -> list[int]:
-        file = self.material.data / "photos" / "labelled-00.jsonl"
-        rows = map(json.loads, file.read_text(encoding="utf-8").splitlines())
-        names = {row["file"] for row in rows if IMAGENET in row.get("source", "")}
-        return [
-            number
-            for number, photo in enumerate(self.material.photos)
-            if photo.set_name == "labelled" and photo.name in names
-        ]
+        labels = self.material.class_labels
+        rows = torch.tensor([[row_of[label], row_of[photo_of(label)]] for label in labels])
+        names = texts.vectors[rows].sum(1)
+        know_classes(head.seeing, torch.from_numpy(some.astype(np.float32).mean(1)), classifier, names)
 
     def join(self, model: CompactVlm, tokenizer: Tokenizer, grids: Grids, texts: Texts) -> None:
         done = self.run / "join.pt"

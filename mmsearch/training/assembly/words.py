@@ -12,6 +12,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,35 +52,71 @@ class Reader(nn.Module):
         self.out = nn.Linear(hidden, hidden)
         nn.init.eye_(self.out.weight)
         nn.init.zeros_(self.out.bias)
-        encoder.requires_grad_(False)
-        for layer in encoder.layers[frozen:]:
+        self.train_upper()
+
+    def train_upper(self) -> None:
+        """From now on the upper layers and the map have gradients."""
+        self.encoder.requires_grad_(False)
+        self.out.requires_grad_(True)
+        for layer in self.encoder.layers[self.frozen :]:
             layer.requires_grad_(True)
 
     def states(self, texts: Sequence[str], most_tokens: int, *, parts: int = 3) -> Tensor:
         """float32 [n, hidden]: mean states; texts of like length go through the encoder together, in `parts`."""
-        rows = token_rows(self.tokenizer, [PREFIX + text for text in texts], most_tokens)
-        order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
-        size = max(1, -(-len(rows) // parts))
-        found = [self._encoded([rows[row] for row in order[at : at + size]]) for at in range(0, len(order), size)]
-        back = torch.empty(len(rows), dtype=torch.long)
-        back[torch.tensor(order)] = torch.arange(len(rows))
-        return torch.cat(found)[back]
+        return self.upper(self.lower(texts, most_tokens, parts=parts))
 
     def forward(self, texts: Sequence[str], most_tokens: int) -> Tensor:
         """float32 [n, hidden], unit length."""
-        return F.normalize(self.out(self.states(texts, most_tokens)), dim=1)
+        return self.said(self.lower(texts, most_tokens))
 
-    def _encoded(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        ids, mask = padded_rows(rows)
-        attended = None if bool(mask.all()) else mask[:, None, None, :]
-        with torch.autocast("cpu", torch.bfloat16, enabled=default_dtype("cpu") == torch.bfloat16):
-            with torch.no_grad():
+    def said(self, lower: Lower) -> Tensor:
+        """float32 [n, hidden], unit length, of what the lower layers made of texts."""
+        return F.normalize(self.out(self.upper(lower)), dim=1)
+
+    @torch.no_grad()
+    def lower(self, texts: Sequence[str], most_tokens: int, *, parts: int = 3) -> Lower:
+        """What the layers that are not trained make of texts."""
+        rows = token_rows(self.tokenizer, [PREFIX + text for text in texts], most_tokens)
+        order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
+        size = max(1, -(-len(rows) // parts))
+        found = []
+        for at in range(0, len(order), size):
+            ids, mask = padded_rows([rows[row] for row in order[at : at + size]])
+            with _autocast():
                 x = self.encoder.norm(self.encoder.tokens(ids) + self.encoder.positions[: ids.shape[1]])
                 for layer in self.encoder.layers[: self.frozen]:
-                    x = layer(x, attended)
-            for layer in self.encoder.layers[self.frozen :]:
-                x = layer(x, attended)
-        return mean_state(x, mask)
+                    x = layer(x, attended(mask))
+            found.append((x, mask))
+        return Lower(found, order)
+
+    def upper(self, lower: Lower) -> Tensor:
+        """float32 [n, hidden]: mean states behind the layers that are trained."""
+        found = []
+        for x, mask in lower.parts:
+            with _autocast():
+                for layer in self.encoder.layers[self.frozen :]:
+                    x = layer(x, attended(mask))
+            found.append(mean_state(x, mask))
+        back = torch.empty(len(lower.order), dtype=torch.long)
+        back[torch.tensor(lower.order)] = torch.arange(len(lower.order))
+        return torch.cat(found)[back]
+
+
+@dataclass(frozen=True)
+class Lower:
+    """States of some texts half way. Attributes: parts: states [n, length, hidden] and masks [n, length]. order: the text of each row."""
+
+    parts: list[tuple[Tensor, Tensor]]
+    order: list[int]
+
+
+def attended(mask: Tensor) -> Tensor | None:
+    """The mask as `Layer` takes it."""
+    return None if bool(mask.all()) else mask[:, None, None, :]
+
+
+def _autocast() -> torch.autocast:
+    return torch.autocast("cpu", torch.bfloat16, enabled=default_dtype("cpu") == torch.bfloat16)
 
 
 class Teacher:
@@ -189,14 +226,14 @@ def _losses(
     losses = {"pairs": (F.cross_entropy(scores, target) + F.cross_entropy(scores.T, target)) / 2}
     if teacher is not None:
         told, known = teacher(queries, settings.query_tokens), teacher(passages, settings.passage_tokens)
-        among = _divergence(found @ found.T, known @ known.T, settings.temperature, own)
-        both = _divergence(asked @ found.T, told @ known.T, settings.temperature)
-        back = _divergence(found @ asked.T, known @ told.T, settings.temperature)
+        among = divergence(found @ found.T, known @ known.T, settings.temperature, own)
+        both = divergence(asked @ found.T, told @ known.T, settings.temperature)
+        back = divergence(found @ asked.T, known @ told.T, settings.temperature)
         losses["teacher"] = (both + back) / 2 + among
     return losses
 
 
-def _divergence(ours: Tensor, theirs: Tensor, temperature: float, without: Tensor | None = None) -> Tensor:
+def divergence(ours: Tensor, theirs: Tensor, temperature: float, without: Tensor | None = None) -> Tensor:
     """Kullback-Leibler divergence of the rows' softmax, the teacher's from ours."""
     ours, theirs = ours / temperature, theirs / temperature
     if without is not None:
