@@ -222,9 +222,13 @@ class Seeing(nn.Module):
 
     def pooled(self, cells: Tensor) -> Tensor:
         """[n, 1280], normalised, of cells [n, count, 1280]."""
+        return self.norm(self.averaged(cells))
+
+    def averaged(self, cells: Tensor) -> Tensor:
+        """[n, 1280], what `pooled` normalises."""
         weights = torch.softmax(self.score(self.norm(cells)), 1)
         groups = cells.unflatten(-1, (POOL_HEADS, -1))
-        return self.norm(torch.einsum("nch,nchd->nhd", weights, groups).flatten(1))
+        return torch.einsum("nch,nchd->nhd", weights, groups).flatten(1)
 
     def forward(self, pooled: Tensor) -> Tensor:
         """[n, hidden], any length, of `pooled` [n, 1280]."""

@@ -440,12 +440,11 @@ def honesty(evaluation: Evaluation) -> dict[str, Table]:
 def answerable(evaluation: Evaluation) -> dict[str, list[tuple[str, list[int]]]]:
     """By style (query, right columns of the mixed pool)."""
     split, pool = evaluation.split, evaluation.mixed
-    others = [query for language, own in split.translated_queries.items() if language != "en" for query in own]
     pages = {
         "words of the page": split.page_queries[::WORDS_STEP],
         "questions by hand": split.natural_queries,
         "paraphrases": split.paraphrases,
-        "questions in other languages": others,
+        "questions in other languages": split.foreign_queries,
     }
     photos = [(photo.captions[0], [row]) for row, photo in enumerate(split.photos)]
     clips = [(text, [row]) for row, text in enumerate(split.clip_texts)]

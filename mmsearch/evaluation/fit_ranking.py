@@ -35,11 +35,10 @@ import torch
 from mmsearch.embedders import load_embedder
 from mmsearch.embedders.checkpoint import SIDECAR, find_checkpoint
 from mmsearch.embedders.vocabulary import has_word
-from mmsearch.errors import ConfigError
 from mmsearch.evaluation.encoded import Encoded, match_scales
 from mmsearch.evaluation.fusion import Pool
 from mmsearch.evaluation.metrics import measure
-from mmsearch.evaluation.split import NATURAL_QUERIES, Split, load_natural_queries
+from mmsearch.evaluation.split import Split
 from mmsearch.evaluation.words import WordIndex
 from mmsearch.items import KINDS, WITHOUT_TEXT, Kind, MatchScale
 from mmsearch.ranking import relevance
@@ -48,10 +47,6 @@ from mmsearch.ranking.terms import is_readable, terms_of, words_to_read
 from mmsearch.training.sources import data_folder
 
 log = logging.getLogger(__name__)
-
-PARAPHRASES = NATURAL_QUERIES.with_name("paraphrases.jsonl")
-TRANSLATED = NATURAL_QUERIES.with_name("translated_queries.jsonl")
-UNANSWERABLE = NATURAL_QUERIES.with_name("unanswerable_queries.jsonl")
 
 FOLDS = 5
 MOST_PER_STYLE = 300
@@ -117,7 +112,7 @@ class Material:
         return {False: WordIndex(texts), True: WordIndex(texts, names)}
 
 
-def material_of(encoded: Encoded, folder: Path = NATURAL_QUERIES.parent) -> Material:
+def material_of(encoded: Encoded) -> Material:
     """Everything that the split has for a checkpoint."""
     split = encoded.split
     items: dict[Kind, np.ndarray] = {"page": encoded.pages, "image": encoded.photos, "clip": encoded.clips}
@@ -127,7 +122,7 @@ def material_of(encoded: Encoded, folder: Path = NATURAL_QUERIES.parent) -> Mate
     return Material(
         pool,
         split.page_texts,
-        [style.shortened() for style in styles_of(split, pool, names, folder)],
+        [style.shortened() for style in styles_of(split, pool, names)],
         encoded.questions,
         encoded.page_pictures,
         names,
@@ -135,26 +130,14 @@ def material_of(encoded: Encoded, folder: Path = NATURAL_QUERIES.parent) -> Mate
     )
 
 
-def styles_of(split: Split, pool: Pool, names: Sequence[str], folder: Path) -> list[Style]:
-    """The styles of queries that are there; those of kinds that the pool lacks are left out."""
-    row_of = {(page.name, page.page_number): row for row, page in enumerate(split.pages)}
-    natural = load_natural_queries()
-    rows = {one.query: [row_of[one.pdf, number] for number in one.pages] for one in natural}
+def styles_of(split: Split, pool: Pool, names: Sequence[str]) -> list[Style]:
+    """The styles of queries that there are; those of kinds that the pool lacks are left out."""
     styles = [
         Style("words of the page", *_parted(split.page_queries), "page"),
-        Style("questions", list(rows), list(rows.values()), "page"),
+        Style("questions", *_parted(split.natural_queries), "page"),
+        Style("paraphrases", *_parted(split.paraphrases), "page"),
+        Style("other languages", *_parted(split.foreign_queries), "page"),
     ]
-    if (file := folder / PARAPHRASES.name).exists():
-        same = load_natural_queries(file)
-        right = [[row_of[one.pdf, number] for number in one.pages] for one in same]
-        styles.append(Style("paraphrases", [one.query for one in same], right, "page"))
-    if (file := folder / TRANSLATED.name).exists():
-        lines = _lines(file)
-        styles.append(
-            Style(
-                "other languages", [line["query"] for line in lines], [rows[line["query_en"]] for line in lines], "page"
-            )
-        )
     if "image" in pool.items:
         first = int(pool.columns["image"][0])
         captions = [photo.captions[n % len(photo.captions)] for n, photo in enumerate(split.photos)]
@@ -167,10 +150,8 @@ def styles_of(split: Split, pool: Pool, names: Sequence[str], folder: Path) -> l
         first = int(pool.columns["clip"][0])
         alike = [[first + n for n, text in enumerate(split.clip_texts) if text == own] for own in split.clip_texts]
         styles.append(Style("clips", split.clip_texts, alike, "clip", is_strict=False))
-    if (file := folder / UNANSWERABLE.name).exists():
-        texts = [line["query"] for line in _lines(file)]
-        styles.append(Style(NONE, texts, [[] for _ in texts], None))
-    return styles
+    texts = [asked.query for asked in split.unanswerable_queries]
+    return [*styles, Style(NONE, texts, [[] for _ in texts], None)]
 
 
 def photo_names(captions: Sequence[Sequence[str]]) -> list[str]:
@@ -208,10 +189,6 @@ def _content(text: str) -> list[str]:
 
 def _parted(queries: Sequence[tuple[str, list[int]]]) -> tuple[list[str], list[list[int]]]:
     return [query for query, _ in queries], [right for _, right in queries]
-
-
-def _lines(file: Path) -> list[dict]:
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 # What is fitted
@@ -509,12 +486,7 @@ def baselines(features: Features) -> dict[str, torch.Tensor]:
 def fitted_scales(
     material: Material, measured: dict[str, MatchScale], *, with_words: bool = False
 ) -> tuple[dict[str, MatchScale], str]:
-    """`measured` with the fitted numbers, and the report (markdown).
-
-    Raises: ConfigError: there are no queries that nothing answers.
-    """
-    if not any(one.name == NONE for one in material.styles):
-        raise ConfigError(f"{UNANSWERABLE} is missing: without queries that nothing answers no cut-off can be fitted")
+    """`measured` with the fitted numbers, and the report (markdown)."""
     features = features_of(material)
     start = Weights.start()
     found = cross_validated(features, start, with_words=with_words)

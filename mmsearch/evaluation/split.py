@@ -140,6 +140,11 @@ class Split:
                 f"{TRANSLATED_QUERIES.name}: {error} is missing in a language, or in {NATURAL_QUERIES.name}"
             ) from error
 
+    @property
+    def foreign_queries(self) -> list[tuple[str, list[int]]]:
+        """Those of `translated_queries` that are not English, language by language."""
+        return [query for language, own in self.translated_queries.items() if language != "en" for query in own]
+
     @cached_property
     def unanswerable_queries(self) -> list[UnanswerableQuery]:
         return load_unanswerable_queries()

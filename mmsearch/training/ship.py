@@ -44,7 +44,11 @@ def licences(data: Path) -> list[tuple[str, int, str]]:
         rows.append((kind, len(files), _most_common([file.licence for file in files])))
     for name, count in Counter(pair.set_name for pair in load_pairs(data)).items():
         rows.append((f"text/{name}", count, "as stated by its source"))
-    rows.append(("text/captions_multi30k", len(Material(data, data).translations), "non-commercial research"))
+    material = Material(data, data)
+    rows.append(("text/captions_multi30k", len(material.translations), "non-commercial research"))
+    rows.append(
+        ("written.jsonl.zst", len(material.written), "written for this project by language models, as mmsearch itself")
+    )
     return rows
 
 
@@ -66,14 +70,14 @@ in-batch contrastive learning with further negatives, false negatives masked, so
 (recipe `mini`, {date.today().isoformat()}), the embedded default of mmsearch.
 
 - Parts: EfficientNet-Lite2 with ImageNet's weights (Apache-2.0) sees; multilingual-e5-small (MIT; 12 layers, a hundred languages, taken from
-  its 4-bit package) reads. `mmsearch/embedders/compact_vlm_model.py` says how they are joined.
+  its 4-bit package) reads, taught by all-MiniLM-L6-v2 (Apache-2.0) beside itself. `mmsearch/embedders/compact_vlm_model.py` says how they are joined.
 - Input: text, pictures, clips as frames, or any of them together, with an instruction (`mmsearch/prompts.py`). Visual tokens and text go through
   the encoder in one sequence; the instruction is read by itself and gates, mixes and shifts the vector.
 - Output: {embedder.dim} dimensions, unit length. The first three coordinates tell the kind (page, image, clip), the rest are the principal axes of
   what texts say, widest first: a vector may be cut off behind any of them and brought to unit length again.
 - Pixels: {", ".join(f"{kind} {pixels:,}" for kind, pixels in embedder.max_pixels.items())} (per frame for clips); pictures are resized to that.
 - It does not read print from pixels; mmsearch has text recognition for that. What was run, failures too: `mmsearch/training/LOG.md`.
-- Storage: the token table in 4 bits, as it came; the encoder's matrices in 8 bits; the rest in bfloat16.
+- Storage: the token table in 4 bits, as it came; most other matrices in 8 bits with a scale per row; the rest in bfloat16.
 
 ## Numbers
 
@@ -86,8 +90,8 @@ Pages are asked for in their own words (titles and passages of 6 to 10 words: on
 hand with the pages in view, in few of their words (`mmsearch/evaluation/page_queries.jsonl`; one or several pages are right), and by
 paraphrases without a word in common. Slides are PDFs of landscape pages with few words, papers such of portrait pages with many. In brackets:
 95 % bootstrap intervals. `R@k`: a right one is among the first k. `match_scale` in `mmsearch.json`, which the application's relevance rests on,
-was measured on this split too. The names of ImageNet's classes, those of the split's pictures included, belong to the vision part's classifier and were
-used with its weights; the split's pictures were not.
+was measured on this split too. The vision part's classifier is in the checkpoint, with the names of its thousand classes: among them those of the split's
+pictures of ImageNet's classes, though these pictures were not trained on here (the vision part's makers trained on their classes).
 
 ## Trained on
 

@@ -24,6 +24,7 @@ from mmsearch.training.assembly.seeing import (
     Head,
     Texts,
     know_classes,
+    merged,
     train_seeing,
 )
 from mmsearch.training.assembly.settings import RECIPES, find_assembly, load_assembly
@@ -152,6 +153,20 @@ def test_known_classes_are_found_by_their_names_before_any_training():
     assert (asked @ seen.T).argmax(1).tolist() == list(range(count))
     trained = {name for name, weight in head.named_parameters() if weight.requires_grad}
     assert "seeing.linear.weight" in trained and not any("classes" in name or "names" in name for name in trained)
+
+
+def test_merged_heads_say_the_mean_of_what_each_says():
+    hidden, pooled = 8, torch.randn(3, HEAD)
+    heads = [Head(Seeing(hidden, 6, 4)).eval() for _ in range(2)]
+    for part in ("classes", "names"):
+        getattr(heads[1].seeing, part).load_state_dict(getattr(heads[0].seeing, part).state_dict())
+    with torch.no_grad():
+        heads[0].gate.fill_(0.5)
+        into = Head(Seeing(hidden, 12, 4)).eval()
+        merged(heads, into)
+        wanted = (heads[0].seeing(pooled) + heads[1].seeing(pooled)) / 2
+        torch.testing.assert_close(into.seeing(pooled), wanted)
+    assert into.gate.tolist() == [0.25] * hidden
 
 
 def test_views_keep_the_side_and_the_first_is_the_photo_itself():

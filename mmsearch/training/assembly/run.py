@@ -12,14 +12,13 @@ import torch
 import torch.nn.functional as F
 import yaml
 from tokenizers import Tokenizer
-from torch import Tensor
 
 from mmsearch.embedders.compact_vlm import CompactVlmEmbedder
-from mmsearch.embedders.compact_vlm_model import CompactVlm, EfficientNetLite
+from mmsearch.embedders.compact_vlm_model import CompactVlm, EfficientNetLite, Seeing
 from mmsearch.lock import locked
 from mmsearch.training import parts
 from mmsearch.training.assembly import measure
-from mmsearch.training.assembly.distil import train_distil
+from mmsearch.training.assembly.distil import forget_languages, train_distil
 from mmsearch.training.assembly.finish import finish, leave_to_kinds, turned_basis
 from mmsearch.training.assembly.grids import POOLED, Grids
 from mmsearch.training.assembly.join import train_join
@@ -28,7 +27,9 @@ from mmsearch.training.assembly.seeing import (
     Draws,
     Head,
     Texts,
+    averaged,
     know_classes,
+    merged,
     train_seeing,
     train_trunk,
 )
@@ -38,6 +39,10 @@ from mmsearch.training.assembly.words import Reader, caption_states, train_words
 from mmsearch.training.sources import data_folder
 
 log = logging.getLogger(__name__)
+
+LANGUAGE_ROWS = 400
+"""Queries by which languages are compared."""
+
 
 def assemble(recipe: Assembly, run: Path, *, data: Path | None = None, work: Path = Path("runs/work")) -> Path:
     """Run every stage that has no result in `run` yet. Returns the checkpoint's folder.
@@ -65,7 +70,7 @@ class _Run:
         network, classifier = parts.read_lite2()
         model = CompactVlm(self.config())
         head = Head(model.seeing)
-        self.trunk(head, network, classifier, texts)
+        self.trunk(network, classifier, texts)
         grids = Grids(self.run / "grids", network, self.material, self.recipe.seeing.views)
         grids.compute()
         self.seeing(head, grids, classifier, texts)
@@ -89,7 +94,12 @@ class _Run:
             "eos_token_id": parts.END,
             "pad_token_id": parts.PAD,
             "text_config": parts.text_config(),
-            "vision_config": {**parts.LITE2, "side": POOLED, "inner_size": self.recipe.inner_size, "classes": parts.CLASSES},
+            "vision_config": {
+                **parts.LITE2,
+                "side": POOLED,
+                "inner_size": self.recipe.inner_size * self.recipe.seeing.heads,
+                "classes": parts.CLASSES,
+            },
         }
 
     def words(self) -> Reader:
@@ -133,6 +143,7 @@ class _Run:
                 choose=lambda: rng.choices(names, weights)[0],
                 evaluate=measure.pages(self.material),
             )
+            forget_languages(reader, rng.sample(self.material.written, LANGUAGE_ROWS), settings.query_tokens)
             saved({"encoder": reader.encoder.state_dict(), "out": reader.out.state_dict()}, done)
         found = loaded(done)
         reader.encoder.load_state_dict(found["encoder"])
@@ -160,7 +171,10 @@ class _Run:
         train = {one.row for own in trained for one in own}
         return Texts(vectors, torch.tensor(sorted(train)))
 
-    def trunk(self, head: Head, network: EfficientNetLite, classifier: parts.Classifier, texts: Texts) -> None:
+    def _new_head(self, texts: Texts) -> Head:
+        return Head(Seeing(texts.vectors.shape[1], self.recipe.inner_size, parts.CLASSES))
+
+    def trunk(self, network: EfficientNetLite, classifier: parts.Classifier, texts: Texts) -> None:
         state, done = self.run / "trunk.part.pt", self.run / "trunk.pt"
         settings = self.recipe.trunk
         if not done.exists():
@@ -168,6 +182,7 @@ class _Run:
             if settings.steps:
                 first = Grids(self.run / "first", network, self.material, 1)
                 first.compute()
+                head = self._new_head(texts)
                 self._know_classes(head, first.photos(0), classifier, texts)
                 self._warm_up(head, first, texts, rng)
                 shares = {name: share for name, share in self.recipe.seeing.shares.items() if name != "clips"}
@@ -186,15 +201,31 @@ class _Run:
     def seeing(self, head: Head, grids: Grids, classifier: parts.Classifier, texts: Texts) -> None:
         done = self.run / "seeing.pt"
         if not done.exists():
-            rng = self._rng("seeing")
-            settings = self.recipe.seeing
-            views = [grids.photos(view) for view in range(settings.views)]
-            draws = Draws(self.material, settings.shares, settings.foreign, rng)
-            self._know_classes(head, views[0], classifier, texts)
-            train_seeing(head, views, grids.clips(), draws, texts, settings, rng)
-            log.info("seeing: %s", measure.seen(self.material, texts.vectors, grids, head))
+            heads = [self._head(0, None, grids, classifier, texts)]
+            heads += [self._head(n, heads[0], grids, classifier, texts) for n in range(1, self.recipe.seeing.heads)]
+            merged(heads, head)
+            log.info("seeing, all: %s", measure.seen(self.material, texts.vectors, grids, head.eval()))
             saved(head.state_dict(), done)
         head.load_state_dict(loaded(done))
+
+    def _head(self, number: int, first: Head | None, grids: Grids, classifier: parts.Classifier, texts: Texts) -> Head:
+        """Head `number`; all but the first one pool cells as the first does, so each picture's cells are pooled once for all steps."""
+        done, settings = self.run / f"seeing-{number}.pt", self.recipe.seeing
+        rng = self._rng(f"seeing {number}")
+        head = self._new_head(texts)
+        if not done.exists():
+            views, clips = [grids.photos(view) for view in range(settings.views)], grids.clips()
+            draws = Draws(self.material, settings.shares, settings.foreign, rng)
+            self._know_classes(head, views[0], classifier, texts)
+            if first is not None:
+                head.seeing.score.load_state_dict(first.seeing.score.state_dict())
+                head.seeing.score.requires_grad_(False)
+                views, clips = [averaged(first.seeing, view) for view in views], averaged(first.seeing, clips)
+            train_seeing(head, views, clips, draws, texts, settings, rng)
+            log.info("seeing, head %d: %s", number, measure.seen(self.material, texts.vectors, grids, head))
+            saved(head.state_dict(), done)
+        head.load_state_dict(loaded(done))
+        return head
 
     def _know_classes(self, head: Head, photos: np.ndarray, classifier: parts.Classifier, texts: Texts) -> None:
         """The names are those of the material's pictures of ImageNet's classes, one of each."""

@@ -10,6 +10,7 @@ what the head learns is added to the names of the classes that a picture probabl
 from __future__ import annotations
 
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -175,7 +176,7 @@ def _drawn(
     of_clips = [draws.one(CLIPS) for name in names if name == CLIPS]
 
     grids = np.stack([photos[rng.randrange(len(photos))][number] for number, _ in of_photos]).astype(np.float32)
-    cells = torch.from_numpy(grids)
+    cells = _part(torch.from_numpy(grids), rng) if rng.random() < settings.parts else torch.from_numpy(grids)
     pooled = [_cut_together(head.seeing.pooled(cells + 0.05 * torch.randn_like(cells)), settings.cut_together)]
     rows = [torch.tensor([row for _, row in of_photos])]
     if of_clips:
@@ -185,6 +186,14 @@ def _drawn(
         pooled.append(each.view(len(of_clips), len(frames), HEAD).mean(1))
         rows.append(torch.tensor([row for _, row in of_clips]))
     return torch.cat(pooled), torch.cat(rows)
+
+
+def _part(cells: Tensor, rng: random.Random) -> Tensor:
+    """A rectangle of the photos' cells [n, count, 1280], as if they were cut out: at least three fifths of each side."""
+    side = math.isqrt(cells.shape[1])
+    wide, high = (rng.randint(math.ceil(0.6 * side), side) for _ in range(2))
+    left, top = rng.randint(0, side - wide), rng.randint(0, side - high)
+    return cells.unflatten(1, (side, side))[:, top : top + high, left : left + wide].flatten(1, 2)
 
 
 def _cut_together(pooled: Tensor, share: float) -> Tensor:
@@ -208,6 +217,34 @@ def know_classes(seeing: Seeing, features: Tensor, classifier: Classifier, names
     seeing.classes.weight.copy_((classifier.weight - classifier.weight.mean(0)) * spread)
     seeing.classes.bias.copy_((classifier.bias - classifier.bias.mean()) * NAME_SHARPNESS)
     seeing.names.weight.copy_(NAME_STRENGTH * F.normalize(names - names.mean(0), dim=1).T)
+
+
+@torch.no_grad()
+def averaged(seeing: Seeing, grids: np.ndarray, *, batch: int = 512) -> np.ndarray:
+    """float16 [..., 1, 1280]: each picture's cells float16 [..., cells, 1280] made one, as `seeing` pools them."""
+    flat = grids.reshape(-1, *grids.shape[-2:])
+    found = np.empty((len(flat), 1, HEAD), np.float16)
+    for at in range(0, len(flat), batch):
+        found[at : at + batch, 0] = seeing.averaged(torch.from_numpy(flat[at : at + batch].astype(np.float32))).numpy()
+    return found.reshape(*grids.shape[:-2], 1, HEAD)
+
+
+@torch.no_grad()
+def merged(heads: Sequence[Head], into: Head) -> None:
+    """One head that says the mean of what `heads` say, whose norm, pooling and classes are alike; its inner layer is all of theirs."""
+    parts, count = [head.seeing for head in heads], len(heads)
+    seeing = into.seeing
+    for same in ("norm", "score", "classes", "names"):
+        if (module := getattr(parts[0], same)) is not None:
+            getattr(seeing, same).load_state_dict(module.state_dict())
+    seeing.linear.weight.copy_(torch.stack([part.linear.weight for part in parts]).mean(0))
+    seeing.linear.bias.copy_(torch.stack([part.linear.bias + part.deep.bias for part in parts]).mean(0))
+    seeing.inner.weight.copy_(torch.cat([part.inner.weight for part in parts]))
+    seeing.inner.bias.copy_(torch.cat([part.inner.bias for part in parts]))
+    seeing.deep.weight.copy_(torch.cat([part.deep.weight for part in parts], 1) / count)
+    seeing.deep.bias.zero_()
+    into.gate.copy_(torch.stack([head.gate for head in heads]).mean(0))
+    into.sharpness.copy_(torch.stack([head.sharpness for head in heads]).mean())
 
 
 def train_trunk(

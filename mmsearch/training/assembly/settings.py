@@ -68,12 +68,15 @@ class Trunk(Section):
 
 
 class Seeing(Section):
-    """Attributes: views: of every photo, the first one whole, the others cropped, flipped, coloured. shares: how often each set is drawn."""
+    """Attributes: heads: trained one by one and merged. views: of every photo, the first one whole, the others cropped, flipped, coloured. parts: how
+    often a batch shows parts of its photos. shares: how often each set is drawn."""
 
     steps: PositiveInt
+    heads: PositiveInt = 3
     batch: PositiveInt = 512
     learning_rate: PositiveFloat = 1e-3
-    views: PositiveInt = 2
+    views: PositiveInt = 1
+    parts: float = 0.5
     cut_together: float = 0.12
     foreign: float = 0.25
     shares: dict[str, float]
@@ -89,12 +92,12 @@ class Join(Section):
 
 
 class Assembly(Section):
-    """A whole run. Attributes: kind_strength: of the direction that tells an item's kind, beside content of length 1."""
+    """A whole run. Attributes: inner_size: of each head. kind_strength: of the direction that tells an item's kind, beside content of length 1."""
 
     name: str
     assembly: bool = True
     seed: int = 17
-    inner_size: PositiveInt = 1536
+    inner_size: PositiveInt = 768
     kind_strength: PositiveFloat = 0.8
     max_pixels: dict[str, PositiveInt]
     page_text_tokens: PositiveInt = 192
