@@ -67,3 +67,14 @@ def test_names_and_pages_in_other_spellings(library: mmsearch.Library, tmp_path:
     assert list(found(library, "cafe")) == list(found(library, "café")) == ["cafe\u0301.pdf"]
     assert found(library, "hauptstrasse") == {"street.pdf": "Hauptstraße 5, well-known"}
     assert list(found(library, "wellknown")) == list(found(library, "well-known")) == ["street.pdf"]
+
+
+def test_a_document_of_blank_pages_is_found_by_its_name(library: mmsearch.Library, tmp_path: Path) -> None:
+    document = pymupdf.open()
+    document.new_page()
+    document.new_page()
+    document.save(tmp_path / "empty ledger.pdf")
+    report = ingest_paths(library, [tmp_path / "empty ledger.pdf"], jobs=1, ocr=False)
+    assert dict(report.items) == {"page": 1} and "1 page added" in report.sentence()
+    assert found(library, "ledger") == {"empty ledger.pdf": ""}
+    assert ingest_paths(library, [tmp_path / "empty ledger.pdf"], jobs=1, ocr=False).unchanged == 1
