@@ -1,7 +1,8 @@
 """Documents by PyMuPDF (PDF, EPUB, XPS, CBZ, SVG): a page is an item, its image at the model's pixel budget beside its text.
 
 A page without text and without ink is no item; it is counted as `blank_pages` and leaves a gap in the ordinals, so that
-an ordinal is always the page's index. One damaged page costs that page (`damaged_pages`), not the document.
+an ordinal is always the page's index. Where all pages are such, the first one is an item: the document is found by its name.
+One damaged page costs that page (`damaged_pages`), not the document.
 """
 
 from __future__ import annotations
@@ -28,12 +29,14 @@ log = logging.getLogger(__name__)
 MAX_TEXT_CHARS = 100_000
 """A page's text beyond this is cut: no page for people holds more, machine-made ones do."""
 MAX_LABEL_CHARS = 100
+LOOK_PIXELS = 500_000
+"""Enough to see whether a page shows anything."""
 INK_LEVELS = 8
 """A page whose grey levels span less than this (of 255) shows nothing."""
 
 
 def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:
-    """One draft per page that has text or ink.
+    """One draft per page that has text or ink; of a document without any such page its first blank one.
 
     Raises:
         CorruptFile: unreadable, no pages, or no page can be drawn. EncryptedFile: a password is needed.
@@ -49,6 +52,8 @@ def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:
         title = _title(document)
         drawn = 0
         damage = ""
+        has_items = False
+        first_blank: ItemDraft | None = None
         for index in range(reading.first_ordinal, page_count):
             reading.on_progress()
             media.take_document_warnings()
@@ -66,21 +71,23 @@ def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:
                 log.debug("%s: %s", source.path, damage)
                 reading.notes["damaged_pages"] += 1
                 continue
-            if not text and is_blank(image):
+            is_without_content = not text and is_blank(image)
+            if is_without_content:
                 if warning := media.take_document_warnings():  # MuPDF leaves out what it cannot draw, and says so there
                     damage = f"page {index + 1}: {warning}"
                     reading.notes["damaged_pages"] += 1
-                else:
+                    continue
+                if has_items or first_blank is not None:
                     drawn += 1
                     reading.notes["blank_pages"] += 1
-                continue
+                    continue
             drawn += 1
             meta: dict[str, Any] = {"page_count": page_count}
             if label and label != str(index + 1):
                 meta["page_label"] = label
             if title:
                 meta["title"] = title
-            yield ItemDraft(
+            draft = ItemDraft(
                 source=source,
                 kind="page",
                 ordinal=index,
@@ -90,8 +97,20 @@ def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:
                 preview=media.webp_preview(_in_shape(image, *shape)),
                 meta=meta,
                 text_source="layer" if text else None,
-                has_print=needs_reading,
+                has_print=False if is_without_content else needs_reading,
             )
+            if is_without_content:
+                first_blank = draft
+                continue
+            if first_blank is not None and not has_items:
+                reading.notes["blank_pages"] += 1
+            has_items = True
+            yield draft
+        if first_blank is not None and not has_items:
+            if any(_is_sound(document, index) for index in range(reading.first_ordinal)):
+                reading.notes["blank_pages"] += 1
+            else:
+                yield first_blank
         if damage and not drawn and reading.first_ordinal == 0:
             if media.is_out_of_memory(damage):
                 raise FileTooLarge(source.path, "every page needs more memory than allowed")
@@ -141,6 +160,18 @@ def _page_count(document: Any, path: Path) -> int:
     if page_count < 1:
         raise CorruptFile(path, "the document has no pages")
     return page_count
+
+
+def _is_sound(document: Any, index: int) -> bool:
+    """Whether a page can be drawn as a whole, blank or not: an earlier run then has an item of it or of one before."""
+    media.take_document_warnings()
+    try:
+        page = document[index]
+        if clean_text(page.get_text("text")) or not is_blank(media.draw_page(page, max_pixels=LOOK_PIXELS)):
+            return True
+    except Exception:  # as in `read_items`: a damaged page is no item
+        return False
+    return not media.take_document_warnings()
 
 
 def _title(document: Any) -> str:

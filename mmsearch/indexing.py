@@ -22,6 +22,7 @@ from sqlalchemy.engine import Connection
 from mmsearch.errors import CatalogError, DimensionMismatch, SourceError
 from mmsearch.filters import absolute, under_any
 from mmsearch.items import ItemDraft, Source
+from mmsearch.plain_text import normalised, readable, spellings
 from mmsearch.plan import HOLDERS, Plan
 from mmsearch.schema import embedded, items, meta, models, roots, sources
 from mmsearch.stored_vectors import checked_items, to_blob
@@ -177,7 +178,7 @@ def move(c: Connection, source_id: int, source: Source, generation: int) -> None
     _clear(c, source.path, generation, but=source_id)
     _restamp(c, [(source_id, source)])
     _set(c, source_id, **_file(source), state="indexed", changed_at=time.time())
-    c.execute(update(items).where(items.c.source_id == source_id, _LIVE).values(name=_lexical_name(source.path)))
+    c.execute(update(items).where(items.c.source_id == source_id, _LIVE).values(name=lexical_name(source.path)))
     show(c, [source_id], generation)
 
 
@@ -213,7 +214,7 @@ def copy_source(c: Connection, from_id: int, source: Source) -> int:
             "changed_at": time.time(),
         },
     )
-    place = "kind, ordinal, page_number, start_s, end_s, date_s, preview, meta, text, text_source, has_print"
+    place = "kind, ordinal, page_number, start_s, end_s, date_s, preview, meta, text, spellings, text_source, has_print"
     of_items = (
         f"INSERT INTO items (source_id, visible, generation, name, {place})"
         f" SELECT :copy, 1, :generation, :name, {place} FROM items WHERE source_id = :original AND deleted_at IS NULL ORDER BY ordinal"
@@ -228,7 +229,7 @@ def copy_source(c: Connection, from_id: int, source: Source) -> int:
         "copy": copy_id,
         "original": from_id,
         "generation": generation,
-        "name": _lexical_name(source.path),
+        "name": lexical_name(source.path),
     }
     for statement in (of_items, of_vectors, of_models):
         c.execute(text(statement), parameters)
@@ -344,8 +345,8 @@ def _save_item(
         "date_s": _date_s(draft),
         "preview": preview,
         "meta": json.dumps(dict(draft.meta), ensure_ascii=True),
-        "name": _lexical_name(path),
-        "text": storable(draft.text),
+        "name": lexical_name(path),
+        **normalised(draft.text)._asdict(),
         "text_source": draft.text_source if draft.text else None,
         "has_print": None if draft.has_print is None else int(draft.has_print),
     }
@@ -401,13 +402,14 @@ def _display(path: Path) -> str:
     return os.fsencode(path).decode("utf-8", "replace")
 
 
-def _lexical_name(path: Path) -> str:
-    """What the lexical search knows of a file: the name of its folder and its own, `Q3Report_final` opened into words."""
-    name = _display(Path(*path.parts[-2:]) if len(path.parts) > 2 else Path(path.name))
+def lexical_name(path: Path) -> str:
+    """What the lexical search knows of a file: the name of its folder and its own, `Q3Report_final` opened into words, and other
+    spellings of those words."""
+    name = readable(_display(Path(*path.parts[-2:]) if len(path.parts) > 2 else Path(path.name)))
     opened = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Za-z])(?=[0-9])|(?<=[0-9])(?=[A-Za-z])", " ", name)
-    return name if opened == name else f"{name} {opened}"
+    return " ".join(filter(None, [name, opened if opened != name else "", spellings(name)]))
 
 
 def storable(words: str) -> str:
-    """Text that SQLite can hold: no lone surrogates, no NUL."""
+    """A message that SQLite can hold: no lone surrogates, no NUL."""
     return words.encode("utf-8", "replace").decode().replace("\0", " ")

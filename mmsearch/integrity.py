@@ -12,7 +12,8 @@ from sqlalchemy.engine import Connection
 from mmsearch.items import KINDS
 from mmsearch.stored_vectors import are_sound, is_sound
 
-LEXICAL_TABLES = ("words", "trigrams")
+LEXICAL_TABLES = {"words": "text, name, spellings", "trigrams": "text, name"}
+"""The full-text tables and their columns, which are columns of `items`."""
 FAULTS_NAMED = 5
 BLOCK = 4096
 PREVIEWS_NAME = "previews"
@@ -158,7 +159,8 @@ def unreadable(c: Connection) -> Unreadable:
     found = Unreadable()
     rows = c.execute(
         text(
-            "SELECT id, source_id, kind, preview, CAST(text AS BLOB), CAST(name AS BLOB), CAST(meta AS BLOB) FROM items"
+            "SELECT id, source_id, kind, preview, CAST(text AS BLOB), CAST(name AS BLOB), CAST(meta AS BLOB),"
+            " CAST(spellings AS BLOB) FROM items"
             " WHERE deleted_at IS NULL"
         )
     )
@@ -249,9 +251,9 @@ def lexical_faults(c: Connection) -> list[str]:
 
 def rebuild_lexical(c: Connection) -> None:
     """Fill the full-text tables anew from the visible items."""
-    for table in LEXICAL_TABLES:
+    for table, columns in LEXICAL_TABLES.items():
         c.execute(text(f"INSERT INTO {table}({table}) VALUES ('delete-all')"))
-        c.execute(text(f"INSERT INTO {table}(rowid, text, name) SELECT id, text, name FROM items WHERE visible = 1"))
+        c.execute(text(f"INSERT INTO {table}(rowid, {columns}) SELECT id, {columns} FROM items WHERE visible = 1"))
 
 
 def gaps(c: Connection, model_key: str) -> Gaps:

@@ -1,7 +1,8 @@
 """Lexical search over the catalog's FTS5 tables: which items hold the words of a query, and how much of it they cover.
 
 Words are stemmed (Porter) and stripped of diacritics by SQLite on both sides; a word that no item has is sought as a substring
-(trigrams), which also serves scripts without spaces. User text never reaches FTS5's query syntax unquoted.
+(trigrams). What the tokenizer cannot know, such as "strasse" for "Straße" and words of scripts without spaces, stands in the column
+`spellings`, see `mmsearch.plain_text`. User text never reaches FTS5's query syntax unquoted.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from sqlalchemy.engine import Connection
 
 from mmsearch.filters import read_ids
 from mmsearch.items import KINDS, Kind
+from mmsearch.plain_text import passage
 from mmsearch.ranking.rank import NO_MATCHES, TextMatches
 from mmsearch.ranking.terms import (
     BM25_NAME,
@@ -38,7 +40,7 @@ SNIPPET_TOKENS = 24
 _MATCHING = "FROM words WHERE words MATCH :query"
 # The plus keeps SQLite from starting the full-text query anew for every id.
 _GIVEN = "+rowid IN (SELECT value FROM json_each(:ids))"
-_BM25 = f"bm25(words, {BM25_TEXT}, {BM25_NAME})"
+_BM25 = f"bm25(words, {BM25_TEXT}, {BM25_NAME}, {BM25_TEXT})"
 
 
 def match(
@@ -115,7 +117,22 @@ def snippets(connection: Connection, query: str, ids: Sequence[int]) -> dict[int
         text(f"SELECT rowid, snippet(words, 0, '', '', '…', {SNIPPET_TOKENS}) {_MATCHING} AND {_GIVEN}"),
         {"query": f"text: ({any_of(terms)})", "ids": json.dumps([int(i) for i in ids])},
     )
-    return {item_id: " ".join(passage.split()) for item_id, passage in rows}
+    found = {item_id: " ".join(words.split()) for item_id, words in rows}
+    return found | _spelled_otherwise(connection, terms, [int(i) for i in ids if int(i) not in found])
+
+
+def _spelled_otherwise(connection: Connection, terms: list[str], ids: Sequence[int]) -> dict[int, str]:
+    """The `snippets` of items that hold terms only in another spelling, or terms that no item holds as a word inside of words."""
+    inside = [term for term in terms if len(term) >= 3 and not known_words(connection, [term])]
+    found: dict[int, str] = {}
+    for table, column, sought in (("words", "spellings", terms), ("trigrams", "text", inside)):
+        if not sought or not ids:
+            continue
+        matching = f"SELECT rowid AS id FROM {table} WHERE {table} MATCH :query AND {_GIVEN}"
+        parameters = {"query": f"{column}: ({any_of(sought)})", "ids": json.dumps(list(ids))}
+        rows = connection.execute(text(f"SELECT id, text FROM items WHERE id IN ({matching})"), parameters)
+        found |= {item_id: shown for item_id, words in rows if (shown := passage(words, sought))}
+    return found
 
 
 @dataclass(frozen=True, slots=True)

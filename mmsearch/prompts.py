@@ -7,6 +7,7 @@ A final prompt is `[<|video_pad|> ][<|image_pad|> ]instruction[ text]`: no chat 
 from __future__ import annotations
 
 from mmsearch.items import EmbedInput, ItemDraft, Kind, Query
+from mmsearch.plain_text import readable
 
 IMAGE_TOKEN = "<|image_pad|>"
 VIDEO_TOKEN = "<|video_pad|>"
@@ -61,10 +62,10 @@ def split_prompt(prompt: str) -> tuple[str, str]:
 
 
 def document_input(draft: ItemDraft, *, with_text: bool = True) -> EmbedInput:
-    """The target side of an item: its pixels, its kind's instruction and, with `with_text`, its text."""
+    """The target side of an item: its pixels, its kind's instruction and, with `with_text`, its text, normalised as it is stored."""
     return EmbedInput(
         instruction=DOCUMENT_INSTRUCTIONS[draft.kind],
-        text=" ".join(draft.text.split()) if with_text else "",
+        text=" ".join(readable(draft.text).split()) if with_text else "",
         images=draft.images,
         is_video=draft.kind == "clip",
         kind=draft.kind,
@@ -73,7 +74,7 @@ def document_input(draft: ItemDraft, *, with_text: bool = True) -> EmbedInput:
 
 def query_input(query: Query, kind: Kind) -> EmbedInput:
     """The query side for one kind of target; V2's instructions differ by what is sought."""
-    text = " ".join(query.text.split())
+    text = " ".join(readable(query.text).split())
     images = query.frames or query.images
     if not images:
         instruction = TEXT_QUERY_INSTRUCTIONS[kind]

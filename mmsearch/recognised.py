@@ -18,8 +18,8 @@ import numpy as np
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
-from mmsearch.indexing import storable
 from mmsearch.items import Kind
+from mmsearch.plain_text import normalised, readable
 from mmsearch.stored_vectors import checked_items, to_blob
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def save(c: Connection, reading: Reading, languages: str, model_key: str, genera
         "version": read.version if read else "",
         "preferred": read.preferred if read else "",
         "languages": languages,
-        "text": storable(read.text) if read else "",
+        "text": readable(read.text) if read else "",
         "lines": to_bytes(read.lines if read else ()),
         "error_type": error_type,
         "error_reason": error_reason,
@@ -190,8 +190,11 @@ def save(c: Connection, reading: Reading, languages: str, model_key: str, genera
     if reading.text is None:
         return 0
     changed = c.execute(
-        text(f"UPDATE items SET text = :text, text_source = 'ocr', has_print = 1 WHERE id IN {ids}"),
-        {**parameters, "text": storable(reading.text)},
+        text(
+            "UPDATE items SET text = :text, spellings = :spellings, text_source = 'ocr', has_print = 1"
+            f" WHERE id IN {ids}"
+        ),
+        {**parameters, **normalised(reading.text)._asdict()},
     ).rowcount
     if reading.vector is not None:
         (vector,) = checked_items([reading.vector])

@@ -43,8 +43,10 @@ from mmsearch.terminal import size
 log = logging.getLogger(__name__)
 
 CATALOG_NAME = "catalog.sqlite3"
-SCHEMA_REVISION = "0004"
+SCHEMA_REVISION = "0005"
 """The newest revision in `migrations/versions`; revisions are numbered so that older and newer can be told apart."""
+WORDS_REVISION = "0005"
+"""The newest revision that indexes the words of all items again."""
 
 BUSY_TIMEOUT_S = 30.0
 MIGRATION_TIMEOUT_S = 600.0
@@ -128,10 +130,11 @@ items = Table(
     Column("date_s", Float, nullable=False),  # captured_at, else the file's modification time; seconds since the epoch
     Column("preview", Text),  # relative to the library's folder
     Column("meta", Text, nullable=False),  # JSON
-    Column("name", Text, nullable=False),  # folder and file name, for the lexical search
+    Column("name", Text, nullable=False),  # for the lexical search, see `indexing.lexical_name`
     Column("text", Text, nullable=False),
     Column("text_source", Text),  # see `items.TextSource`; NULL without text
     Column("has_print", Integer),  # 1: shows print that `text` lacks until it is read. 0: does not. NULL: nobody looked
+    Column("spellings", Text, nullable=False, server_default=text("''")),  # for the lexical search, see `plain_text`
     Index("items_place", "source_id", "ordinal", unique=True, sqlite_where=text("deleted_at IS NULL")),
     Index("items_source", "source_id"),
     Index("items_visible", "kind", "visible", "id"),
@@ -475,7 +478,7 @@ def _migrate(engine: Engine, file: Path, *, keep_former: bool) -> None:
         )
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).with_name("migrations")).replace("%", "%%"))
-    kept = None
+    kept, again = None, ""
     with engine.connect().execution_options(immediate=True) as connection:
         raw = _driver(connection)
         connection.detach()  # a connection with that much patience serves nothing else
@@ -494,16 +497,19 @@ def _migrate(engine: Engine, file: Path, *, keep_former: bool) -> None:
                 kept = _keep_former(engine, file, former)
             config.attributes["connection"] = connection
             command.upgrade(config, SCHEMA_REVISION)
+            if former and former < WORDS_REVISION:
+                count = connection.execute(text("SELECT count(*) FROM items WHERE visible = 1")).scalar_one()
+                again = f", and the words of {count:,} items indexed again from their stored text, without the model"
     if kept is None:
-        log.info("%s: schema brought to %s", file, SCHEMA_REVISION)
+        log.info("%s: schema brought to %s%s", file, SCHEMA_REVISION, again)
         return
     for older in copies.former_copies(file):
         if older != kept:
             older.unlink(missing_ok=True)
     log.warning(
-        "%s: schema %s brought to %s. As it was it is kept in %s (%s, until `mmsearch compact`): to go back to the older mmsearch, "
+        "%s: schema %s brought to %s%s. As it was it is kept in %s (%s, until `mmsearch compact`): to go back to the older mmsearch, "
         "delete %s, %s-wal and %s-shm and give that file the name %s",
-        *(file, former, SCHEMA_REVISION, kept.name, size(kept.stat().st_size), *[file.name] * 4),
+        *(file, former, SCHEMA_REVISION, again, kept.name, size(kept.stat().st_size), *[file.name] * 4),
     )
 
 

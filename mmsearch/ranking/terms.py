@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mmsearch.items import Kind
+from mmsearch.plain_text import WORD, asked, other_spelling
 
 MAX_TERMS = 32
 """Of a longer query the rest is ignored."""
@@ -22,6 +23,8 @@ STOP_PHRASE_WORDS = 3
 KNOWN_SHARE = 0.34
 """A query of which a smaller share of the letters belongs to known words has no meaning to a model."""
 _LETTER_OR_DIGIT = re.compile(r"[^\W_]")
+_WORD = re.compile(WORD)
+_PHRASE_OR_WORD = re.compile(f'"([^"]*)"|({WORD})')
 
 STOP_WORDS = frozenset(  # a list of one word a line would fill three screens
     """a about after all also an and any are as at be been but by can could did do does for from had has have he her here
@@ -56,7 +59,8 @@ class Wording:
 
 
 def wording_of(query: str) -> Wording:
-    """Take `-word` and `-"some words"` out of a query."""
+    """Take `-word` and `-"some words"` out of a query, which is normalised (see `mmsearch.plain_text`)."""
+    query = asked(query)
     excluded = [(phrase or word).strip() for phrase, word in _EXCLUSION.findall(query)]
     excluded = [words for words in excluded if _LETTER_OR_DIGIT.search(words)]
     return Wording(" ".join(_EXCLUSION.sub(" ", query).split()) if excluded else query, tuple(dict.fromkeys(excluded)))
@@ -68,22 +72,23 @@ def terms_of(query: str) -> list[str]:
     Where all are stop words, they are sought as the one phrase that three or more of them make ("to be or not to be"); fewer are nothing to
     search for.
     """
+    query = asked(query)
     terms: dict[str, None] = {}
-    for phrase, word in re.findall(r'"([^"]*)"|([^\W_]+)', query):
+    for phrase, word in _PHRASE_OR_WORD.findall(query):
         found = phrase.strip() if phrase else word
         if _LETTER_OR_DIGIT.search(found):
             terms[found.lower()] = None
     content = [term for term in terms if term not in STOP_WORDS]
     specific = [term for term in content if term not in MEDIUM_WORDS]
     if not content and len(terms) >= STOP_PHRASE_WORDS:
-        return [" ".join(re.findall(r"[^\W_]+", query.lower())[:MAX_TERMS])]
+        return [" ".join(_WORD.findall(query.lower())[:MAX_TERMS])]
     return (specific or content)[:MAX_TERMS]
 
 
 def words_to_read(query: str) -> list[str]:
     """The words that a model could make something of, lower case: of letters, no stop words, and more than a single letter in a script
     that has cases (in others one may be a whole word)."""
-    words = re.findall(r"[^\W\d_]+", query.lower())
+    words = re.findall(r"[^\W\d_]+", asked(query).lower())
     return [word for word in words if word not in STOP_WORDS and (len(word) > 1 or word == word.upper())]
 
 
@@ -100,7 +105,7 @@ def is_readable(query: str, is_known: Callable[[str], bool]) -> bool:
 
 def kinds_named(query: str) -> frozenset[Kind]:
     """The kinds that a query's own words ask for: pages for "slides about revenue"; none if it asks for nothing else."""
-    words = re.findall(r"[^\W_]+", query.lower())
+    words = _WORD.findall(asked(query).lower())
     if all(word in KIND_WORDS or word in STOP_WORDS for word in words):
         return frozenset()
     return frozenset(KIND_WORDS[word] for word in words if word in KIND_WORDS)
@@ -113,8 +118,10 @@ def idf(counts: Sequence[int], total: int) -> np.ndarray:
 
 
 def quoted(term: str) -> str:
-    """A term as FTS5 reads it literally."""
-    return '"' + term.replace('"', '""') + '"'
+    """A term as FTS5 reads it literally; or in the spelling that `mmsearch.plain_text.spellings` puts into the index, where that is another."""
+    spelled = [term, *filter(None, [other_spelling(term)])]
+    phrases = ['"' + one.replace('"', '""') + '"' for one in spelled]
+    return phrases[0] if len(phrases) == 1 else f"({' OR '.join(phrases)})"
 
 
 def any_of(terms: Sequence[str]) -> str:

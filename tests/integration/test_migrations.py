@@ -27,6 +27,7 @@ from mmsearch import schema
 from mmsearch.catalog import Catalog
 from mmsearch.copies import former_copies
 from mmsearch.errors import CatalogError, CorruptIndex, LibraryLocked, NewerSchema
+from mmsearch.items import KINDS
 from mmsearch.lock import LOCK_NAME
 from mmsearch.schema import CATALOG_NAME, SCHEMA_REVISION
 from mmsearch.upkeep.backup import MANIFEST, restore
@@ -237,12 +238,52 @@ def test_a_damaged_library_is_named_and_not_migrated(first: Former) -> None:
     assert sorted(first.library.glob(f"{CATALOG_NAME}.*")) == []
 
 
-def test_damaged_full_text_is_no_obstacle(first: Former) -> None:
+@pytest.mark.parametrize("table", ["words", "trigrams"])
+def test_damaged_full_text_is_no_obstacle(first: Former, table: str) -> None:
+    """The migration indexes all words again, and mends it by that."""
     with closing(sqlite3.connect(first.catalog)) as database, database:
-        database.execute("DELETE FROM words_data WHERE id > 10")
+        database.execute(f"DELETE FROM {table}_data WHERE id > 10")
     with mmsearch.open(first.library) as library:
-        assert [one.check for one in examine(library, quick=True, repair=True) if one.state == "fault"] == ["words"]
         assert faults(library) == []
+
+
+OLD_TEXTS = {
+    "The scienti\ufb01c o\ufb03ce clari\ufb01ed it for all of the em-\nployees": [
+        "scientific office",
+        "employees",
+        '"the employees"',
+    ],
+    "\u0627\ufee7\ufeee\u0627\u0639 \u0627\ufccb\ufec4\ufeee\u0637 \u0627\ufedf\ufecc\ufeae\ufe91\ufef4\ufe94": [
+        "الخطوط العربية"
+    ],
+    "\uff50\uff4f\uff4c\uff59\uff53\uff41\uff43\uff43\uff48\uff41\uff52\uff49\uff44\uff45": ["polysaccharide"],
+    "关\n于\n红\n军": ["红军", "关于红军"],
+    "Straße am Café": ["strasse", "cafe"],
+}
+
+
+def test_words_of_an_older_library_are_indexed_again_without_the_model(
+    former: Former, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What lies in it is the raw text layer."""
+    if former.expected["schema"] >= schema.WORDS_REVISION:
+        pytest.skip("its words are normalised")
+    with closing(sqlite3.connect(former.catalog)) as database, database:
+        shown = [item_id for (item_id,) in database.execute("SELECT id FROM items WHERE visible = 1 ORDER BY id")]
+        chosen = dict(zip(OLD_TEXTS, shown, strict=False))
+        database.executemany("UPDATE items SET text = ? WHERE id = ?", chosen.items())
+        vectors = database.execute("SELECT * FROM vectors ORDER BY id").fetchall()
+    with Catalog.open(former.library) as catalog:
+        for words, item_id in chosen.items():
+            for query in OLD_TEXTS[words]:
+                assert catalog.match_text(query, 10, KINDS).ids.tolist() == [item_id], query
+                assert catalog.snippets(query, [item_id]), query
+        assert catalog.item(shown[0]).text == "The scientific office clarified it for all of the employees"
+        assert catalog.lexical_faults() == []
+    with closing(sqlite3.connect(former.catalog)) as database:
+        assert database.execute("SELECT * FROM vectors ORDER BY id").fetchall() == vectors
+    (said,) = (record.getMessage() for record in caplog.records)
+    assert f"the words of {len(shown)} items indexed again from their stored text, without the model" in said
 
 
 @pytest.fixture

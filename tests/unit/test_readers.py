@@ -378,6 +378,23 @@ def test_progress_is_told_while_frames_are_read_that_give_no_item_yet(tmp_path):
     assert len(calls) >= 20
 
 
+def test_a_document_of_blank_pages_is_its_first_page(tmp_path):
+    """It must be found by its name. Blank pages beside others are no items."""
+    path = samples.pdf(tmp_path / "a.pdf", [None, None, None])
+    (draft,), notes = read(path)
+    assert (draft.ordinal, draft.page_number, draft.text, draft.has_print) == (0, 1, "", False)
+    assert draft.preview and len(draft.images) == 1 and draft.meta["page_count"] == 3
+    assert notes == {"blank_pages": 2}
+    later = samples.pdf(tmp_path / "b.pdf", [None, None, "words"])
+    drafts, notes = read(later)
+    assert [one.ordinal for one in drafts] == [2] and notes == {"blank_pages": 2}
+    first = samples.pdf(tmp_path / "c.pdf", ["words", None, None])
+    drafts, notes = read(first, first_ordinal=1)
+    assert drafts == [] and notes == {"blank_pages": 2}, "a run that goes on behind the first page"
+    drafts, notes = read(path, first_ordinal=1)
+    assert drafts == [] and notes == {"blank_pages": 2}, "its first page is saved already"
+
+
 def test_a_page_that_cannot_be_drawn_is_not_a_blank_one(tmp_path):
     """MuPDF leaves out what it cannot draw, and only warns."""
     with pytest.raises(CorruptFile, match="no page can be drawn"):
