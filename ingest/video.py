@@ -44,8 +44,8 @@ def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:
         raise FileTooLarge(path, f"frames of {info.width} × {info.height} pixels")
     frames = media.index_frames(path, on_progress=reading.on_progress)
     meta = {"width": info.width, "height": info.height, "duration_s": round(frames.end_s, 3), "codec": info.codec}
-    if info.captured_at:
-        meta["captured_at"] = info.captured_at
+    if info.dated is not None:
+        meta |= info.dated.meta()
 
     def samples() -> Iterator[clips.Sample]:
         indices = sample_indices(frames.times_s, frames.end_s)

@@ -20,7 +20,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -30,7 +29,9 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from mmsearch.dates import Dated, parse_written
 from mmsearch.errors import CorruptFile, EncryptedFile, FileTooLarge, SourceError, UnsupportedFile
+from mmsearch.media.picture_dates import picture_date
 
 if TYPE_CHECKING:
     import av
@@ -317,20 +318,17 @@ def _from_cmyk(image: Image.Image) -> Image.Image:
 
 
 def image_meta(image: Image.Image) -> dict[str, Any]:
-    """What a photo's header tells: `width`, `height` (upright), `captured_at` (ISO 8601), `camera`, `gps` [lat, lon].
+    """What a photo's header tells: `width`, `height` (upright), `captured_at` (ISO 8601), `date_source`, `camera`, `gps` [lat, lon].
 
     Takes an image from `open_header` (pixels not needed). Damaged EXIF gives fewer entries, never an error.
     """
     meta: dict[str, Any] = {"width": image.width, "height": image.height}
+    if (dated := picture_date(image)) is not None:
+        meta |= dated.meta()
     try:
         exif = image.getexif()
         if exif.get(ExifTags.Base.Orientation) in {5, 6, 7, 8}:
             meta["width"], meta["height"] = image.height, image.width
-        details = exif.get_ifd(ExifTags.IFD.Exif)
-        taken = details.get(ExifTags.Base.DateTimeOriginal) or exif.get(ExifTags.Base.DateTime)
-        offset = details.get(ExifTags.Base.OffsetTimeOriginal) or ""
-        if captured_at := _iso_time(taken, offset):
-            meta["captured_at"] = captured_at
         maker, model = (_clean(exif.get(tag)) for tag in (ExifTags.Base.Make, ExifTags.Base.Model))
         camera = model if maker and model.lower().startswith(maker.lower()) else f"{maker} {model}".strip()
         if camera:
@@ -344,17 +342,6 @@ def image_meta(image: Image.Image) -> dict[str, Any]:
 
 def _clean(value: Any) -> str:
     return " ".join(value.replace("\0", " ").split()) if isinstance(value, str) else ""
-
-
-def _iso_time(value: Any, offset: Any) -> str | None:
-    try:
-        moment = datetime.strptime(_clean(value)[:19], "%Y:%m:%d %H:%M:%S")
-    except ValueError:
-        return None
-    try:
-        return datetime.fromisoformat(moment.isoformat() + _clean(offset)).isoformat()
-    except ValueError:
-        return moment.isoformat()
 
 
 def _position(gps: Any) -> list[float] | None:
@@ -541,7 +528,7 @@ class VideoInfo:
     codec: str
     rotation: int
     has_video: bool
-    captured_at: str | None = None
+    dated: Dated | None = None
 
 
 @contextmanager
@@ -620,7 +607,7 @@ def probe_video(path: str | os.PathLike[str]) -> VideoInfo:
             codec=stream.codec_context.codec.canonical_name,
             rotation=rotation,
             has_video=True,
-            captured_at=_creation_time(container, stream),
+            dated=_video_date(container, stream),
         )
 
 
@@ -665,12 +652,18 @@ def text_subtitles(path: str | os.PathLike[str]) -> list[tuple[float, float, str
     return sorted(found)
 
 
-def _creation_time(container: av.container.InputContainer, stream: av.video.stream.VideoStream) -> str | None:
-    value = container.metadata.get("creation_time") or stream.metadata.get("creation_time")
-    try:
-        return datetime.fromisoformat(value).isoformat() if value else None
-    except ValueError:
-        return None
+APPLE_CREATION_DATE = "com.apple.quicktime.creationdate"
+
+
+def _video_date(container: av.container.InputContainer, stream: av.video.stream.VideoStream) -> Dated | None:
+    """Apple's local time with its offset, else the container's time in UTC, else its free-form date."""
+    tags = container.metadata
+    if found := parse_written(tags.get(APPLE_CREATION_DATE)):
+        return Dated(found, "creationdate")
+    for value in (tags.get("creation_time"), stream.metadata.get("creation_time"), tags.get("date")):
+        if found := parse_written(value):
+            return Dated(found, "creation_time")
+    return None
 
 
 def _rotation(frame: av.VideoFrame) -> int:
