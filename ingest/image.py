@@ -84,10 +84,8 @@ def _tiff_pages(source: Source, header: Image, frame_count: int, reading: Readin
     first_date = picture_date(header)
     for index in range(reading.first_ordinal, frame_count):
         reading.on_progress()
-        header.seek(index)
-        media.demand_size(header, str(source.path), reading.max_image_pixels)
+        image = media.decode_tiff_page(header, index, str(source.path), limit_pixels=reading.max_image_pixels)
         dated = picture_date(header) or first_date
-        image = media.to_rgb(header.copy())
         yield ItemDraft(
             source=source,
             kind="page",

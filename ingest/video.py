@@ -50,7 +50,7 @@ def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:
     def samples() -> Iterator[clips.Sample]:
         indices = sample_indices(frames.times_s, frames.end_s)
         for index, image in media.iter_frames(
-            path, indices, max_pixels=reading.budget["clip"], shown_at=frames.times_s
+            path, indices, max_pixels=reading.budget["clip"], shown_at=frames.times_s, true_shape=True
         ):
             reading.on_progress()
             yield clips.Sample(float(frames.times_s[index]), image, index)
@@ -89,7 +89,9 @@ def _locate(path: Path, frames: media.FrameIndex, before: clips.Sample, after: c
     if after.index - (int(keys[-1]) if len(keys) else 0) > LOCATE_MAX_FRAMES:
         return fallback_s
     try:
-        images = media.sample_frames(path, indices=list(between), max_pixels=LOCATE_PIXELS, shown_at=frames.times_s)
+        images = media.sample_frames(
+            path, indices=list(between), max_pixels=LOCATE_PIXELS, shown_at=frames.times_s, true_shape=True
+        )
     except SourceError as error:
         log.debug("%s: scene change near %.2f s not located: %s", path, fallback_s, error.reason)
         return fallback_s
