@@ -12,6 +12,7 @@ from mmsearch import media
 from mmsearch.errors import CorruptFile, FileTooLarge
 from mmsearch.items import ItemDraft, Kind, Source
 from mmsearch.media.ocr.looks import has_print
+from mmsearch.media.picture_dates import picture_date
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -80,11 +81,11 @@ def _tiff_pages(source: Source, header: Image, frame_count: int, reading: Readin
         raise FileTooLarge(
             source.path, f"{frame_count:,} pages; the limit is {reading.max_pages:,} (setting max_pages)"
         )
+    first_date = picture_date(header)
     for index in range(reading.first_ordinal, frame_count):
         reading.on_progress()
-        header.seek(index)
-        media.demand_size(header, str(source.path), reading.max_image_pixels)
-        image = media.to_rgb(header.copy())
+        image = media.decode_tiff_page(header, index, str(source.path), limit_pixels=reading.max_image_pixels)
+        dated = picture_date(header) or first_date
         yield ItemDraft(
             source=source,
             kind="page",
@@ -92,6 +93,6 @@ def _tiff_pages(source: Source, header: Image, frame_count: int, reading: Readin
             page_number=index + 1,
             images=(media.fit(image, max_pixels=reading.budget["page"]),),
             preview=media.webp_preview(image),
-            meta={"page_count": frame_count},
+            meta={"page_count": frame_count, **(dated.meta() if dated else {})},
             has_print=True,  # a scan, or a fax
         )

@@ -18,6 +18,7 @@ import numpy as np
 from ingest.printed import page_needs_reading
 from ingest.readers import Reading
 from mmsearch import media
+from mmsearch.dates import Dated, parse_written
 from mmsearch.errors import CorruptFile, EncryptedFile, FileTooLarge
 from mmsearch.items import ItemDraft, Kind, Source
 
@@ -50,6 +51,7 @@ def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:
                 source.path, f"{page_count:,} pages; the limit is {reading.max_pages:,} (setting max_pages)"
             )
         title = _title(document)
+        created = parse_written((document.metadata or {}).get("creationDate"))
         drawn = 0
         damage = ""
         has_items = False
@@ -87,6 +89,8 @@ def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:
                 meta["page_label"] = label
             if title:
                 meta["title"] = title
+            if created:
+                meta |= Dated(created, "document").meta()
             draft = ItemDraft(
                 source=source,
                 kind="page",

@@ -33,6 +33,7 @@ from ingest.plan import (
 )
 from ingest.printed import with_print
 from ingest.scan import ScanResult, find_sources, former_roots, has_changed, resolve_roots
+from ingest.subtitles import SubtitleFolder, is_current
 from ingest.workers import Event, Limits, Task, WorkerPool, default_jobs
 from mmsearch import prompts
 from mmsearch.disk import disk_faults
@@ -399,7 +400,9 @@ class Run:
             scan, plan = self.look(paths, **options)
             self.settle(scan, plan)
             left = self.copy(plan.copied)  # before hours of reading: a file that was renamed shall be found meanwhile
-            if plan.new or plan.changed or plan.reembed or left:
+            others = [source for _, source in plan.moved] + [source for source in plan.copied if source not in left]
+            plan.reread += self.with_other_subtitles(others)
+            if plan.new or plan.changed or plan.reembed or plan.reread or left:
                 self.read(plan)
                 if left := self.copy(left):  # what failed, or changed, where it would have been copied from
                     self.read_jobs([self.job(source) for source in left], self.library.embedder)
@@ -474,6 +477,10 @@ class Run:
                     retry_failed=retry_failed,
                     prune=prune,
                 )
+                unchanged = set(plan.unchanged)
+                plan.reread = [one for one in self.with_other_subtitles(scan.sources) if one[0] in unchanged]
+                again = {source_id for source_id, _ in plan.reread}
+                plan.unchanged = [source_id for source_id in plan.unchanged if source_id not in again]
                 if add_new:
                     return plan
                 own = {row.path for row in self.catalog.sources(states=(*HOLDERS, "pending"))}
@@ -485,10 +492,29 @@ class Run:
 
             key = self.planning_key()
             plan = compare(key)
-            if (plan.new or plan.changed or plan.reembed) and (key_now := self.library.embedder.model_key) != key:
+            if (plan.new or plan.changed or plan.reembed or plan.reread) and (
+                key_now := self.library.embedder.model_key
+            ) != key:
                 plan = compare(key_now)  # the checkpoint of that name is another one than when it was last used
             self.describe(scan, plan)
         return scan, plan
+
+    def with_other_subtitles(self, sources: Sequence[Source]) -> list[tuple[int, Source]]:
+        """The indexed videos among `sources` whose subtitle files are not those that were read: (source id, file)."""
+        found = {source.path: source for source in sources}
+        folders: dict[Path, SubtitleFolder] = {}
+        again: dict[int, Source] = {}
+        for video in self.catalog.videos_read() if found else ():
+            source = found.get(video.path)
+            if source is None or source.sha256 != video.sha256 or video.source_id in again:
+                continue
+            folder = video.path.parent
+            if folder not in folders:
+                folders[folder] = SubtitleFolder(folder)
+            files = folders[folder].beside(video.path)
+            if not is_current(video.subtitles, files, has_text=video.has_text, read_at=video.changed_at):
+                again[video.source_id] = source
+        return list(again.items())
 
     def lost_roots(self, scan: ScanResult) -> list[Path]:
         """Folders of former runs, outside this one, where nothing is: a disk is away, or they have another name now."""
@@ -506,13 +532,14 @@ class Run:
     def describe(self, scan: ScanResult, plan: Plan) -> None:
         """Put the plan into numbers."""
         summary = self.report.plan
-        summary.new, summary.changed, summary.reembed = len(plan.new), len(plan.changed), len(plan.reembed)
+        summary.new, summary.reembed = len(plan.new), len(plan.reembed)
+        summary.changed = len(plan.changed) + len(plan.reread)
         summary.moved, summary.copied, summary.unchanged = len(plan.moved), len(plan.copied), len(plan.unchanged)
         summary.failed_before, summary.returned = len(plan.failed_before), len(plan.returned)
         summary.missing, summary.offline, self.report.away = len(plan.missing), len(plan.offline), len(plan.away)
         summary.unsupported, summary.junk, summary.ignored = scan.unsupported.total(), scan.junk, scan.ignored
         summary.unreadable, summary.changing = len(scan.unreadable), len(scan.changing)
-        to_read = [*plan.new, *(s for _, s in plan.changed), *(s for _, s in plan.reembed)]
+        to_read = [*plan.new, *(s for _, s in (*plan.changed, *plan.reembed, *plan.reread))]
         if to_read:
             embedder = self.library.embedder
             count_items(summary, to_read, self.pool(embedder))
@@ -550,10 +577,11 @@ class Run:
             *(self.job(source, replaces=former) for former, source in plan.changed),
             *(self.job(source) for _, source in plan.reembed),
         ]
+        again = [self.job(source) for _, source in plan.reread]
         self.resume(jobs, plan, embedder.model_key)
         with self.timed("plan"):
             self.estimate(embedder)
-        self.read_jobs(jobs, embedder)
+        self.read_jobs([*jobs, *again], embedder)
 
     def job(self, source: Source, replaces: int | None = None) -> _Job:
         kind, expected = self.report.plan.expected.get(str(source.path)) or (kind_of(source), 1)

@@ -162,9 +162,7 @@ def _decode(path: Path, ordinal: int, reading: Reading) -> tuple[Any, Image]:
         if header.format == "TIFF" and frame_count > 1:
             if ordinal >= frame_count:
                 raise CorruptFile(path, f"there is no page {ordinal + 1} any longer")
-            header.seek(ordinal)
-            media.demand_size(header, str(path), reading.max_image_pixels)
-            return "page", media.to_rgb(header.copy())
+            return "page", media.decode_tiff_page(header, ordinal, str(path), limit_pixels=reading.max_image_pixels)
     full = ocr.MAX_PICTURE_SIDE_PX**2
     return "image", media.decode_image(path, max_pixels=full, header_limit_pixels=reading.max_image_pixels)
 

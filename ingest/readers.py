@@ -11,9 +11,11 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+from mmsearch.dates import BELOW_NAME, Dated, date_in_name
 from mmsearch.errors import CorruptFile, SourceError, UnsupportedFile
 from mmsearch.items import ItemDraft, Kind, Source
 
@@ -80,7 +82,17 @@ def read_items(source: Source, budget: Mapping[Kind, int], *, reading: Reading |
     """
     reading = reading or Reading(budget)
     file_type = demand_type(source.path)
-    yield from importlib.import_module(READERS[file_type]).read_items(source, reading)
+    in_name = date_in_name(source.path.name)
+    for draft in importlib.import_module(READERS[file_type]).read_items(source, reading):
+        yield replace(draft, meta=with_date(draft.meta, in_name))
+
+
+def with_date(meta: Mapping[str, Any], in_name: str | None) -> dict[str, Any]:
+    """An item's metadata with the date in its file's name, where nothing better is known; what has no date is marked to bear its file's time."""
+    known = meta.get("date_source", "file")
+    if in_name is not None and known in BELOW_NAME:
+        return {**meta, **Dated(in_name, "name").meta()}
+    return {**meta, "date_source": known}
 
 
 def count_items(path: Path) -> tuple[Kind, int, float]:

@@ -1,19 +1,19 @@
-"""Videos: clips cut at scene changes, with exact times, 8 frames each, and the subtitles that lie beside or inside the file."""
+"""Videos: clips cut at scene changes, with exact times, 8 frames each, and their subtitles (`ingest.subtitles`)."""
 
 from __future__ import annotations
 
 import itertools
 import logging
 import math
-import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ingest import clips
-from ingest.pdf import clean_text
 from ingest.readers import Reading
+from ingest.subtitles import read_subtitles
 from mmsearch import media
 from mmsearch.errors import FileTooLarge, SourceError, UnsupportedFile
 from mmsearch.items import ItemDraft, Kind, Source
@@ -26,8 +26,6 @@ MIN_SAMPLES = 16
 LOCATE_PIXELS = 112 * 112
 LOCATE_MAX_FRAMES = 300
 """A scene change is located to the frame unless more frames than this would be decoded again for it."""
-SIDECAR_SUFFIXES = (".srt", ".vtt")
-MAX_SIDECAR_BYTES = 10_000_000
 
 
 def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:
@@ -43,14 +41,19 @@ def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:
     if info.width * info.height > reading.max_image_pixels:
         raise FileTooLarge(path, f"frames of {info.width} × {info.height} pixels")
     frames = media.index_frames(path, on_progress=reading.on_progress)
-    meta = {"width": info.width, "height": info.height, "duration_s": round(frames.end_s, 3), "codec": info.codec}
-    if info.captured_at:
-        meta["captured_at"] = info.captured_at
+    meta: dict[str, Any] = {
+        "width": info.width,
+        "height": info.height,
+        "duration_s": round(frames.end_s, 3),
+        "codec": info.codec,
+    }
+    if info.dated is not None:
+        meta |= info.dated.meta()
 
     def samples() -> Iterator[clips.Sample]:
         indices = sample_indices(frames.times_s, frames.end_s)
         for index, image in media.iter_frames(
-            path, indices, max_pixels=reading.budget["clip"], shown_at=frames.times_s
+            path, indices, max_pixels=reading.budget["clip"], shown_at=frames.times_s, true_shape=True
         ):
             reading.on_progress()
             yield clips.Sample(float(frames.times_s[index]), image, index)
@@ -59,7 +62,8 @@ def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:
     def locate(before: clips.Sample, after: clips.Sample) -> float:
         return _locate(path, frames, before, after)
 
-    yield from clips.drafts(source, samples(), reading, meta=meta, cues=_cues(path), locate=locate)
+    cues, remembered = read_subtitles(path)
+    yield from clips.drafts(source, samples(), reading, meta=meta | remembered, cues=cues, locate=locate)
 
 
 def count_items(path: Path) -> tuple[Kind, int, float]:
@@ -89,81 +93,12 @@ def _locate(path: Path, frames: media.FrameIndex, before: clips.Sample, after: c
     if after.index - (int(keys[-1]) if len(keys) else 0) > LOCATE_MAX_FRAMES:
         return fallback_s
     try:
-        images = media.sample_frames(path, indices=list(between), max_pixels=LOCATE_PIXELS, shown_at=frames.times_s)
+        images = media.sample_frames(
+            path, indices=list(between), max_pixels=LOCATE_PIXELS, shown_at=frames.times_s, true_shape=True
+        )
     except SourceError as error:
         log.debug("%s: scene change near %.2f s not located: %s", path, fallback_s, error.reason)
         return fallback_s
     thumbs = [clips.thumb_of(image) for image in (before.image, *images, after.image)]
     steps = [clips.difference(a, b) for a, b in itertools.pairwise(thumbs)]
     return float(frames.times_s[before.index + 1 + int(np.argmax(steps))])
-
-
-# Subtitles
-
-_TIMING = re.compile(
-    r"(?:(\d+):)?(\d{1,2}):(\d{2})[.,](\d{1,3})\s*-->\s*(?:(\d+):)?(\d{1,2}):(\d{2})[.,](\d{1,3})[^\n]*"
-)
-_MARKUP = re.compile(r"<[^>]{0,200}>|\{\\[^}]{0,200}\}")
-
-
-def parse_subtitles(text: str) -> list[clips.Cue]:
-    """The cues of an SRT or WebVTT file, by start; markup and numbering removed, what cannot be read skipped."""
-    cues = []
-    for block in re.split(r"\n[ \t]*\n", text.replace("\r\n", "\n").replace("\r", "\n")):
-        timing = _TIMING.search(block)
-        if timing is None:
-            continue
-        start_s, end_s = (
-            int(h or 0) * 3600 + int(m) * 60 + int(s) + int(ms.ljust(3, "0")) / 1000
-            for h, m, s, ms in (timing.groups()[:4], timing.groups()[4:])
-        )
-        spoken = clean_text(_MARKUP.sub("", block[timing.end() :]))
-        if spoken and end_s > start_s:
-            cues.append(clips.Cue(start_s, end_s, spoken.replace("\n", " ")))
-    return sorted(cues, key=lambda cue: cue.start_s)
-
-
-def find_sidecar(path: Path) -> Path | None:
-    """`talk.srt`, `talk.vtt` or `talk.en.srt` beside `talk.mp4`; the plain name first."""
-    for suffix in SIDECAR_SUFFIXES:
-        plain = path.with_suffix(suffix)
-        if plain.is_file():
-            return plain
-    try:
-        names = sorted(entry.name for entry in path.parent.iterdir() if entry.name.startswith(path.stem + "."))
-    except OSError:
-        return None
-    for name in names:
-        middle, suffix = Path(name).stem[len(path.stem) + 1 :], Path(name).suffix.lower()
-        if suffix in SIDECAR_SUFFIXES and re.fullmatch(r"[A-Za-z]{2,3}(?:-[A-Za-z]{2,4})?", middle):
-            return path.parent / name
-    return None
-
-
-def _cues(path: Path) -> list[clips.Cue]:
-    sidecar = find_sidecar(path)
-    if sidecar is not None:
-        try:
-            if sidecar.stat().st_size <= MAX_SIDECAR_BYTES:
-                return parse_subtitles(decode_text(sidecar.read_bytes()))
-        except OSError as error:
-            log.debug("%s: %s", sidecar, error)
-    try:
-        return [
-            clips.Cue(start_s, end_s, spoken.replace("\n", " "))
-            for start_s, end_s, text in media.text_subtitles(path)
-            if (spoken := clean_text(_MARKUP.sub("", text).replace("\\N", "\n")))
-        ]
-    except SourceError as error:  # subtitles are a bonus
-        log.debug("%s: subtitles: %s", path, error.reason)
-        return []
-
-
-def decode_text(raw: bytes) -> str:
-    """Text of an unknown encoding: a byte order mark decides, else UTF-8, else Windows' western one."""
-    if raw[:2] in {b"\xff\xfe", b"\xfe\xff"}:
-        return raw.decode("utf-16", "replace")
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return raw.decode("cp1252", "replace")

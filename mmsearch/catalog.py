@@ -65,6 +65,18 @@ class SourceRow:
     ctime_ns: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class VideoRead:
+    """An indexed video and what its clips remember of its subtitle files; see `ingest.subtitles.is_current`."""
+
+    source_id: int
+    path: Path
+    sha256: str
+    changed_at: float
+    subtitles: dict[str, Any] | None
+    has_text: bool
+
+
 class Catalog:
     """An opened catalog; safe to use from several threads, and from several processes at once."""
 
@@ -305,6 +317,26 @@ class Catalog:
                 raise CatalogError(f"no vectors of model {model_key} in {self.folder}")
 
     # ---- planning a run
+
+    def videos_read(self) -> list[VideoRead]:
+        """What the clips of each indexed video remember of its subtitle files, one row for each different memory."""
+        query = (
+            "SELECT s.id, s.path, s.sha256, s.changed_at, json_extract(i.meta, '$.subtitles'), max(i.text != '')"
+            " FROM sources s JOIN items i ON i.source_id = s.id AND i.deleted_at IS NULL AND i.kind = 'clip'"
+            " WHERE s.state = 'indexed' GROUP BY s.id, 5"
+        )
+        with self._reading() as c:
+            return [
+                VideoRead(
+                    row[0],
+                    Path(os.fsdecode(row[1])),
+                    row[2],
+                    row[3],
+                    json.loads(row[4]) if row[4] else None,
+                    bool(row[5]),
+                )
+                for row in c.execute(text(query))
+            ]
 
     def known_files(self, roots: Sequence[Path]) -> dict[bytes, KnownFile]:
         """What is known of every path under `roots` (`os.fsencode`d): a file with this size and these times need not be opened."""

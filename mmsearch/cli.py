@@ -111,14 +111,16 @@ def _kinds(words: list[str] | None) -> list[Kind] | None:
 
 
 def _date(text: str | None) -> date | None:
-    """2025, 2025-03 or 2025-03-31; what is left out is the first."""
+    """See `mmsearch.dates.parse_asked`: what is left out is the first."""
+    from mmsearch.dates import parse_asked
+
     if text is None:
         return None
     try:
-        parts = [int(part) for part in text.split("-")]
-        return date(*[*parts, 1, 1][:3]) if len(parts) <= 3 else date.fromisoformat(text)
+        return parse_asked(text)
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is no date; write 2025, 2025-03 or 2025-03-31") from None
+        said = '2025, 2025-03, 2025-03-31, yesterday, "last month" or "3 days ago"'
+        raise typer.BadParameter(f"{text!r} is no date; write {said}") from None
 
 
 def _print_version(value: bool) -> None:
@@ -258,7 +260,8 @@ def query_command(
         typer.Option("--not", metavar="TEXT", help="Nothing that holds these words or means this; again for more."),
     ] = None,
     after: Annotated[
-        str | None, typer.Option(metavar="DATE", help="Only from this day on: 2025, 2025-03 or 2025-03-31.")
+        str | None,
+        typer.Option(metavar="DATE", help='Only from this day on: 2025, 2025-03, 2025-03-31, yesterday, "last month".'),
     ] = None,
     before: Annotated[str | None, typer.Option(metavar="DATE", help="Only before this day.")] = None,
     instruction: Annotated[str | None, typer.Option(metavar="TEXT", help="Replaces the built-in instruction.")] = None,

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, time
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
+from mmsearch.dates import instant_s, wall_text
 from mmsearch.items import Kind
 
 
@@ -26,8 +27,9 @@ class Filters:
         kinds: only these; empty means all.
         path_globs: any of these must match: `*.pdf`, `talks/**`, `/abs/talks`. A pattern may begin at any folder, a pattern
             that matches a folder takes all in it, and letter case does not matter.
-        after: from this day (or moment) on. before: earlier than this day (or moment). By capture time, else file time;
-            without a time zone they are local time.
+        after: from this day (or moment) on. before: earlier than this day (or moment). Compared with the time that the clock showed
+            where a photo was taken, whatever zone that was. Moments known in UTC only (most videos, some documents) and file
+            times are compared as the asker's clock shows them.
         under: only files at or below this path.
     """
 
@@ -42,18 +44,31 @@ class Filters:
         return bool(self.path_globs) or self.after is not None or self.before is not None or self.under is not None
 
 
+ZONES_S = 2 * 86400.0
+"""Further apart than this, no time zones change what comes first."""
+_CAPTURED = "json_extract(meta, '$.captured_at')"
+_DATED = (
+    "(date_s {sign} :{name}_low AND date_s {sign} :{name}_high OR (date_s BETWEEN :{name}_low AND :{name}_high AND CASE"
+    f" WHEN {_CAPTURED} GLOB '[0-9][0-9][0-9][0-9]*' AND (kind = 'image' OR {_CAPTURED} NOT LIKE '%+00:00')"
+    f" THEN substr({_CAPTURED} || substr('0000-01-01T00:00:00', length({_CAPTURED}) + 1), 1, 19) {{sign}} :{{name}}_wall"
+    " ELSE date_s {sign} :{name}_s END))"
+)
+"""Whether an item's date is on the asked side of a bound. Its metadata are read only where time zones can matter. A photo's date
+counts as it is written; UTC in another item's date says which clock it was read from, not which one the camera's owner had."""
+
+
 def allowed_ids(c: Connection, filters: Filters, kinds: Sequence[Kind]) -> np.ndarray | None:
     """The visible items (int64, ascending) of these kinds that pass the filters; None if nothing but kinds is asked for."""
     if not filters.restricts_items():
         return None
     conditions = ["visible = 1", "kind IN (SELECT value FROM json_each(:kinds))"]
     parameters: dict[str, Any] = {"kinds": json.dumps(list(kinds))}
-    if filters.after is not None:
-        conditions.append("date_s >= :after")
-        parameters["after"] = _moment_s(filters.after)
-    if filters.before is not None:
-        conditions.append("date_s < :before")
-        parameters["before"] = _moment_s(filters.before)
+    for name, sign, bound in (("after", ">=", filters.after), ("before", "<", filters.before)):
+        if bound is not None:
+            conditions.append(_DATED.format(name=name, sign=sign))
+            seconds = instant_s(bound)
+            parameters[f"{name}_s"], parameters[f"{name}_wall"] = seconds, wall_text(bound)
+            parameters[f"{name}_low"], parameters[f"{name}_high"] = seconds - ZONES_S, seconds + ZONES_S
     if filters.path_globs or filters.under is not None:
         conditions.append("source_id IN (SELECT value FROM json_each(:sources))")
         parameters["sources"] = json.dumps(_sources(c, filters))
@@ -112,9 +127,3 @@ def _sources(c: Connection, filters: Filters) -> list[int]:
         return [source_id for source_id, _ in rows]
     patterns = [glob_pattern(glob) for glob in filters.path_globs]
     return [source_id for source_id, path in rows if any(pattern.match(os.fsdecode(path)) for pattern in patterns)]
-
-
-def _moment_s(moment: date | datetime) -> float:
-    if not isinstance(moment, datetime):
-        moment = datetime.combine(moment, time.min)
-    return moment.timestamp()

@@ -10,7 +10,6 @@ import os
 import re
 import time
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from sqlalchemy import delete, insert, select, text, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.engine import Connection
 
+from mmsearch.dates import BELOW_NAME, date_in_name, wall_s
 from mmsearch.errors import CatalogError, DimensionMismatch, SourceError
 from mmsearch.filters import absolute, under_any
 from mmsearch.items import ItemDraft, Source
@@ -179,6 +179,7 @@ def move(c: Connection, source_id: int, source: Source, generation: int) -> None
     _restamp(c, [(source_id, source)])
     _set(c, source_id, **_file(source), state="indexed", changed_at=time.time())
     c.execute(update(items).where(items.c.source_id == source_id, _LIVE).values(name=lexical_name(source.path)))
+    _redate(c, source_id, source.path)
     show(c, [source_id], generation)
 
 
@@ -234,6 +235,7 @@ def copy_source(c: Connection, from_id: int, source: Source) -> int:
     for statement in (of_items, of_vectors, of_models):
         c.execute(text(statement), parameters)
     _restamp(c, [(copy_id, source)])
+    _redate(c, copy_id, source.path)
     return copy_id
 
 
@@ -331,6 +333,12 @@ def _save_item(
     ).first()
     if former is not None:
         if tuple(former[1:]) == (draft.kind, draft.page_number, draft.start_s, draft.end_s):
+            if draft.kind == "clip":  # its subtitles lie in another file, and may be others now
+                said = {"text": storable(draft.text), "text_source": draft.text_source if draft.text else None}
+                new_meta = json.dumps(dict(draft.meta), ensure_ascii=True)
+                c.execute(
+                    update(items).where(items.c.id == former.id).values(**said, meta=new_meta, date_s=_date_s(draft))
+                )
             return former.id
         _tombstone(c, items.c.id == former.id, generation)  # the file is cut in another way than before
     new = {
@@ -389,13 +397,25 @@ def _file(source: Source | Path) -> dict[str, Any]:
 
 
 def _date_s(draft: ItemDraft) -> float:
+    """Of a date: seconds on the clock of the place where it was taken (`dates.wall_s`). Without one: the file's time."""
     captured = draft.meta.get("captured_at")
-    if isinstance(captured, str):
-        try:
-            return datetime.fromisoformat(captured).timestamp()
-        except (ValueError, OverflowError, OSError):
-            pass  # a camera's nonsense date
-    return draft.source.modified_ns / 1e9
+    seconds = wall_s(captured) if isinstance(captured, str) else None
+    return draft.source.modified_ns / 1e9 if seconds is None else seconds
+
+
+def _redate(c: Connection, source_id: int, path: Path) -> None:
+    """Give a file's items the date in its new name, unless they know a better one."""
+    if (in_name := date_in_name(path.name)) is None:
+        return
+    c.execute(
+        text(
+            "UPDATE items SET date_s = :date_s, meta = json_set(meta, '$.captured_at', :date, '$.date_source', 'name')"
+            " WHERE source_id = :id AND deleted_at IS NULL"
+            " AND coalesce(json_extract(meta, '$.date_source'), iif(json_extract(meta, '$.captured_at') IS NULL, 'file', 'exif'))"
+            " IN (SELECT value FROM json_each(:below))"
+        ),
+        {"id": source_id, "date": in_name, "date_s": wall_s(in_name), "below": json.dumps(["name", *BELOW_NAME])},
+    )
 
 
 def _display(path: Path) -> str:

@@ -62,7 +62,7 @@ class ItemDraft:
     `ordinal` counts the items of a source from 0; `page_number` counts from 1. A clip spans the half-open
     interval [`start_s`, `end_s`) in seconds. `images` are RGB: one for a page or an image, the frames in
     order for a clip, already within the model's pixel budget. `preview` is a small WebP file's bytes.
-    `meta` holds JSON values only (`captured_at` ISO 8601, `camera`, `gps` [lat, lon], `page_label`, `width`, `height`, …).
+    `meta` holds JSON values only (`captured_at` ISO 8601, `date_source`, `camera`, `gps` [lat, lon], `page_label`, `width`, `height`, …).
     `has_print`: whether the picture shows print that `text` lacks; None where nobody looked. `recognised`: what was read in it,
     as `mmsearch.media.ocr.Recognised`; `text` is then the item's whole text, with the layer in front.
     """

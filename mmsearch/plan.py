@@ -42,6 +42,7 @@ class Plan:
         new: to be read and embedded.
         changed: (id of the source that it supersedes, the file as it is now).
         reembed: same content, but not yet embedded by this model; their items keep their ids.
+        reread: same content, embedded, but with other text beside it now (subtitles): to be read again; their items keep their ids.
         moved: a file that is gone there and found here, perhaps in place of another one; keeps its items.
         copied: content that the catalog holds, or in this run will hold, under another path or from before: needs no model, see
             `Catalog.find_content`.
@@ -58,6 +59,7 @@ class Plan:
     new: list[Source] = field(default_factory=list)
     changed: list[tuple[int, Source]] = field(default_factory=list)
     reembed: list[tuple[int, Source]] = field(default_factory=list)
+    reread: list[tuple[int, Source]] = field(default_factory=list)
     moved: list[tuple[int, Source]] = field(default_factory=list)
     copied: list[Source] = field(default_factory=list)
     unchanged: list[int] = field(default_factory=list)

@@ -130,8 +130,21 @@ def _photo(path: Path, max_pixels: int) -> bytes:
 def _page(path: Path, page_number: int, dpi: float) -> bytes:
     from mmsearch import media
 
-    image = media.render_page(path, page_number - 1, dpi=dpi)
+    image = _tiff_page(path, page_number - 1) or media.render_page(path, page_number - 1, dpi=dpi)
     return _encoded(media.fit(image, max_pixels=SCREEN_PIXELS), "WEBP", quality=88, method=2)
+
+
+def _tiff_page(path: Path, index: int) -> Image | None:
+    """None where the file is no TIFF: MuPDF draws the pages of all other documents."""
+    from mmsearch import media
+
+    with path.open("rb") as handle:
+        if handle.read(4) not in media.TIFF_SIGNATURES:
+            return None
+    with media.open_header(path) as header:
+        if index >= getattr(header, "n_frames", 1):
+            raise CorruptFile(path, f"there is no page {index + 1} any longer")
+        return media.decode_tiff_page(header, index, str(path))
 
 
 def _video(path: Path, start_s: float, end_s: float) -> bytes:
@@ -149,7 +162,7 @@ def _video(path: Path, start_s: float, end_s: float) -> bytes:
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as target:
         stream: Any = None
-        for frame in media.sample_frames(path, times_s, max_pixels=EXCERPT_PIXELS):
+        for frame in media.sample_frames(path, times_s, max_pixels=EXCERPT_PIXELS, true_shape=True):
             if stream is None:
                 stream = target.add_stream("libx264", rate=round(EXCERPT_FPS))
                 stream.width, stream.height = (side // 2 * 2 for side in frame.size)

@@ -127,7 +127,9 @@ items = Table(
     Column("page_number", Integer),
     Column("start_s", Float),
     Column("end_s", Float),
-    Column("date_s", Float, nullable=False),  # captured_at, else the file's modification time; seconds since the epoch
+    Column(
+        "date_s", Float, nullable=False
+    ),  # captured_at by the clock of its place, else the file's time; see `filters`
     Column("preview", Text),  # relative to the library's folder
     Column("meta", Text, nullable=False),  # JSON
     Column("name", Text, nullable=False),  # for the lexical search, see `indexing.lexical_name`

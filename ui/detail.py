@@ -132,7 +132,9 @@ def _facts(item: Item) -> dict[str, str]:
     meta = item.meta
     facts = {"Number": str(item.id)}
     if meta.get("captured_at"):
-        facts["Taken"] = str(meta["captured_at"]).replace("T", " ")
+        label = "Created" if item.kind == "page" else "Taken"
+        by_name = " (by its name)" if meta.get("date_source") == "name" else ""
+        facts[label] = str(meta["captured_at"]).replace("T", " ") + by_name
     if meta.get("width") and meta.get("height"):
         facts["Size"] = f"{meta['width']} × {meta['height']}"
     for name, label in (("camera", "Camera"), ("title", "Title"), ("page_label", "Label"), ("caption", "Caption")):

@@ -20,7 +20,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -30,7 +29,9 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from mmsearch.dates import Dated, parse_written
 from mmsearch.errors import CorruptFile, EncryptedFile, FileTooLarge, SourceError, UnsupportedFile
+from mmsearch.media.picture_dates import picture_date
 
 if TYPE_CHECKING:
     import av
@@ -47,6 +48,7 @@ HEADER_LIMIT_PIXELS = 400_000_000
 """Images whose header announces more are refused before any pixel is decoded."""
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "JPEG2000", "AVIF")
 """Of Pillow's forty, those that are read: fewer decoders for hostile files, and no EPS, for which it starts Ghostscript."""
+TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PREVIEW_SIDE_PX = 320
 MAX_CAMERA_CHARS = 100
 FRAME_BLOCK = 16
@@ -175,7 +177,7 @@ def _is_heif(head: bytes) -> bool:
 def _begins_as_picture(head: bytes) -> bool:
     """Whether the first bytes promise a format that `open_header` reads."""
     return (
-        head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"))
+        head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", *TIFF_SIGNATURES))
         or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
         or head[4:12] in {b"ftypavif", b"ftypavis"}
         or _is_heif(head)
@@ -247,7 +249,75 @@ def decode_image(
             long_side = max(w, h, PREVIEW_SIDE_PX)
             ratio = long_side / max(image.size)
             image.draft(image.mode, (math.ceil(image.width * ratio), math.ceil(image.height * ratio)))
-        return to_rgb(ImageOps.exif_transpose(image))
+        ratio = pixel_shape(image)
+        return in_true_shape(to_rgb(ImageOps.exif_transpose(image)), ratio)
+
+
+def decode_tiff_page(
+    image: Image.Image, index: int, name: str, *, limit_pixels: int = HEADER_LIMIT_PIXELS
+) -> Image.Image:
+    """Page `index` (from 0) of a TIFF from `open_header`: upright RGB in its true shape, at full size. `name` is for messages.
+
+    Raises:
+        FileTooLarge: more pixels than `limit_pixels`. EOFError: there is no such page.
+    """
+    image.seek(index)
+    demand_size(image, name, limit_pixels)
+    ratio = pixel_shape(image)
+    return in_true_shape(to_rgb(image.copy()), ratio)
+
+
+MAX_PIXEL_SHAPE = 4.0
+"""A pixel that is more than so many times as wide as high, or as high as wide, is a mistake in the file."""
+SQUARE_WITHIN = 0.01
+"""A pixel this near to a square is one."""
+STRETCHED_LIMIT_PIXELS = 40_000_000
+"""A picture is stretched up to this size; a larger one is squeezed the other way."""
+
+
+def pixel_shape(image: Image.Image) -> float:
+    """The width of a TIFF's pixels by their height, as the picture lies upright: a fax has 204 × 98 dots per inch. 1.0 for other formats.
+
+    Only TIFF viewers heed it: in JPEG and PNG unequal resolutions are mostly mistakes, and no browser shows them.
+    """
+    if image.format != "TIFF":
+        return 1.0
+    tags = getattr(image, "tag_v2", {})
+    try:
+        across, down = float(tags[X_RESOLUTION]), float(tags[Y_RESOLUTION])
+        ratio = down / across
+    except (KeyError, TypeError, ValueError, ArithmeticError):
+        return 1.0
+    if tags.get(ExifTags.Base.Orientation) in {5, 6, 7, 8}:
+        ratio = 1 / ratio if ratio else 0.0
+    return _sane_shape(ratio)
+
+
+X_RESOLUTION, Y_RESOLUTION = ExifTags.Base.XResolution, ExifTags.Base.YResolution
+
+
+def _sane_shape(ratio: float) -> float:
+    if not 1 / MAX_PIXEL_SHAPE <= ratio <= MAX_PIXEL_SHAPE or abs(ratio - 1) <= SQUARE_WITHIN:  # also refuses NaN
+        return 1.0
+    return ratio
+
+
+def true_size(width: int, height: int, ratio: float) -> tuple[int, int]:
+    """The size of a picture with square pixels, given how wide its pixels are by their height: one side grows."""
+    if ratio >= 1:
+        return round(width * ratio), height
+    return width, round(height / ratio)
+
+
+def in_true_shape(image: Image.Image, ratio: float) -> Image.Image:
+    """A picture with square pixels; see `pixel_shape`."""
+    if ratio == 1.0:
+        return image
+    size = true_size(*image.size, ratio)
+    if size[0] * size[1] > STRETCHED_LIMIT_PIXELS:
+        narrow = (image.width, max(1, round(image.height / ratio))), (max(1, round(image.width * ratio)), image.height)
+        size = narrow[0] if ratio >= 1 else narrow[1]
+    return image.resize(size, Image.Resampling.BICUBIC)
 
 
 def open_image(
@@ -317,20 +387,19 @@ def _from_cmyk(image: Image.Image) -> Image.Image:
 
 
 def image_meta(image: Image.Image) -> dict[str, Any]:
-    """What a photo's header tells: `width`, `height` (upright), `captured_at` (ISO 8601), `camera`, `gps` [lat, lon].
+    """What a photo's header tells: `width`, `height` (upright), `captured_at` (ISO 8601), `date_source`, `camera`, `gps` [lat, lon].
 
     Takes an image from `open_header` (pixels not needed). Damaged EXIF gives fewer entries, never an error.
     """
     meta: dict[str, Any] = {"width": image.width, "height": image.height}
+    if (ratio := pixel_shape(image)) != 1.0:
+        meta["width"], meta["height"] = true_size(image.width, image.height, ratio)
+    if (dated := picture_date(image)) is not None:
+        meta |= dated.meta()
     try:
         exif = image.getexif()
-        if exif.get(ExifTags.Base.Orientation) in {5, 6, 7, 8}:
+        if exif.get(ExifTags.Base.Orientation) in {5, 6, 7, 8} and image.format != "TIFF":  # Pillow turns those itself
             meta["width"], meta["height"] = image.height, image.width
-        details = exif.get_ifd(ExifTags.IFD.Exif)
-        taken = details.get(ExifTags.Base.DateTimeOriginal) or exif.get(ExifTags.Base.DateTime)
-        offset = details.get(ExifTags.Base.OffsetTimeOriginal) or ""
-        if captured_at := _iso_time(taken, offset):
-            meta["captured_at"] = captured_at
         maker, model = (_clean(exif.get(tag)) for tag in (ExifTags.Base.Make, ExifTags.Base.Model))
         camera = model if maker and model.lower().startswith(maker.lower()) else f"{maker} {model}".strip()
         if camera:
@@ -344,17 +413,6 @@ def image_meta(image: Image.Image) -> dict[str, Any]:
 
 def _clean(value: Any) -> str:
     return " ".join(value.replace("\0", " ").split()) if isinstance(value, str) else ""
-
-
-def _iso_time(value: Any, offset: Any) -> str | None:
-    try:
-        moment = datetime.strptime(_clean(value)[:19], "%Y:%m:%d %H:%M:%S")
-    except ValueError:
-        return None
-    try:
-        return datetime.fromisoformat(moment.isoformat() + _clean(offset)).isoformat()
-    except ValueError:
-        return moment.isoformat()
 
 
 def _position(gps: Any) -> list[float] | None:
@@ -529,9 +587,9 @@ VIDEO_FORMATS = "mov,matroska,avi,asf,flv,mpeg,mpegts,mpegvideo,ogg"
 
 @dataclass(frozen=True, slots=True)
 class VideoInfo:
-    """What a video's container says. `width` × `height` are as shown, after rotation.
+    """What a video's container says. `width` × `height` are as shown, with square pixels, after rotation.
 
-    `frame_count` is 0 where the container does not tell; `rotation` in degrees counter-clockwise: 0, 90, 180, 270.
+    `pixel_shape` is the width of a stored pixel by its height, before rotation: 64/45 for a wide PAL film; `stored_size` likewise. `frame_count` is 0 where the container does not tell; `rotation` in degrees counter-clockwise: 0, 90, 180, 270.
     """
 
     duration_s: float
@@ -541,7 +599,9 @@ class VideoInfo:
     codec: str
     rotation: int
     has_video: bool
-    captured_at: str | None = None
+    dated: Dated | None = None
+    pixel_shape: float = 1.0
+    stored_size: tuple[int, int] = (0, 0)
 
 
 @contextmanager
@@ -611,7 +671,10 @@ def probe_video(path: str | os.PathLike[str]) -> VideoInfo:
         if first is None:
             raise CorruptFile(path, "the video has no frame that decodes")
         rotation = _rotation(first)
-        width, height = (first.width, first.height) if rotation % 180 == 0 else (first.height, first.width)
+        shape = _video_pixel_shape(stream)
+        width, height = true_size(first.width, first.height, shape)
+        if rotation % 180:
+            width, height = height, width
         return VideoInfo(
             duration_s=max(duration_s, 0.0),
             width=width,
@@ -620,7 +683,9 @@ def probe_video(path: str | os.PathLike[str]) -> VideoInfo:
             codec=stream.codec_context.codec.canonical_name,
             rotation=rotation,
             has_video=True,
-            captured_at=_creation_time(container, stream),
+            dated=_video_date(container, stream),
+            pixel_shape=shape,
+            stored_size=(first.width, first.height),
         )
 
 
@@ -665,12 +730,24 @@ def text_subtitles(path: str | os.PathLike[str]) -> list[tuple[float, float, str
     return sorted(found)
 
 
-def _creation_time(container: av.container.InputContainer, stream: av.video.stream.VideoStream) -> str | None:
-    value = container.metadata.get("creation_time") or stream.metadata.get("creation_time")
-    try:
-        return datetime.fromisoformat(value).isoformat() if value else None
-    except ValueError:
-        return None
+APPLE_CREATION_DATE = "com.apple.quicktime.creationdate"
+
+
+def _video_date(container: av.container.InputContainer, stream: av.video.stream.VideoStream) -> Dated | None:
+    """Apple's local time with its offset, else the container's time in UTC, else its free-form date."""
+    tags = container.metadata
+    if found := parse_written(tags.get(APPLE_CREATION_DATE)):
+        return Dated(found, "creationdate")
+    for value in (tags.get("creation_time"), stream.metadata.get("creation_time"), tags.get("date")):
+        if found := parse_written(value):
+            return Dated(found, "creation_time")
+    return None
+
+
+def _video_pixel_shape(stream: av.video.stream.VideoStream) -> float:
+    """As the container says, else the codec; 1.0 where neither does."""
+    ratio = stream.sample_aspect_ratio
+    return _sane_shape(float(ratio)) if ratio else 1.0
 
 
 def _rotation(frame: av.VideoFrame) -> int:
@@ -747,11 +824,14 @@ def sample_frames(
     indices: Sequence[int] | np.ndarray | None = None,
     max_pixels: int | None = None,
     shown_at: np.ndarray | None = None,
+    true_shape: bool = False,
 ) -> list[Image.Image]:
     """The frames shown at `times_s`, or those at `indices` (from 0, in order of time); upright RGB, in the order asked for.
 
     A time before the first frame gives the first, one after the last gives the last. All frames have one size:
     that of the video, or the model's size for it under `max_pixels`. `shown_at` is `frame_times(path)`, if known already.
+    With `true_shape` the pixels of an anamorphic video are made square, as players show them; without, frames are as stored,
+    which is what the reference trains and evaluates on.
 
     Raises:
         UnsupportedFile: no video stream. CorruptFile: unreadable. IndexError: an index that the video does not have.
@@ -767,7 +847,7 @@ def sample_frames(
         if len(wanted) and (wanted.min() < 0 or wanted.max() >= len(shown_at)):
             raise IndexError(f"frames {wanted.min()}…{wanted.max()} of {len(shown_at)}")
     wanted_once = sorted({int(index) for index in wanted})
-    found = dict(iter_frames(path, wanted_once, max_pixels=max_pixels, shown_at=shown_at))
+    found = dict(iter_frames(path, wanted_once, max_pixels=max_pixels, shown_at=shown_at, true_shape=true_shape))
     if not found:
         raise CorruptFile(path, "none of the frames decodes")
     available = np.array(sorted(found))
@@ -781,18 +861,19 @@ def iter_frames(
     *,
     max_pixels: int | None = None,
     shown_at: np.ndarray | None = None,
+    true_shape: bool = False,
 ) -> Iterator[tuple[int, Image.Image]]:
     """Decode the frames at ascending `indices` one after the other: (index, upright RGB image).
 
     At most `FRAME_BLOCK` frames are in memory. Frames that do not decode are left out. decord decodes where it can
     and gives as many frames as the container holds; else PyAV does (AV1, rotated video, other platforms).
-    `shown_at` is `frame_times(path)`, if known already. Errors as for `sample_frames`.
+    `shown_at` and `true_shape`: see `sample_frames`. Errors as there.
     """
     if shown_at is None:
         shown_at = frame_times(path)
-    reader = _open_decord(path, len(shown_at), max_pixels)
+    reader = _open_decord(path, len(shown_at), max_pixels, true_shape)
     if reader is None:
-        yield from _iter_frames_pyav(path, indices, shown_at, max_pixels)
+        yield from _iter_frames_pyav(path, indices, shown_at, max_pixels, true_shape)
         return
     done = 0
     try:
@@ -807,7 +888,7 @@ def iter_frames(
         pass  # a damaged stretch: PyAV goes on from there and leaves out what does not decode
     finally:
         del reader  # decord frees its decoder threads only here
-    yield from _iter_frames_pyav(path, indices[done:], shown_at, max_pixels)
+    yield from _iter_frames_pyav(path, indices[done:], shown_at, max_pixels, true_shape)
 
 
 def _decord_error() -> type[Exception]:
@@ -819,7 +900,9 @@ def _decord_error() -> type[Exception]:
 DECORD_CODECS = {"h264", "hevc", "vp8", "vp9", "mpeg4", "mjpeg", "mpeg2video", "mpeg1video", "theora", "wmv2", "prores"}
 
 
-def _open_decord(path: str | os.PathLike[str], frame_count: int, max_pixels: int | None) -> Any | None:
+def _open_decord(
+    path: str | os.PathLike[str], frame_count: int, max_pixels: int | None, true_shape: bool = False
+) -> Any | None:
     """A decord reader that scales while decoding, or None where PyAV must decode."""
     try:
         import decord
@@ -830,8 +913,11 @@ def _open_decord(path: str | os.PathLike[str], frame_count: int, max_pixels: int
         return None
     if info.frame_count > 2 * frame_count + 1000:  # a lie, for which decord would take memory, and abort without it
         return None
-    width, height = (-1, -1) if max_pixels is None else fitted_size(info.width, info.height, max_pixels)
-    if (width, height) == (info.width, info.height):
+    stored = info.stored_size
+    width, height = (info.width, info.height) if true_shape else stored
+    if max_pixels is not None:
+        width, height = fitted_size(width, height, max_pixels)
+    if (width, height) == stored:
         width, height = -1, -1
     decord.logging.set_level(decord.logging.QUIET)
     try:
@@ -843,7 +929,11 @@ def _open_decord(path: str | os.PathLike[str], frame_count: int, max_pixels: int
 
 
 def _iter_frames_pyav(
-    path: str | os.PathLike[str], indices: Sequence[int], shown_at: np.ndarray, max_pixels: int | None
+    path: str | os.PathLike[str],
+    indices: Sequence[int],
+    shown_at: np.ndarray,
+    max_pixels: int | None,
+    true_shape: bool = False,
 ) -> Iterator[tuple[int, Image.Image]]:
     """`iter_frames` by PyAV: one pass from the keyframe before the first index."""
     import av
@@ -877,9 +967,9 @@ def _iter_frames_pyav(
                 if now < shown_at[index] - half_step:
                     continue
                 if size is None:
-                    size = (frame.width, frame.height)
+                    size = true_size(frame.width, frame.height, _video_pixel_shape(stream) if true_shape else 1.0)
                     if max_pixels is not None:
-                        size = fitted_size(frame.width, frame.height, max_pixels)
+                        size = fitted_size(*size, max_pixels)
                 yield index, _upright(frame, size)
                 index = next(wanted, None)
                 if index is None:

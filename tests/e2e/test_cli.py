@@ -224,6 +224,10 @@ class TestQuery:
         assert found("--path", "*.png") == {"r.png", "g.png", "b.png"}
         assert found("--path", "*.png", "--after", "2999") == set()
         assert found("--path", "*.png", "--before", "1999-05") == set()
+        everything = {"r.png", "g.png", "b.png"}
+        for asked in ("yesterday", "last month", "2024-05", "3 days ago"):
+            assert found("--path", "*.png", "--after", asked) == everything
+            assert found("--path", "*.png", "--before", asked) == set()
         assert found("--path", "*.png", "-k", 1) == {"r.png"}
         assert len(found("--path", "*.png", "-k", 3, "--offset", 1)) == 2
 
@@ -274,7 +278,7 @@ class TestQuery:
         [
             ([], "say what you look for"),
             (["red", "--kind", "sound"], "'sound' is no kind"),
-            (["red", "--after", "yesterday"], "'yesterday' is no date"),
+            (["red", "--after", "soon"], "'soon' is no date"),
             (["red", "-k", "0"], "-k"),
             (["--", "-red"], "beside what is to be left out"),
         ],

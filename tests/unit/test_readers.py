@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ingest import clips, readers, video
+from ingest import clips, readers, subtitles, video
 from mmsearch import media
 from mmsearch.errors import CorruptFile, EncryptedFile, FileTooLarge, SourceError, UnsupportedFile
 from mmsearch.items import ItemDraft, Source
@@ -289,9 +289,9 @@ def test_sidecar_subtitles_are_the_clips_text(tmp_path):
 
 def test_subtitle_files_of_both_kinds():
     vtt = "WEBVTT\n\nNOTE comment\n\n00:01.000 --> 00:02.500 align:start\n<v Ann>Hi\nyou\n\n01:00:00.000 --> 01:00:01.000\nLate\n"
-    assert video.parse_subtitles(vtt) == [clips.Cue(1.0, 2.5, "Hi you"), clips.Cue(3600.0, 3601.0, "Late")]
-    assert video.parse_subtitles("no subtitles at all") == []
-    assert video.decode_text("é".encode("cp1252")) == "é" == video.decode_text("é".encode("utf-16"))
+    assert subtitles.parse_subtitles(vtt) == [clips.Cue(1.0, 2.5, "Hi you"), clips.Cue(3600.0, 3601.0, "Late")]
+    assert subtitles.parse_subtitles("no subtitles at all") == []
+    assert subtitles.decode_text("é".encode("cp1252")) == "é" == subtitles.decode_text("é".encode("utf-16"))
 
 
 def test_embedded_subtitles_are_read(tmp_path):
