@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from mmsearch.embedders.opened import match_scales
-from mmsearch.errors import ConfigError
 from mmsearch.evaluation import fit_ranking
 from mmsearch.evaluation.fit_ranking import NONE, Material, Style, Weights
 from mmsearch.evaluation.fusion import Pool
