@@ -437,7 +437,7 @@ def lexical_name(path: Path, known_roots: Sequence[Path] = ()) -> str:
     near = Path(*path.parts[-2:]) if len(path.parts) > 2 else Path(path.name)
     root = min((root for root in known_roots if root in path.parents), key=lambda root: len(root.parts), default=None)
     above = path.parts[max(1, len(root.parts) - 1) : -2] if root is not None else ()
-    return "\n".join(_in_words(_display(Path(part))) for part in (near, *reversed(above)))
+    return "\n".join(_in_words(_display(Path(part))) for part in (os.fspath(near), *reversed(above)))
 
 
 def _in_words(name: str) -> str:
