@@ -72,6 +72,7 @@ def note_compacted(c: Connection) -> None:
 
 def settle(c: Connection, plan: Plan, scanned: Sequence[Path], gone: Sequence[Path] = ()) -> None:
     _restamp(c, plan.touched)
+    known = _roots(c)
     if plan.moved or plan.returned or plan.outdated or plan.offline or plan.missing:
         generation = next_generation(c)
         for source_id, source in plan.moved:
@@ -83,9 +84,10 @@ def settle(c: Connection, plan: Plan, scanned: Sequence[Path], gone: Sequence[Pa
         _put(c, roots, {"path": os.fsencode(root)}, {"scanned_at": time.time()})
     for root in gone:
         condition, parameters = under_any([root])
-        known = text(f"SELECT 1 FROM sources WHERE state != 'removed' AND ({condition}) LIMIT 1")
-        if c.execute(known, parameters).first() is None:
+        held = text(f"SELECT 1 FROM sources WHERE state != 'removed' AND ({condition}) LIMIT 1")
+        if c.execute(held, parameters).first() is None:
             c.execute(delete(roots).where(roots.c.path == os.fsencode(root)))
+    _rename(c, known, _roots(c))
 
 
 def begin_source(c: Connection, source: Source, *, model_key: str, replaces: int | None) -> int:
@@ -119,7 +121,12 @@ def save_batch(
     model = model_id(c, model_key, checked[0].shape[-1], is_multi_vector=checked[0].ndim == 2)
     generation = next_generation(c)
     begun = _begun(c, {row[0] for row in rows})
-    ids = [_save_item(c, begun[source_id], draft, preview, generation) for source_id, draft, _, preview in rows]
+    known_roots = _roots(c)
+    names = {source_id: lexical_name(path, known_roots) for source_id, (_, _, path) in begun.items()}
+    ids = [
+        _save_item(c, begun[source_id], names[source_id], draft, preview, generation)
+        for source_id, draft, _, preview in rows
+    ]
     c.execute(
         text(
             "INSERT INTO vectors (model_id, item_id, data, generation) VALUES (:model, :item, :data, :generation)"
@@ -178,7 +185,9 @@ def move(c: Connection, source_id: int, source: Source, generation: int) -> None
     _clear(c, source.path, generation, but=source_id)
     _restamp(c, [(source_id, source)])
     _set(c, source_id, **_file(source), state="indexed", changed_at=time.time())
-    c.execute(update(items).where(items.c.source_id == source_id, _LIVE).values(name=lexical_name(source.path)))
+    c.execute(
+        update(items).where(items.c.source_id == source_id, _LIVE).values(name=lexical_name(source.path, _roots(c)))
+    )
     _redate(c, source_id, source.path)
     show(c, [source_id], generation)
 
@@ -230,7 +239,7 @@ def copy_source(c: Connection, from_id: int, source: Source) -> int:
         "copy": copy_id,
         "original": from_id,
         "generation": generation,
-        "name": lexical_name(source.path),
+        "name": lexical_name(source.path, _roots(c)),
     }
     for statement in (of_items, of_vectors, of_models):
         c.execute(text(statement), parameters)
@@ -320,10 +329,10 @@ def _begun(c: Connection, source_ids: Collection[int]) -> dict[int, tuple[int, b
 
 
 def _save_item(
-    c: Connection, begun: tuple[int, bool, Path], draft: ItemDraft, preview: str | None, generation: int
+    c: Connection, begun: tuple[int, bool, Path], name: str, draft: ItemDraft, preview: str | None, generation: int
 ) -> int:
     """The id of the item at this place of its source: the one that stands there, or a new one."""
-    source_id, is_visible, path = begun
+    source_id, is_visible, _ = begun
     former = c.execute(
         text(
             "SELECT id, kind, page_number, start_s, end_s FROM items"
@@ -353,7 +362,7 @@ def _save_item(
         "date_s": _date_s(draft),
         "preview": preview,
         "meta": json.dumps(dict(draft.meta), ensure_ascii=True),
-        "name": lexical_name(path),
+        "name": name,
         **normalised(draft.text)._asdict(),
         "text_source": draft.text_source if draft.text else None,
         "has_print": None if draft.has_print is None else int(draft.has_print),
@@ -422,10 +431,37 @@ def _display(path: Path) -> str:
     return os.fsencode(path).decode("utf-8", "replace")
 
 
-def lexical_name(path: Path) -> str:
-    """What the lexical search knows of a file: the name of its folder and its own, `Q3Report_final` opened into words, and other
-    spellings of those words."""
-    name = readable(_display(Path(*path.parts[-2:]) if len(path.parts) > 2 else Path(path.name)))
+def _roots(c: Connection) -> list[Path]:
+    return [Path(os.fsdecode(path)) for path in c.execute(select(roots.c.path)).scalars()]
+
+
+def _rename(c: Connection, former: Sequence[Path], now: Sequence[Path]) -> None:
+    """The names of items again whose outermost root is another one since a scan."""
+    changed = set(former) ^ set(now)
+    if not changed:
+        return
+    condition, parameters = under_any(sorted(changed))
+    found = c.execute(
+        text(f"SELECT id, path FROM sources WHERE state != 'removed' AND ({condition})"), parameters
+    ).all()
+    new = [{"id": row.id, "name": lexical_name(Path(os.fsdecode(row.path)), now)} for row in found]
+    if new:
+        renamed = "UPDATE items SET name = :name WHERE source_id = :id AND deleted_at IS NULL AND name != :name"
+        if c.execute(text(renamed), new).rowcount:
+            next_generation(c)
+
+
+def lexical_name(path: Path, known_roots: Sequence[Path] = ()) -> str:
+    """What the lexical search knows of a file: its folder and its own name on the first line, then the folders above, the nearest
+    first, up to the outermost of `known_roots` that it lies in. `Q3Report_final` is opened into words; other spellings follow."""
+    near = Path(*path.parts[-2:]) if len(path.parts) > 2 else Path(path.name)
+    root = min((root for root in known_roots if root in path.parents), key=lambda root: len(root.parts), default=None)
+    above = path.parts[max(1, len(root.parts) - 1) : -2] if root is not None else ()
+    return "\n".join(_in_words(_display(Path(part))) for part in (os.fspath(near), *reversed(above)))
+
+
+def _in_words(name: str) -> str:
+    name = " ".join(readable(name).split("\n"))
     opened = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Za-z])(?=[0-9])|(?<=[0-9])(?=[A-Za-z])", " ", name)
     return " ".join(filter(None, [name, opened if opened != name else "", spellings(name)]))
 

@@ -36,6 +36,8 @@ COMMON_SHARE, COMMON_FLOOR = 0.05, 1000
 LOOKED_AT = 4
 """Candidates per hit asked for that BM25 and the common terms are asked about."""
 SNIPPET_TOKENS = 24
+NEARER = 0.8
+"""What a word in the name of a folder is worth, of what it is worth in that of the folder inside it."""
 
 _MATCHING = "FROM words WHERE words MATCH :query"
 # The plus keeps SQLite from starting the full-text query anew for every id.
@@ -169,7 +171,7 @@ def _among(connection: Connection, term: str, ids: np.ndarray) -> np.ndarray:
 
 
 def _named(connection: Connection, terms: Sequence[_Term], shares: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """float32 [len(ids)]: how much of the terms' `shares` stands in the name of each of `ids`."""
+    """float32 [len(ids)]: how much of the terms' `shares` stands in the name of each of `ids`, and how near to it among its folders."""
     held = np.zeros(len(ids))
     for is_inside, table in ((False, "words"), (True, "trigrams")):
         among = f"SELECT rowid AS id FROM {table} WHERE {table} MATCH :query AND {_GIVEN}"
@@ -179,9 +181,16 @@ def _named(connection: Connection, terms: Sequence[_Term], shares: np.ndarray, i
 
         own = [(term, share) for term, share in zip(terms, shares, strict=True) if term.is_inside == is_inside]
         with_any = named([term.text for term, _ in own], ids) if own else NO_MATCHES.ids
-        if len(with_any):  # mostly no name holds any of them
-            for term, share in own:
-                held[np.isin(ids, named([term.text], with_any))] += share * term.worth
+        if not len(with_any):  # mostly no name holds any of them
+            continue
+        marked = text(
+            f"SELECT rowid, highlight({table}, 1, char(1), char(2)) FROM {table} WHERE {table} MATCH :query AND {_GIVEN}"
+        )
+        for term, share in own:
+            rows = connection.execute(marked, {"query": in_name(term.text), "ids": json.dumps(with_any.tolist())})
+            for item_id, name in rows:
+                folders_away = name[: max(0, name.find("\1"))].count("\n")  # see `indexing.lexical_name`
+                held[ids == item_id] += share * term.worth * NEARER**folders_away
     return held.astype(np.float32)
 
 

@@ -230,7 +230,9 @@ class _Tokenized(dict[int, str]):
     def _see(self, character: str) -> str:
         if "\u0300" <= character <= "\u0331":
             return ""
-        base = unicodedata.normalize("NFD", character)[0] if character not in "Ǡǡ" else character  # SQLite's list lacks them
+        base = (
+            unicodedata.normalize("NFD", character)[0] if character not in "Ǡǡ" else character
+        )  # SQLite's list lacks them
         return base.lower() if base.isascii() else character.lower().replace("ς", "σ")
 
 

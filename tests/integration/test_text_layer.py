@@ -78,3 +78,14 @@ def test_a_document_of_blank_pages_is_found_by_its_name(library: mmsearch.Librar
     assert dict(report.items) == {"page": 1} and "1 page added" in report.sentence()
     assert found(library, "ledger") == {"empty ledger.pdf": ""}
     assert ingest_paths(library, [tmp_path / "empty ledger.pdf"], jobs=1, ocr=False).unchanged == 1
+
+
+def test_folders_below_the_ingested_one_are_found(library: mmsearch.Library, tmp_path: Path) -> None:
+    for folder in ("2019 Lisbon/day 1", "Porto", "Porto/Lisbon/a/b/c"):
+        (tmp_path / "files" / folder).mkdir(parents=True)
+        document = pymupdf.open()
+        document.new_page().insert_text((20, 60), f"ticket {folder}".split("/")[0][:6])
+        document.save(tmp_path / "files" / folder / f"scan {folder.count('/')}.pdf")
+    ingest_paths(library, [tmp_path / "files"], jobs=1, ocr=False)
+    assert list(found(library, "Lisbon", min_relevance=0)) == ["scan 1.pdf", "scan 4.pdf"], "the nearer folder first"
+    assert list(found(library, "Porto", min_relevance=0)) == ["scan 0.pdf", "scan 4.pdf"]

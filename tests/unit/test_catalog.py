@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from sqlalchemy import event, inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from mmsearch import schema
-from mmsearch.catalog import Catalog, Filters
+from mmsearch.catalog import Catalog, Filters, Plan
 from mmsearch.errors import (
     CatalogError,
     CorruptFile,
@@ -1105,3 +1106,45 @@ def test_giving_space_back_takes_no_memory_for_it(catalog: Catalog) -> None:
     assert int(said) << 10 < 100_000_000, "SQLite's own caches, but not the whole file"
     assert file.stat().st_size < 125_000_000
     assert sorted(path.name for path in catalog.folder.iterdir()) == before
+
+
+# ---- names of folders
+
+
+def named(catalog: Catalog, query: str) -> dict[int, float]:
+    """The items found and what part of the query their names hold, nearer folders more."""
+    found = catalog.match_text(query, 10, KINDS)
+    return {int(one): round(float(part), 3) for one, part in zip(found.ids, found.name, strict=True)}
+
+
+def test_all_folders_below_the_root_count_and_nearer_ones_more(catalog: Catalog) -> None:
+    catalog.settle(Plan(), [Path("/home/photos")])
+    index(catalog, source("/home/photos/2019 Lisbon/day 1/IMG_1.jpg"), "", kind="image")
+    index(catalog, source("/home/photos/2019 Lisbon/IMG_2.jpg"), "", kind="image")
+    index(catalog, source("/home/photos/2019 Lisbon/day 2/morning/IMG_3.jpg"), "", kind="image")
+    index(catalog, source("/home/photos/lisbon.jpg"), "", kind="image")
+    assert named(catalog, "Lisbon") == {1: 0.8, 2: 1.0, 3: 0.64, 4: 1.0}
+    assert named(catalog, "lisbo") == {1: 0.64, 2: 0.8, 3: 0.512, 4: 0.8}, "inside of words"
+    assert set(named(catalog, "photos")) == {1, 2, 3, 4}, "the root's own name, too"
+    assert named(catalog, "home") == {}, "what lies above the root is no part of the library"
+    assert catalog.holding("lisbon morning").tolist() == [3]
+
+
+def test_names_follow_when_a_folder_above_becomes_a_root(catalog: Catalog) -> None:
+    catalog.settle(Plan(), [Path("/p/2019 Lisbon/day 1")])
+    index(catalog, source("/p/2019 Lisbon/day 1/a/IMG_1.jpg"), "", kind="image")
+    assert named(catalog, "lisbon") == {}
+    generation = catalog.generation()
+    catalog.settle(Plan(), [Path("/p")])
+    assert named(catalog, "lisbon") == {1: 0.64} and catalog.generation() > generation
+    generation = catalog.generation()
+    catalog.settle(Plan(), [Path("/p")])
+    assert catalog.generation() == generation and catalog.lexical_faults() == []
+
+
+def test_a_file_that_moves_takes_the_names_of_its_new_folders(catalog: Catalog) -> None:
+    catalog.settle(Plan(), [Path("/p")])
+    of = source("/p/lisbon/a/b/IMG_1.jpg")
+    source_id = index(catalog, of, "", kind="image")
+    catalog.settle(Plan(moved=[(source_id, replace(of, path=Path("/p/porto/a/b/IMG_1.jpg")))]), [Path("/p")])
+    assert named(catalog, "lisbon") == {} and list(named(catalog, "porto")) == [1]

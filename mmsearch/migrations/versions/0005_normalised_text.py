@@ -52,6 +52,7 @@ def upgrade() -> None:
 
 def _normalise() -> None:
     connection = op.get_bind()
+    roots = [Path(os.fsdecode(path)) for path in connection.execute(text("SELECT path FROM roots")).scalars()]
     after_id = 0
     while True:
         rows = connection.execute(
@@ -66,7 +67,7 @@ def _normalise() -> None:
         after_id = rows[-1].id
         changed = []
         for row in rows:
-            new, name = normalised(row.text), lexical_name(Path(os.fsdecode(row.path)))
+            new, name = normalised(row.text), lexical_name(Path(os.fsdecode(row.path)), roots)
             if (*new, name) != (row.text, "", row.name):
                 changed.append({"id": row.id, "text": new.text, "spellings": new.spellings, "name": name})
         if changed:
