@@ -34,6 +34,7 @@ from mmsearch.commands.shared import (
     LibraryOption,
     ModelOption,
     fail,
+    help_without_command,
     note,
     opened,
 )
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="mmsearch",
-    no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
@@ -127,7 +127,7 @@ def _print_version(value: bool) -> None:
         raise typer.Exit()
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def options(
     context: typer.Context,
     version: Annotated[
@@ -146,6 +146,7 @@ def options(
     """
     from mmsearch.terminal import print_logs
 
+    help_without_command(context)
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
     print_logs(level)
     if context.invoked_subcommand not in ("models", "train"):  # `models pull`, and data sets that a recipe may fetch
@@ -236,9 +237,14 @@ class Format(StrEnum):
 
 @app.command("query")
 def query_command(
-    text: Annotated[
-        str, typer.Argument(help="What you look for, in your words; -word keeps a word away.", show_default=False)
-    ] = "",
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="TEXT…",
+            help="What you look for, in your words, with or without quotes; -word inside quotes keeps a word away.",
+            show_default=False,
+        ),
+    ] = None,
     image: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Search with a picture, alone or with TEXT.")
     ] = None,
@@ -291,12 +297,13 @@ def query_command(
 
     \b
     Examples:
-      mmsearch query "slides about revenue"
+      mmsearch query slides about revenue
       mmsearch query "sunset over water" --kind photo --after 2024-06
       mmsearch query "revenue -quarter" --not "balance sheet"
       mmsearch query --image chair.jpg "the same in red"
       mmsearch query invoice --format paths --print0 | xargs -0 ls -l
     """
+    text = " ".join(words or [])
     wanted: dict[str, Any] = {
         "k": k,
         "offset": offset,
@@ -730,6 +737,7 @@ def _page_url(host: str, port: int, token: str | None) -> str:
 
 def _free_port(host: str, port: int | None) -> int:
     """The port asked for if it is free (else the command ends), or the first free one from 8501 on."""
+    import errno
     import socket
 
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -739,6 +747,8 @@ def _free_port(host: str, port: int | None) -> int:
             try:
                 probe.bind((host, candidate))
             except OSError as error:
+                if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+                    fail(f"{host} is no address of this machine ({error.strerror}); choose another with --host", USAGE)
                 reason = error.strerror
             else:
                 return candidate

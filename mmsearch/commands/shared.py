@@ -32,6 +32,16 @@ def note(message: str) -> None:
     print(printable(message), file=sys.stderr, flush=True)
 
 
+def help_without_command(context: typer.Context) -> None:
+    """For the callback of a group that can do nothing by itself: without a command it shows its help, and the command ends.
+
+    Typer's own `no_args_is_help` is no alternative: it raises an error whose message is the help, of a class that moved between versions.
+    """
+    if context.invoked_subcommand is None:
+        print(context.get_help(), file=sys.stderr)
+        raise typer.Exit(USAGE)
+
+
 LibraryOption = Annotated[
     Path | None,
     typer.Option(

@@ -105,6 +105,29 @@ def test_version():
     assert run("--version").stdout == f"mmsearch {mmsearch.__version__}\n"
 
 
+class TestBareCommand:
+    """What somebody types first."""
+
+    @pytest.mark.parametrize("command", [[], ["-v"], ["eval"]], ids=["mmsearch", "an option alone", "mmsearch eval"])
+    def test_a_group_that_does_nothing_by_itself_shows_its_help(self, command: list[str]):
+        done = run(*command)
+        assert (done.returncode, done.stdout) == (2, "")
+        lines = done.stderr.splitlines()
+        assert lines[0].startswith("Usage: mmsearch") and "\\n" not in done.stderr
+        group = [word for word in command if not word.startswith("-")]
+        assert lines == run(*group, "--help").stdout.splitlines()
+
+    def test_a_group_that_lists_does_so(self, tmp_path: Path):
+        done = run("models", library=tmp_path / "index_data")
+        assert done.returncode == 0 and done.stdout.splitlines()[0].split()[:2] == ["mini", "shipped"]
+
+    @pytest.mark.parametrize("command", ["ingest", "query", "show", "remove", "train", "backup", "qurey"])
+    def test_what_lacks_something_is_one_line(self, command: str):
+        done = run(command)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert len(done.stderr.splitlines()) == 1 and "--help" in done.stderr
+
+
 def hits_of(done: subprocess.CompletedProcess[str]) -> list[dict]:
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -178,6 +201,12 @@ class TestQuery:
         assert first["path"] == str(folder / "report.pdf") and first["page"] == 1
         assert "revenue" in first["snippet"] and 0 <= first["relevance"] <= 1
         assert set(first["matched_by"]) <= {"dense", "text"}
+
+    def test_words_without_quotes(self, folder: Path, library: Path):
+        options = ["--kind", "pdf", "--format", "json"]
+        quoted = hits_of(run("query", "hiring plans next winter", *options, library=library))
+        unquoted = hits_of(run("query", "hiring", "plans", *options, "next", "winter", library=library))
+        assert unquoted == quoted and quoted[0]["page"] == 2
 
     def test_table_and_footer(self, library: Path):
         done = run("query", "quarterly revenue", "--kind", "page", "-k", 1, library=library)
@@ -284,6 +313,16 @@ class TestQuery:
         done = run("query", *arguments, library=library)
         assert (done.returncode, done.stdout) == (2, "")
         assert said in done.stderr
+
+    def test_a_device_that_is_not_there(self, library: Path):
+        for options, told in (
+            (["--device", "cuda:99"], {}),
+            ([], {"MMSEARCH_DEVICE": "cuda:99", "MMSEARCH_MODEL": "mini"}),
+        ):
+            done = run("query", "red", *options, library=library, **told)
+            assert (done.returncode, done.stdout) == (2, "")
+            (line,) = done.stderr.splitlines()
+            assert "no usable device 'cuda:99'" in line and "it has cpu" in line and "fault" not in line
 
     def test_no_library(self, tmp_path: Path):
         done = run("query", "red", library=tmp_path)
