@@ -150,7 +150,8 @@ class IngestReport:
             returned, too.
         failures: of this run, files and folders that cannot be read included. failed_before: known failures left alone.
         changing: files that changed while they were read; the next run takes them.
-        blank_pages, damaged_pages, merged_clips: what was not made an item.
+        blank_pages, damaged_pages, merged_clips: what was not made an item. damaged_photos: files that are cut short; what is there
+            of them is an item.
         seconds: of the whole run; seconds_by_stage: scan, plan, embed, save, sync; `wait` for decoders; `decode`: in the workers,
             beside the rest.
         print_read: pages and pictures whose print was read in this run, by kind. without_print: looked at, and no text was found.
@@ -173,6 +174,7 @@ class IngestReport:
     changing: list[Path] = field(default_factory=list)
     blank_pages: int = 0
     damaged_pages: int = 0
+    damaged_photos: int = 0
     merged_clips: int = 0
     print_read: Counter[Kind] = field(default_factory=Counter)
     without_print: int = 0
@@ -217,6 +219,14 @@ class IngestReport:
                 f"{counted(out_of_reach, ('file', 'files'))} offline: kept out of sight until their disk is back "
                 "(`mmsearch ingest FOLDER --prune` forgets them)"
             )
+        if self.damaged_photos:
+            one, many = (
+                "photo is cut short and shown as far as it goes",
+                "photos are cut short and shown as far as they go",
+            )
+            did.append(counted(self.damaged_photos, (one, many)))
+        if self.damaged_pages:
+            did.append(f"{counted(self.damaged_pages, ('damaged page', 'damaged pages'))} left out")
         if self.failures:
             did.append(f"{counted(len(self.failures), ('file', 'files'))} failed")
         if self.changing:
@@ -248,7 +258,7 @@ class IngestReport:
                 name: getattr(self, name)
                 for name in (
                     "files", "copied", "moved", "returned", "retired", "offline", "away", "unchanged", "failed_before",
-                    "blank_pages", "damaged_pages", "merged_clips", "without_print", "print_left", "interrupted", "dry_run",
+                    "blank_pages", "damaged_pages", "damaged_photos", "merged_clips", "without_print", "print_left", "interrupted", "dry_run",
                 )
             },
             "print_read": dict(self.print_read),
@@ -670,6 +680,7 @@ class Run:
         self.report.seconds_by_stage["decode"] += event.seconds
         self.report.blank_pages += event.notes.get("blank_pages", 0)
         self.report.damaged_pages += event.notes.get("damaged_pages", 0)
+        self.report.damaged_photos += event.notes.get("damaged_photos", 0)
         self.report.merged_clips += event.notes.get("merged_clips", 0)
         job.is_read = True
         job.error = job.error or event.error
