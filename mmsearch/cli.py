@@ -21,6 +21,7 @@ import typer
 from mmsearch import __version__
 from mmsearch.commands import evaluate, models, train, upkeep
 from mmsearch.commands.ingesting import ingested
+from mmsearch.commands.naming import ITEM_METAVAR, file_of, item_named, items_named
 from mmsearch.commands.shared import (
     FAULT,
     INTERRUPTED,
@@ -248,7 +249,7 @@ def query_command(
     image: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Search with a picture, alone or with TEXT.")
     ] = None,
-    like: Annotated[int | None, typer.Option(metavar="ID", min=1, help="More like this item.")] = None,
+    like: Annotated[str | None, typer.Option(metavar=ITEM_METAVAR, help="More like this item.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, max=10_000, help="Hits at most.")] = 10,
     kind: Annotated[
         list[str] | None,
@@ -301,6 +302,7 @@ def query_command(
       mmsearch query "sunset over water" --kind photo --after 2024-06
       mmsearch query "revenue -quarter" --not "balance sheet"
       mmsearch query --image chair.jpg "the same in red"
+      mmsearch query --like report.pdf:12
       mmsearch query invoice --format paths --print0 | xargs -0 ls -l
     """
     text = " ".join(words or [])
@@ -329,10 +331,8 @@ def query_command(
         )
     with opened(library, model=model, device=device) as found:
         returned = found.show_returned()
-        try:
-            hits = found.search(text, image=image, like=like, **wanted)
-        except KeyError:
-            fail(f"--like {like}: no such item; ids are in the records of --format json", USAGE)
+        liked = None if like is None else item_named(found.catalog, like).id
+        hits = found.search(text, image=image, like=liked, **wanted)
         offline = _offline(found, returned)
         _print_hits(hits, format=Format.paths if print0 else format, print0=print0, explain=explain, offline=offline)
         if not hits:
@@ -520,18 +520,22 @@ def _iso(seconds: float) -> str:
 
 @app.command("show")
 def show_command(
-    item_id: Annotated[int, typer.Argument(metavar="ID", min=1, help="The number of an item, as in JSON records.")],
+    named: Annotated[
+        str,
+        typer.Argument(
+            metavar=ITEM_METAVAR,
+            help="An item: its id, as `mmsearch query` shows it, or its file, as report.pdf:12 or film.mp4@1:15.",
+        ),
+    ],
     library: LibraryOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show one item: where it lies, its metadata, its text."""
+    """Show one item: where it lies, its metadata, its text. Of a file with many items the first, if none is named."""
     from mmsearch.terminal import printable, to_json
 
     with opened(library) as found:
-        try:
-            item = found.catalog.item(item_id)
-        except KeyError:
-            fail(f"no item {item_id}; ids are in the JSON records of `mmsearch query --format json`", NO_HIT)
+        item = item_named(found.catalog, named)
+        count = len(items_named(found.catalog, named))
         read = found.catalog.recognised_in(item) if item.text_source == "ocr" else None
     record = {
         "schema": 1,
@@ -550,7 +554,7 @@ def show_command(
     if as_json:
         print(to_json(record, indent=2))
         return
-    print("  ".join(filter(None, [printable(str(item.path)), item.place, item.kind])))
+    print("  ".join(filter(None, [printable(str(item.path)), item.place, item.kind, f"id {item.id}"])))
     for name, value in item.meta.items():
         print(f"{name}: {printable(str(value))}")
     if item.text.strip():
@@ -561,29 +565,45 @@ def show_command(
             )
         for line in item.text.strip().splitlines():
             print(printable(line))
+    if count > 1:
+        note(
+            f"the first of {count:,} items of this file: {item.path.name}{':PAGE' if item.page_number else '@TIME'} names one"
+        )
 
 
 @app.command("remove")
 def remove_command(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A file, or a folder with all in it.")],
+    named: Annotated[
+        str,
+        typer.Argument(
+            metavar="PATH|ID",
+            help="A file, or a folder with all in it. Of an item (its id, FILE:PAGE, FILE@TIME) the whole file goes.",
+        ),
+    ],
     library: LibraryOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Take a file or folder out of the index. The file itself is never touched."""
-    from mmsearch.terminal import count_of, to_json
+    from mmsearch.terminal import count_of, short_path, to_json
 
+    if not named:
+        raise typer.BadParameter(
+            "say what to take out: a file, a folder or an item"
+        )  # an empty path is the working folder
     with opened(library) as found, found.lock():
-        sources = found.catalog.sources(under=path.absolute())
+        sources = next(filter(None, (found.catalog.sources(under=path) for path in file_of(Path(named)))), [])
+        if not sources:
+            ids = {item.source_id for item in items_named(found.catalog, named)}
+            sources = [source for source in found.catalog.sources() if source.id in ids]
         found.catalog.retire([source.id for source in sources])
         found.sync_vectors()
     items = sum(source.item_count for source in sources)
     if as_json:
         print(to_json({"schema": 1, "files": len(sources), "items": items}))
     if not sources:
-        fail(f"{path}: nothing of it is indexed", NO_HIT)
-    note(
-        f"took out {count_of(items, 'item')} of {count_of(len(sources), 'file')}; an `mmsearch ingest` of that folder brings them back"
-    )
+        fail(f"{named}: nothing of it is indexed", NO_HIT)
+    which = short_path(sources[0].path) if len(sources) == 1 else count_of(len(sources), "file")
+    note(f"took out {count_of(items, 'item')} of {which}; an `mmsearch ingest` of that folder brings them back")
 
 
 # ---------------------------------------------------------------- looking after the library, and groups of commands

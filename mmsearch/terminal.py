@@ -82,7 +82,7 @@ def width_of(stream: TextIO) -> int:
 
 
 def hit_lines(hits: Sequence[Hit], *, explain: bool = False, stream: TextIO = sys.stdout) -> Iterable[str]:
-    """A line per hit: relevance, path, place, snippet, in columns; paths are never shortened.
+    """A line per hit: relevance, id, path, place, snippet, in columns; paths are never shortened.
 
     `explain` adds the raw cosine and what the hit was matched by. Colour and width follow `stream`.
     """
@@ -92,10 +92,11 @@ def hit_lines(hits: Sequence[Hit], *, explain: bool = False, stream: TextIO = sy
     places = [hit.item.place for hit in hits]
     path_cells = min(max(map(cell_len, paths), default=0), 60)
     place_cells = max(map(cell_len, places), default=0)
+    id_cells = max((len(str(hit.item.id)) for hit in hits), default=0)
     width = width_of(stream)
     colour = has_colour(stream)
     for hit, path, place in zip(hits, paths, places, strict=True):
-        columns = [f"{hit.relevance:.2f}", path + " " * (path_cells - cell_len(path))]
+        columns = [f"{hit.relevance:.2f}", f"{hit.item.id:>{id_cells}}", path + " " * (path_cells - cell_len(path))]
         if place_cells:
             columns.append(place + " " * (place_cells - cell_len(place)))
         if explain:
@@ -110,6 +111,7 @@ def hit_lines(hits: Sequence[Hit], *, explain: bool = False, stream: TextIO = sy
             columns[0] = (
                 f"\x1b[{'1;32' if hit.relevance >= 0.7 else '33' if hit.relevance >= 0.5 else '2'}m{columns[0]}\x1b[0m"
             )
+            columns[1] = f"\x1b[2m{columns[1]}\x1b[0m"
             snippet = snippet and f"\x1b[2m{snippet}\x1b[0m"
         yield "  ".join([*columns, snippet]).rstrip()
 

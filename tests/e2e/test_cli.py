@@ -243,7 +243,11 @@ class TestQuery:
         like = hits_of(run("query", "--like", red["id"], *options, library=library))
         assert red["id"] not in [hit["id"] for hit in like]
         assert like[0]["kind"] == "clip" and like[0]["start_s"] == 0  # the red scene
-        assert run("query", "--like", 999_999, library=library).returncode == 2
+
+    def test_the_table_shows_ids(self, library: Path):
+        (hit,) = hits_of(run("query", "hiring plans", "--kind", "page", "-k", 1, "--format", "json", library=library))
+        (line,) = run("query", "hiring plans", "--kind", "page", "-k", 1, library=library).stdout.splitlines()
+        assert line.split()[1] == str(hit["id"])
 
     def test_filters(self, folder: Path, library: Path):
         def found(*options: object) -> set[str]:
@@ -419,7 +423,31 @@ class TestLookingInto:
         assert item["text"].strip() == "quarterly revenue grew strongly" and item["page"] == 1
         assert Path(item["preview"]).read_bytes()[8:12] == b"WEBP"
         assert "report.pdf  p.1  page" in run("show", hit["id"], library=library).stdout
-        assert run("show", 999_999, library=library).returncode == 1
+
+    def test_an_item_is_named_by_its_file(self, folder: Path, library: Path):
+        def shown(named: object) -> tuple:
+            done = run("show", named, "--json", library=library)
+            assert done.returncode == 0, done.stderr
+            item = json.loads(done.stdout)
+            return Path(item["path"]).name, item["page"], item["start_s"]
+
+        assert shown(folder / "report.pdf:2") == ("report.pdf", 2, None)
+        assert shown(f"{folder}/film.mp4@1") == ("film.mp4", None, 0.0)
+        assert shown(f"{folder}/film.mp4@00:00:04.5") == ("film.mp4", None, pytest.approx(3.0))
+        assert shown(folder / "r.png") == ("r.png", None, None)
+        whole = run("show", folder / "report.pdf", library=library)
+        assert "report.pdf  p.1  page" in whole.stdout and "first of 2 items" in whole.stderr
+        like = ["--format", "json", "--min-relevance", 0, "--kind", "image,clip"]
+        found = hits_of(run("query", "--like", folder / "film.mp4@4", *like, library=library))
+        assert Path(found[0]["path"]).name == "b.png"
+
+    @pytest.mark.parametrize("named", ["999999", "report.pdf:3", "film.mp4@99", "nowhere.pdf:1", "9" * 30])
+    def test_what_no_item_is_named_has_one_exit_code(self, named: str, folder: Path, library: Path):
+        named = named if named.isdigit() else str(folder / named)
+        for command in (["show"], ["query", "--like"], ["remove"]):
+            done = run(*command, named, library=library)
+            assert (done.returncode, done.stdout) == (1, "")
+            assert named in done.stderr and len(done.stderr.splitlines()) == 1
 
     def test_remove_takes_out_of_the_index_only(self, tmp_path: Path):
         library, things = tmp_path / "index_data", tmp_path / "things"
@@ -432,3 +460,6 @@ class TestLookingInto:
         done = run("query", "particles", "--format", "paths", "--min-relevance", 0, library=library)
         assert done.stdout.split() == [str(things / "b.pdf")]
         assert run("remove", things / "none.pdf", library=library).returncode == 1
+        done = run("remove", things / "b.pdf:1", library=library)
+        assert done.returncode == 0 and "1 item of" in done.stderr and "b.pdf" in done.stderr
+        assert json.loads(run("status", "--json", library=library).stdout)["items"]["page"] == 0
