@@ -34,6 +34,7 @@ from mmsearch.commands.shared import (
     JsonOption,
     LibraryOption,
     ModelOption,
+    complete_kinds,
     fail,
     help_without_command,
     note,
@@ -254,7 +255,10 @@ def query_command(
     kind: Annotated[
         list[str] | None,
         typer.Option(
-            "--kind", metavar="KIND", help="page, image, clip (pdf, photo, video); again or with commas for more."
+            "--kind",
+            metavar="KIND",
+            help="page, image, clip (pdf, photo, video); again or with commas for more.",
+            autocompletion=complete_kinds,
         ),
     ] = None,
     path: Annotated[
