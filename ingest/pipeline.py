@@ -30,6 +30,7 @@ from ingest.plan import (
     duration,
     kind_of,
     measure_costs,
+    nothing_to_do,
 )
 from ingest.printed import with_print
 from ingest.scan import ScanResult, find_sources, former_roots, has_changed, resolve_roots
@@ -213,7 +214,7 @@ class IngestReport:
         if told := self.print_sentence():
             did.append(told)
         if not did and not self.offline:
-            did.append(f"nothing to do: {counted(self.unchanged, ('file', 'files'))} unchanged")
+            did.append(nothing_to_do(self.plan))
         if out_of_reach := self.offline + self.away:
             did.append(
                 f"{counted(out_of_reach, ('file', 'files'))} offline: kept out of sight until their disk is back "
@@ -520,7 +521,7 @@ class Run:
         summary.moved, summary.copied, summary.unchanged = len(plan.moved), len(plan.copied), len(plan.unchanged)
         summary.failed_before, summary.returned = len(plan.failed_before), len(plan.returned)
         summary.missing, summary.offline, self.report.away = len(plan.missing), len(plan.offline), len(plan.away)
-        summary.unsupported, summary.junk, summary.ignored = scan.unsupported.total(), scan.junk, scan.ignored
+        summary.left_out = scan.left_out
         summary.unreadable, summary.changing = len(scan.unreadable), len(scan.changing)
         to_read = [*plan.new, *(s for _, s in plan.changed), *(s for _, s in plan.reembed)]
         if to_read:
@@ -546,6 +547,7 @@ class Run:
             there = [root for root in seen if os.path.isdir(root)]  # noqa: PTH112 (raises nothing)
             gone = [root for root in (*scan.gone_roots, *self.elsewhere) if not os.path.exists(root)]  # noqa: PTH110
             self.catalog.settle(plan, there, gone)
+            self.catalog.note_left_out([*scan.roots, *scan.former], scan.left_out)
         self.report.moved, self.report.returned = len(plan.moved), len(plan.returned)
         self.report.retired, self.report.offline = len(plan.missing), len(plan.offline)
 

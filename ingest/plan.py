@@ -16,6 +16,7 @@ from ingest.workers import Task, WorkerPool
 from mmsearch import prompts
 from mmsearch.errors import MMSearchError
 from mmsearch.items import EmbedInput, Kind, Source
+from mmsearch.left_out import LeftOuts
 
 if TYPE_CHECKING:
     from mmsearch.embedders import Embedder
@@ -56,7 +57,7 @@ class IngestPlan:
         video_s: seconds of video to read.
         expected: items expected of each source, by its path.
         new, changed, reembed, moved, copied, unchanged, failed_before, returned, missing, offline: files, see `mmsearch.plan.Plan`.
-        unsupported, junk, ignored: files passed over. unreadable: files and folders. changing: files in motion.
+        left_out: what was passed over, and why. unreadable: files and folders. changing: files in motion.
         seconds: how long it will take, None if unknown. device: where the model runs.
     """
 
@@ -75,9 +76,7 @@ class IngestPlan:
     returned: int = 0
     missing: int = 0
     offline: int = 0
-    unsupported: int = 0
-    junk: int = 0
-    ignored: int = 0
+    left_out: LeftOuts = field(default_factory=LeftOuts)
     unreadable: int = 0
     changing: int = 0
     seconds: float | None = None
@@ -108,7 +107,7 @@ class IngestPlan:
             if number:
                 parts.append(f"{number:,} {word}")
         if not parts:
-            return f"nothing to do: {counted(self.unchanged, ('file', 'files'))} unchanged"
+            return nothing_to_do(self)
         line = ", ".join(parts)
         if self.seconds is not None and self.files:
             line += f" · about {duration(self.seconds)} on {self.device}"
@@ -125,12 +124,28 @@ class IngestPlan:
                 name: getattr(self, name)
                 for name in (
                     "new", "changed", "reembed", "moved", "copied", "unchanged", "failed_before", "returned", "missing",
-                    "offline", "unsupported", "junk", "ignored", "unreadable", "changing", "device",
+                    "offline", "unreadable", "changing", "device",
                 )
             },
+            "left_out": self.left_out.record(),
             "seconds": None if self.seconds is None else round(self.seconds, 1),
             "sentence": self.sentence(),
         }  # fmt: skip
+
+
+def nothing_to_do(plan: IngestPlan) -> str:
+    """Why a run has nothing to do: `nothing to do: 5 files unchanged`, or there are no files, or none that can be read."""
+    told = []
+    if plan.unchanged:
+        told.append(f"{counted(plan.unchanged, ('file', 'files'))} unchanged")
+    if plan.failed_before:
+        failed = counted(plan.failed_before, ("file that failed before is", "files that failed before are"))
+        told.append(f"{failed} unchanged too" if told else f"{failed} unchanged")
+    if not told:
+        told.append(
+            "no file there can be indexed" if plan.left_out.reasons or plan.unreadable else "there are no files"
+        )
+    return f"nothing to do: {', '.join(told)}"
 
 
 def counted(number: int, words: tuple[str, str]) -> str:

@@ -340,7 +340,7 @@ def query_command(
         offline = _offline(found, returned)
         _print_hits(hits, format=Format.paths if print0 else format, print0=print0, explain=explain, offline=offline)
         if not hits:
-            _say_no_hit(hits, offline)
+            _say_no_hit(found, hits, offline)
             raise typer.Exit(NO_HIT)
         if open_rank is not None:
             from mmsearch.terminal import count_of
@@ -390,9 +390,18 @@ def _print_hits(hits: Hits, *, format: Format, print0: bool, explain: bool, offl
             note(" · ".join([*parts, offline] if offline else parts))
 
 
-def _say_no_hit(hits: Hits, offline: str) -> None:
-    from mmsearch.terminal import short_path
+def _say_no_hit(library: Library, hits: Hits, offline: str) -> None:
+    from mmsearch.terminal import count_of, short_path
 
+    if not hits.searched:
+        total = sum(library.item_counts().values())
+        if total:
+            note(f"of {count_of(total, 'item')} none is of the kind, folder or time asked for")
+        elif offline:
+            note(f"nothing can be searched now: {offline}")
+        else:
+            note(f"the library at {library.folder} is empty: `mmsearch ingest FOLDER` fills it")
+        return
     closest = ""
     if (best := hits.best_below) is not None:
         where = " ".join(filter(None, [short_path(best.path), best.item.place]))
@@ -486,6 +495,9 @@ def status_command(library: LibraryOption = None, as_json: JsonOption = False) -
 @app.command("errors")
 def errors_command(
     retry: Annotated[bool, typer.Option("--retry", help="Try these files again now.")] = False,
+    skipped: Annotated[
+        bool, typer.Option("--skipped", help="List what the last ingest left out, and why; that is no error.")
+    ] = False,
     library: LibraryOption = None,
     model: ModelOption = None,
     device: DeviceOption = None,
@@ -494,6 +506,9 @@ def errors_command(
     """List the files that could not be indexed, and the print that could not be read, and why. Exit code 4 if there is any."""
     from mmsearch.terminal import printable, to_json
 
+    if skipped:
+        _print_left_out(library, as_json=as_json)
+        return
     if retry:
         with opened(library, model=model, device=device) as found:
             paths = [row.path for row in (*found.catalog.errors(), *found.catalog.print_errors())]
@@ -514,6 +529,25 @@ def errors_command(
         if rows:
             raise typer.Exit(SOME_FAILED)
     note("no file has failed")
+
+
+def _print_left_out(folder: Path | None, *, as_json: bool) -> None:
+    from mmsearch.left_out import REASONS, sentence
+    from mmsearch.terminal import printable, to_json
+
+    with opened(folder) as found:
+        left_out = found.catalog.left_out()
+    why = {reason: words[2] for reason, words in REASONS.items()}
+    if as_json:
+        rows = [{"path": str(one.path), "reason": one.reason, "why": why[one.reason]} for one in left_out.listed]
+        print(to_json({"schema": 1, **left_out.record(), "listed": rows}, indent=2))
+        return
+    for one in left_out.listed:
+        print(f"{printable(str(one.path))}  {one.reason}  {why[one.reason]}")
+    sys.stdout.flush()
+    note(sentence(left_out.reasons, left_out.suffixes) or "nothing was left out")
+    if (more := left_out.reasons.total() - len(left_out.listed)) > 0:
+        note(f"{more:,} more are counted, but not listed")
 
 
 def _iso(seconds: float) -> str:

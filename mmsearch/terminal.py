@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
+from mmsearch import left_out
 from mmsearch.items import Hit, Kind
 
 if TYPE_CHECKING:
@@ -136,6 +137,9 @@ def status_lines(status: Mapping[str, Any]) -> Iterable[str]:
         yield f"          {count_of(sources['offline'], 'file')} offline: they come back with their disk, or go with `ingest FOLDER --prune`"
     if sources["failed"]:
         yield f"          {count_of(sources['failed'], 'file')} failed: `mmsearch errors` says why"
+    if told := left_out.sentence(**status["left_out"]):
+        yield f"left out  {printable(told)}"
+        yield "          `mmsearch errors --skipped` lists them"
     for number, root in enumerate(status["roots"]):
         away = " (nothing is there now)" if root in status["roots_away"] else ""
         yield f"{'' if number else 'folders':<10}{printable(root)}{away}"
@@ -210,6 +214,9 @@ class ProgressLines:
         """What was done, and which files failed."""
         if not report.interrupted:
             print(report.sentence(), file=sys.stderr)
+        if told := left_out.sentence(**report.plan.left_out.record()):
+            where = "" if report.dry_run else "; `mmsearch errors --skipped` lists them"
+            print(printable(f"left out: {told}{where}"), file=sys.stderr)
         failures = [*report.failures, *report.print_failures]
         for failure in failures[:FAILURES_NAMED]:
             print(f"failed: {short_path(failure.path)}: {printable(failure.reason)}", file=sys.stderr)

@@ -194,6 +194,68 @@ class TestIngest:
         assert kept["items"]["image"] + rest["items"]["image"] == 96
 
 
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A photo among what is not read: two documents, a raw photo, a link to a folder, an ignored file, another library."""
+    folder = tmp_path_factory.mktemp("mixed")
+    Image.new("RGB", (60, 60), "red").save(folder / "r.png")
+    for name in ("a.docx", "b.docx", "c.jxl", "d.tmp"):
+        (folder / name).write_bytes(b"\x01 what no reader takes")
+    (folder / ".mmsearchignore").write_text("*.tmp\n")
+    (folder / "link").symlink_to(folder.parent)
+    (folder / "other").mkdir()
+    (folder / "other" / "catalog.sqlite3").touch()
+    return folder
+
+
+class TestNothingIsLeftOutWithoutAWord:
+    def test_the_run_and_status_say_how_many_and_errors_lists_them(self, mixed: Path, tmp_path: Path):
+        library = mixed / "index_data"
+        done = run("ingest", mixed, library=library)
+        told = (
+            "3 files of types that are not read (2 .docx, 1 .jxl), 1 link, 1 ignored path, 1 hidden or system file, "
+            "2 libraries of mmsearch"
+        )
+        assert done.returncode == 0, done.stderr
+        assert f"left out: {told}; `mmsearch errors --skipped` lists them" in done.stderr
+        assert f"left out  {told}\n" in run("status", library=library).stdout
+        listed = run("errors", "--skipped", library=library)
+        assert listed.returncode == 0 and told in listed.stderr
+        rows = dict(line.split("  ")[:2] for line in listed.stdout.splitlines())
+        assert {Path(path).name: reason for path, reason in rows.items()} == {
+            "a.docx": "unsupported", "b.docx": "unsupported", "c.jxl": "unsupported", "link": "link", "d.tmp": "ignored",
+            ".mmsearchignore": "hidden", "other": "library", "index_data": "library",
+        }  # fmt: skip
+        record = json.loads(run("errors", "--skipped", "--json", library=library).stdout)
+        assert record["reasons"]["unsupported"] == 3 and len(record["listed"]) == 8
+        (mixed / "a.docx").unlink()
+        assert "2 files of types that are not read (1 .docx, 1 .jxl)" in run("ingest", mixed, library=library).stderr
+        assert run("errors", library=library).returncode == 0
+
+    def test_nothing_to_do_says_why(self, mixed: Path, tmp_path: Path):
+        library, empty = tmp_path / "index_data", tmp_path / "empty"
+        empty.mkdir()
+        done = run("ingest", empty, library=library)
+        assert (done.returncode, done.stderr) == (0, "nothing to do: there are no files\n")
+        done = run("ingest", mixed / "b.docx", library=library)
+        assert done.returncode == 0
+        assert done.stderr.splitlines()[0] == "nothing to do: no file there can be indexed"
+        assert "left out: 1 file of a type that is not read (1 .docx)" in done.stderr
+        done = run("query", "red", library=library)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "is empty: `mmsearch ingest FOLDER` fills it" in done.stderr
+
+    def test_a_photo_that_is_cut_short_is_found_and_noted(self, tmp_path: Path):
+        library, folder = tmp_path / "index_data", tmp_path / "photos"
+        folder.mkdir()
+        Image.effect_noise((300, 200), 90).save(folder / "cut.jpg")
+        content = (folder / "cut.jpg").read_bytes()
+        (folder / "cut.jpg").write_bytes(content[: len(content) * 3 // 4])
+        done = run("ingest", folder, library=library)
+        assert done.returncode == 0 and "1 photo is cut short" in done.stderr
+        assert "damaged: the file is cut short" in run("show", folder / "cut.jpg", library=library).stdout
+
+
 class TestQuery:
     def test_json_records(self, folder: Path, library: Path):
         (first, *_) = hits_of(run("query", "quarterly revenue", "--kind", "pdf", "--format", "json", library=library))

@@ -202,7 +202,7 @@ def test_links_pipes_sockets_and_devices_are_passed_over(ingested: Ingested):
     passed_over = {"self.jpg", "nowhere.jpg", "ping.jpg", "pong.jpg", "pipe.mp4", "socket.pdf", "zeros-device.png"}
     assert not names & passed_over
     scan = find_sources([ingested.folder])
-    assert {"links": scan.links, "special": scan.special} == ingested.strange
+    assert {"links": scan.left_out.reasons["link"], "special": scan.left_out.reasons["special"]} == ingested.strange
 
 
 def test_nothing_in_a_file_is_obeyed(ingested: Ingested):

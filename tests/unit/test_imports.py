@@ -27,7 +27,7 @@ LAYERS = [
         "mmsearch.stored_vectors", "mmsearch.migrations", "mmsearch.prompts", "mmsearch.media", "mmsearch.pictures", "mmsearch.sandbox",
         "mmsearch.ranking", "mmsearch.lock", "mmsearch.copies", "mmsearch.presence", "mmsearch.recognised", "mmsearch.terminal",
     },
-    {"mmsearch.items", "mmsearch.errors", "mmsearch.config", "mmsearch.disk"},
+    {"mmsearch.items", "mmsearch.errors", "mmsearch.config", "mmsearch.disk", "mmsearch.left_out"},
     {"mmsearch"},
 ]  # fmt: skip
 
