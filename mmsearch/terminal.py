@@ -23,6 +23,8 @@ SNIPPET_CELLS = 100
 LINE_INTERVAL_S = 10.0
 """How often progress is told where stderr is no terminal."""
 FAILURES_NAMED = 5
+WORTH_TELLING_S = 5.0
+"""An ingest that ends sooner is not told how long it takes."""
 
 
 def printable(text: str) -> str:
@@ -177,7 +179,7 @@ class ProgressLines:
     """Tells an ingest run on stderr: the plan, then a bar on a terminal or a line now and then elsewhere, then the report."""
 
     def __init__(self) -> None:
-        self._has_told_plan = False
+        self._has_told_plan = self._has_told_time = False
         self._told_at = time.monotonic()
         self._bar: Any = None
 
@@ -193,6 +195,13 @@ class ProgressLines:
         if now.stage == "read" and now.plan is not None and not self._has_told_plan:
             self._has_told_plan = True
             print(now.plan.sentence(), file=sys.stderr, flush=True)
+        if now.stage == "read" and not self._has_told_time and (now.eta_s or 0.0) >= WORTH_TELLING_S:
+            self._has_told_time = True
+            on = f" on {now.plan.device}" if now.plan is not None else ""
+            told = (
+                f"about {duration(now.eta_s or 0.0)} more{on}, by the first {count_of(sum(now.items.values()), 'item')}"
+            )
+            print(told, file=sys.stderr, flush=True)
         if sys.stderr.isatty():
             self._move_bar(now)
         elif self._has_told_plan and time.monotonic() - self._told_at >= LINE_INTERVAL_S:
