@@ -39,9 +39,12 @@ def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:
             return
     if reading.first_ordinal > 0:
         return
-    image = media.decode_image(
+    image, is_whole = media.decode_picture(
         source.path, max_pixels=reading.budget["image"], header_limit_pixels=reading.max_image_pixels
     )
+    if not is_whole:
+        reading.notes["damaged_photos"] += 1
+        meta["damaged"] = "the file is cut short; shown as far as it goes"
     yield ItemDraft(
         source=source,
         kind="image",

@@ -10,7 +10,7 @@ import logging
 import os
 import tempfile
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -23,6 +23,7 @@ from ingest.plan import (
     DECODE_S,
     FILE_WORDS,
     ITEM_WORDS,
+    PRESUMED_S,
     SAVE_S,
     IngestPlan,
     count_items,
@@ -30,6 +31,8 @@ from ingest.plan import (
     duration,
     kind_of,
     measure_costs,
+    nothing_to_do,
+    sample_inputs,
 )
 from ingest.printed import with_print
 from ingest.scan import ScanResult, find_sources, former_roots, has_changed, resolve_roots
@@ -58,6 +61,9 @@ SYNC_INTERVAL_S = 60.0
 PROGRESS_INTERVAL_S = 0.2
 PROGRESS_SHARE = 0.05
 """No more of the time goes into telling: with 100,000 files in the run a sentence takes a tenth of a second to make."""
+
+PACE_WINDOW_S, PACE_WAIT_S, PACE_ITEMS = 30.0, 10.0, 8
+"""The time that is left is told by the pace of the last seconds, once so many items are done, or any after some seconds."""
 
 Stage = Literal["scan", "plan", "read", "print", "sync"]
 
@@ -151,7 +157,8 @@ class IngestReport:
             returned, too.
         failures: of this run, files and folders that cannot be read included. failed_before: known failures left alone.
         changing: files that changed while they were read; the next run takes them.
-        blank_pages, damaged_pages, merged_clips: what was not made an item.
+        blank_pages, damaged_pages, merged_clips: what was not made an item. damaged_photos: files that are cut short; what is there
+            of them is an item.
         seconds: of the whole run; seconds_by_stage: scan, plan, embed, save, sync; `wait` for decoders; `decode`: in the workers,
             beside the rest.
         print_read: pages and pictures whose print was read in this run, by kind. without_print: looked at, and no text was found.
@@ -174,6 +181,7 @@ class IngestReport:
     changing: list[Path] = field(default_factory=list)
     blank_pages: int = 0
     damaged_pages: int = 0
+    damaged_photos: int = 0
     merged_clips: int = 0
     print_read: Counter[Kind] = field(default_factory=Counter)
     without_print: int = 0
@@ -212,12 +220,20 @@ class IngestReport:
         if told := self.print_sentence():
             did.append(told)
         if not did and not self.offline:
-            did.append(f"nothing to do: {counted(self.unchanged, ('file', 'files'))} unchanged")
+            did.append(nothing_to_do(self.plan))
         if out_of_reach := self.offline + self.away:
             did.append(
                 f"{counted(out_of_reach, ('file', 'files'))} offline: kept out of sight until their disk is back "
                 "(`mmsearch ingest FOLDER --prune` forgets them)"
             )
+        if self.damaged_photos:
+            one, many = (
+                "photo is cut short and shown as far as it goes",
+                "photos are cut short and shown as far as they go",
+            )
+            did.append(counted(self.damaged_photos, (one, many)))
+        if self.damaged_pages:
+            did.append(f"{counted(self.damaged_pages, ('damaged page', 'damaged pages'))} left out")
         if self.failures:
             did.append(f"{counted(len(self.failures), ('file', 'files'))} failed")
         if self.changing:
@@ -249,7 +265,7 @@ class IngestReport:
                 name: getattr(self, name)
                 for name in (
                     "files", "copied", "moved", "returned", "retired", "offline", "away", "unchanged", "failed_before",
-                    "blank_pages", "damaged_pages", "merged_clips", "without_print", "print_left", "interrupted", "dry_run",
+                    "blank_pages", "damaged_pages", "damaged_photos", "merged_clips", "without_print", "print_left", "interrupted", "dry_run",
                 )
             },
             "print_read": dict(self.print_read),
@@ -372,7 +388,9 @@ class Run:
         self.report = IngestReport()
         self.began = time.monotonic()
         self.started_reading = self.began
-        self.costs: dict[Kind, float] = {}
+        self.costs: dict[Kind, float] = dict(PRESUMED_S)
+        self.measured = False
+        self.paces: deque[tuple[float, Counter[Kind]]] = deque()
         self.waiting: list[tuple[_Job, ItemDraft]] = []
         self.waiting_since = 0.0
         self.closing: list[_Job] = []
@@ -423,9 +441,9 @@ class Run:
     def plan_only(self, paths: Sequence[str | os.PathLike[str]], **options: Any) -> IngestReport:
         self.report.dry_run = True
         try:
-            self.look(paths, **options)
+            _, plan = self.look(paths, **options)
             if self.report.plan.files:
-                self.estimate(self.library.embedder)
+                self.estimate(self.library.embedder, plan)
         finally:
             self.close()
         return self.finished()
@@ -537,12 +555,11 @@ class Run:
         summary.moved, summary.copied, summary.unchanged = len(plan.moved), len(plan.copied), len(plan.unchanged)
         summary.failed_before, summary.returned = len(plan.failed_before), len(plan.returned)
         summary.missing, summary.offline, self.report.away = len(plan.missing), len(plan.offline), len(plan.away)
-        summary.unsupported, summary.junk, summary.ignored = scan.unsupported.total(), scan.junk, scan.ignored
+        summary.left_out = scan.left_out
         summary.unreadable, summary.changing = len(scan.unreadable), len(scan.changing)
-        to_read = [*plan.new, *(s for _, s in (*plan.changed, *plan.reembed, *plan.reread))]
-        if to_read:
+        if sources := to_read(plan):
             embedder = self.library.embedder
-            count_items(summary, to_read, self.pool(embedder))
+            count_items(summary, sources, self.pool(embedder))
             summary.device = embedder.device
         self.report.unchanged, self.report.failed_before = len(plan.unchanged), len(plan.failed_before)
 
@@ -563,6 +580,7 @@ class Run:
             there = [root for root in seen if os.path.isdir(root)]  # noqa: PTH112 (raises nothing)
             gone = [root for root in (*scan.gone_roots, *self.elsewhere) if not os.path.exists(root)]  # noqa: PTH110
             self.catalog.settle(plan, there, gone)
+            self.catalog.note_left_out([*scan.roots, *scan.former], scan.left_out)
         self.report.moved, self.report.returned = len(plan.moved), len(plan.returned)
         self.report.retired, self.report.offline = len(plan.missing), len(plan.offline)
 
@@ -579,8 +597,6 @@ class Run:
         ]
         again = [self.job(source) for _, source in plan.reread]
         self.resume(jobs, plan, embedder.model_key)
-        with self.timed("plan"):
-            self.estimate(embedder)
         self.read_jobs([*jobs, *again], embedder)
 
     def job(self, source: Source, replaces: int | None = None) -> _Job:
@@ -598,10 +614,12 @@ class Run:
             elif job.source.path in holders:
                 job.saved, job.resumes_at = self.catalog.saved_ordinals(holders[job.source.path], model_key)
 
-    def estimate(self, embedder: Embedder) -> None:
-        """Time the model on each kind that the plan holds."""
+    def estimate(self, embedder: Embedder, plan: Plan) -> None:
+        """Time the model on some of the files that a plan holds. A run needs none of this: it measures itself as it goes."""
         kinds = [kind for kind, number in self.report.plan.items.items() if number]
-        self.costs = measure_costs(embedder, kinds)
+        sources = to_read(plan)
+        samples = sample_inputs(self.report.plan, sources, self.pool(embedder), page_text=embedder.page_text)
+        self.costs = measure_costs(embedder, kinds, samples)
         if set(kinds) <= set(self.costs):
             numbers = self.report.plan.items
             decode_s = sum(DECODE_S[kind] * numbers[kind] for kind in kinds) / self.jobs
@@ -698,6 +716,7 @@ class Run:
         self.report.seconds_by_stage["decode"] += event.seconds
         self.report.blank_pages += event.notes.get("blank_pages", 0)
         self.report.damaged_pages += event.notes.get("damaged_pages", 0)
+        self.report.damaged_photos += event.notes.get("damaged_photos", 0)
         self.report.merged_clips += event.notes.get("merged_clips", 0)
         job.is_read = True
         job.error = job.error or event.error
@@ -822,10 +841,17 @@ class Run:
             self.report.seconds_by_stage[stage] += time.monotonic() - began
 
     def learn_costs(self, kinds: Sequence[Kind], seconds: float) -> None:
-        """Share a batch's time among its kinds as the former costs stood, and let the costs follow slowly."""
+        """Share a batch's time among its kinds as the former costs stood, and let the costs follow slowly.
+
+        The first batch sets the scale of them all: until then they are only presumed.
+        """
         numbers = Counter(kinds)
         presumed = sum(self.costs.get(kind, SAVE_S) * number for kind, number in numbers.items())
         if presumed <= 0:
+            return
+        if not self.measured:
+            self.measured = True
+            self.costs = {kind: cost * max(seconds, 1e-6) / presumed for kind, cost in self.costs.items()}
             return
         factor = min(max(seconds / presumed, 0.1), 10.0)
         for kind in numbers:
@@ -866,8 +892,10 @@ class Run:
         total = sum(self.cost(kind) * number for kind, number in expected.items())
         elapsed_s = time.monotonic() - self.started_reading
         new = sum(self.report.items.values())
-        pace = sum(self.cost(kind) * number for kind, number in self.report.items.items()) / max(elapsed_s, 1e-6)
-        knows_pace = new >= 8 and elapsed_s > 1.0 and pace > 0
+        pace = self.pace()
+        eta_s = max(0.0, (total - spent) / pace) if stage == "read" and pace else None
+        if eta_s is not None and self.report.plan.seconds is None:
+            self.report.plan.seconds = elapsed_s + eta_s
         return Progress(
             stage=stage,
             plan=self.report.plan,
@@ -878,16 +906,41 @@ class Run:
             failures=len(self.report.failures),
             elapsed_s=time.monotonic() - self.began,
             rate=new / elapsed_s if new and elapsed_s > 0.2 else 0.0,
-            eta_s=max(0.0, (total - spent) / pace) if stage == "read" and knows_pace else None,
+            eta_s=eta_s,
             fraction=min(1.0, spent / total) if total else 0.0,
             path=self.last_path,
         )
+
+    def pace(self) -> float | None:
+        """What was done lately, in the unit of `costs` per second; None before enough is done to tell.
+
+        Lately is the last `PACE_WINDOW_S`: the first batch of a run loads the model, and compiles what it needs.
+        """
+        now = time.monotonic()
+        if not self.paces:
+            self.paces.append((self.started_reading, Counter()))
+        if self.report.items != self.paces[-1][1]:
+            self.paces.append((now, Counter(self.report.items)))
+        while len(self.paces) > 2 and now - self.paces[1][0] > PACE_WINDOW_S:
+            self.paces.popleft()
+        began, before = self.paces[0]
+        # What was saved since, until the last batch: the time since then belongs to a batch that is still at work.
+        until, done = self.paces[-1]
+        items = done - before
+        if not items or until <= began or (items.total() < PACE_ITEMS and now - self.started_reading < PACE_WAIT_S):
+            return None
+        return sum(self.cost(kind) * number for kind, number in items.items()) / max(until - began, (now - began) / 2)
 
     def cost(self, kind: Kind) -> float:
         return self.costs.get(kind, SAVE_S)
 
 
 _END: Any = object()
+
+
+def to_read(plan: Plan) -> list[Source]:
+    """The files that a plan has decoded."""
+    return [*plan.new, *(source for _, source in (*plan.changed, *plan.reembed, *plan.reread))]
 
 
 def may_be_read(draft: ItemDraft) -> bool:

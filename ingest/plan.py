@@ -16,6 +16,7 @@ from ingest.workers import Task, WorkerPool
 from mmsearch import prompts
 from mmsearch.errors import MMSearchError
 from mmsearch.items import EmbedInput, Kind, Source
+from mmsearch.left_out import LeftOuts
 
 if TYPE_CHECKING:
     from mmsearch.embedders import Embedder
@@ -27,7 +28,11 @@ COUNT_BUDGET_S = 3.0
 PAGES_PER_DOCUMENT = 10
 CLIPS_PER_VIDEO = 5
 PROBE_BUDGET_S = 1.5
-"""The model is timed on made-up items for about so long."""
+"""The model is timed for about so long."""
+SAMPLE_FILES, SAMPLE_ITEMS, SAMPLE_BUDGET_S = 3, 8, 5.0
+"""For a plan alone so many files of each kind are decoded, up to so many items, within that time."""
+PRESUMED_S: Mapping[Kind, float] = {"image": 0.1, "page": 0.2, "clip": 0.6}
+"""What an item costs before any was embedded; only the ratios count until then, see `Run.learn_costs`."""
 SLOW_PROBE_S = 30.0
 """A model that takes longer for its first item is not timed a second time; a fresh installation compiles its modules in that time."""
 DECODE_S: Mapping[Kind, float] = {"image": 0.03, "page": 0.015, "clip": 0.05}
@@ -56,7 +61,7 @@ class IngestPlan:
         video_s: seconds of video to read.
         expected: items expected of each source, by its path.
         new, changed, reembed, moved, copied, unchanged, failed_before, returned, missing, offline: files, see `mmsearch.plan.Plan`.
-        unsupported, junk, ignored: files passed over. unreadable: files and folders. changing: files in motion.
+        left_out: what was passed over, and why. unreadable: files and folders. changing: files in motion.
         seconds: how long it will take, None if unknown. device: where the model runs.
     """
 
@@ -75,9 +80,7 @@ class IngestPlan:
     returned: int = 0
     missing: int = 0
     offline: int = 0
-    unsupported: int = 0
-    junk: int = 0
-    ignored: int = 0
+    left_out: LeftOuts = field(default_factory=LeftOuts)
     unreadable: int = 0
     changing: int = 0
     seconds: float | None = None
@@ -108,7 +111,7 @@ class IngestPlan:
             if number:
                 parts.append(f"{number:,} {word}")
         if not parts:
-            return f"nothing to do: {counted(self.unchanged, ('file', 'files'))} unchanged"
+            return nothing_to_do(self)
         line = ", ".join(parts)
         if self.seconds is not None and self.files:
             line += f" · about {duration(self.seconds)} on {self.device}"
@@ -125,12 +128,28 @@ class IngestPlan:
                 name: getattr(self, name)
                 for name in (
                     "new", "changed", "reembed", "moved", "copied", "unchanged", "failed_before", "returned", "missing",
-                    "offline", "unsupported", "junk", "ignored", "unreadable", "changing", "device",
+                    "offline", "unreadable", "changing", "device",
                 )
             },
+            "left_out": self.left_out.record(),
             "seconds": None if self.seconds is None else round(self.seconds, 1),
             "sentence": self.sentence(),
         }  # fmt: skip
+
+
+def nothing_to_do(plan: IngestPlan) -> str:
+    """Why a run has nothing to do: `nothing to do: 5 files unchanged`, or there are no files, or none that can be read."""
+    told = []
+    if plan.unchanged:
+        told.append(f"{counted(plan.unchanged, ('file', 'files'))} unchanged")
+    if plan.failed_before:
+        failed = counted(plan.failed_before, ("file that failed before is", "files that failed before are"))
+        told.append(f"{failed} unchanged too" if told else f"{failed} unchanged")
+    if not told:
+        told.append(
+            "no file there can be indexed" if plan.left_out.reasons or plan.unreadable else "there are no files"
+        )
+    return f"nothing to do: {', '.join(told)}"
 
 
 def counted(number: int, words: tuple[str, str]) -> str:
@@ -203,14 +222,42 @@ def kind_of(source: Source) -> Kind:
     return kinds.get(module, "image")
 
 
+def sample_inputs(
+    plan: IngestPlan, sources: Sequence[Source], pool: WorkerPool, *, page_text: bool
+) -> dict[Kind, list[EmbedInput]]:
+    """What the model would be given of some of the files to read, by kind: few, and within `SAMPLE_BUDGET_S`."""
+    by_kind: dict[Kind, list[Source]] = {}
+    for source in sources:
+        by_kind.setdefault(plan.expected[str(source.path)][0], []).append(source)
+    chosen = [
+        some[n * len(some) // SAMPLE_FILES] for some in by_kind.values() for n in range(min(SAMPLE_FILES, len(some)))
+    ]
+    found: dict[Kind, list[EmbedInput]] = {}
+    if not chosen:
+        return found
+    give_up = time.monotonic() + SAMPLE_BUDGET_S
+    for event in pool.read([Task(number, source) for number, source in enumerate(chosen)], tick_s=0.2):
+        if event is not None and event.draft is not None:
+            items = found.setdefault(event.draft.kind, [])
+            if len(items) < SAMPLE_ITEMS:
+                items.append(prompts.document_input(event.draft, with_text=page_text))
+        if time.monotonic() > give_up or all(len(found.get(kind, ())) >= SAMPLE_ITEMS for kind in by_kind):
+            break
+    return found
+
+
 def _seconds(embedder: Embedder, items: Sequence[EmbedInput]) -> float:
     began = time.monotonic()
     embedder.encode_documents(items)
     return time.monotonic() - began
 
 
-def measure_costs(embedder: Embedder, kinds: Sequence[Kind]) -> dict[Kind, float]:
-    """Seconds per item of each kind, by timing the model on made-up pages, photos and clips for a moment.
+def measure_costs(
+    embedder: Embedder, kinds: Sequence[Kind], samples: Mapping[Kind, Sequence[EmbedInput]] | None = None
+) -> dict[Kind, float]:
+    """Seconds per item of each kind, by timing the model for a moment on `samples`, of kinds without any on made-up items.
+
+    Made-up ones are as large as the model takes them, so that small photos and pages of few words are quicker.
 
     Raises nothing: a model that cannot embed them gives no costs, and the run itself will say why.
     """
@@ -218,17 +265,21 @@ def measure_costs(embedder: Embedder, kinds: Sequence[Kind]) -> dict[Kind, float
 
     rng = np.random.default_rng(0)
     costs: dict[Kind, float] = {}
-    for kind in kinds:
+
+    def made_up(kind: Kind) -> EmbedInput:
         side = max(28, int(embedder.max_pixels[kind] ** 0.5) // 28 * 28)
         noise = rng.integers(0, 255, (side, side, 3), np.uint8)
         images = (Image.fromarray(noise),) * (8 if kind == "clip" else 1)
         words = "the quick brown fox jumps over the lazy dog " * 30 if kind == "page" and embedder.page_text else ""
-        item = EmbedInput(prompts.DOCUMENT_INSTRUCTIONS[kind], words, images, kind == "clip", kind)
+        return EmbedInput(prompts.DOCUMENT_INSTRUCTIONS[kind], words, images, kind == "clip", kind)
+
+    for kind in kinds:
+        items = list((samples or {}).get(kind) or [made_up(kind)] * 8)
         try:
-            first_s = _seconds(embedder, [item])  # may hold the time to load the model and to warm up
-            count = int(min(8, PROBE_BUDGET_S / len(kinds) / max(first_s, 1e-3)))
+            first_s = _seconds(embedder, items[:1])  # may hold the time to load the model and to warm up
+            count = max(1, int(min(len(items), PROBE_BUDGET_S / len(kinds) / max(first_s, 1e-3))))
             is_slow = first_s > SLOW_PROBE_S
-            costs[kind] = (first_s if is_slow else _seconds(embedder, [item] * max(1, count)) / max(1, count)) + SAVE_S
+            costs[kind] = (first_s if is_slow else _seconds(embedder, items[:count]) / count) + SAVE_S
         except (MMSearchError, RuntimeError, ValueError) as error:
             log.debug("timing of %s items failed: %s", kind, error)
     return costs

@@ -152,7 +152,7 @@ def _shows_print(path: Path, reading: Reading) -> bool:
         if header.format == "TIFF" and getattr(header, "n_frames", 1) > 1:
             return True
     limit = reading.max_image_pixels
-    return has_print(media.decode_image(path, max_pixels=LOOK_SIDE_PX**2, header_limit_pixels=limit))
+    return has_print(media.decode_picture(path, max_pixels=LOOK_SIDE_PX**2, header_limit_pixels=limit).image)
 
 
 def _decode(path: Path, ordinal: int, reading: Reading) -> tuple[Any, Image]:
@@ -164,7 +164,7 @@ def _decode(path: Path, ordinal: int, reading: Reading) -> tuple[Any, Image]:
                 raise CorruptFile(path, f"there is no page {ordinal + 1} any longer")
             return "page", media.decode_tiff_page(header, ordinal, str(path), limit_pixels=reading.max_image_pixels)
     full = ocr.MAX_PICTURE_SIDE_PX**2
-    return "image", media.decode_image(path, max_pixels=full, header_limit_pixels=reading.max_image_pixels)
+    return "image", media.decode_picture(path, max_pixels=full, header_limit_pixels=reading.max_image_pixels).image
 
 
 def _read(draft: ItemDraft, image: Image, reader: ocr.Reader, for_model: Any, *, is_page: bool = False) -> ItemDraft:

@@ -59,7 +59,7 @@ class Reading:
         budget: pixels of one image (page, image) or frame (clip) at most.
         max_image_pixels: a header that announces more is refused. max_pages: likewise for documents.
         first_ordinal: items before it are known already and need not be read again.
-        notes: counts for the report: `blank_pages`, `damaged_pages`, `merged_clips`.
+        notes: counts for the report: `blank_pages`, `damaged_pages`, `damaged_photos`, `merged_clips`.
         on_progress: called whenever work advanced without giving an item; keeps the deadline away.
     """
 

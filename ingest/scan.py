@@ -15,7 +15,6 @@ import os
 import re
 import stat
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from ingest.readers import SUFFIX_TYPES, sniff
 from mmsearch.items import UNSETTLED, Source
+from mmsearch.left_out import LeftOuts
 from mmsearch.presence import Stamped, has_stamps
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ CATALOG_FILE = "catalog.sqlite3"
 JUNK_NAMES = {"thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r"}
 JUNK_FOLDERS = {"@eadir", "$recycle.bin", "system volume information", "lost+found", "__macosx"}
 """Lower case. Hidden names (with a leading dot, so `._*`, `.DS_Store`, `.git` too) are junk as well."""
+COMPANION_SUFFIXES = {".srt", ".vtt", ".ass", ".ssa", ".sub", ".xmp"}
+"""Read with the video or picture beside them, of which they bear the name; alone they are of no use."""
 HASH_BLOCK_BYTES = 1 << 20
 MAX_IGNORE_BYTES = 64_000
 MAX_IGNORE_LINES = 1000
@@ -63,7 +65,7 @@ class ScanResult:
         gone_roots: roots that are not there. emptied: folders in which there is nothing at all, as in a mount point without its disk.
         unreadable: (path, reason) of files and folders that are there but could not be read.
         changing: files that changed while they were hashed; they are taken at the next run.
-        unsupported: how many files no reader takes, by suffix. junk, ignored, links, special: how many were passed over.
+        left_out: what was passed over, and why.
         opened: how many files were opened and hashed.
     """
 
@@ -74,11 +76,7 @@ class ScanResult:
     emptied: list[Path] = field(default_factory=list)
     unreadable: list[tuple[Path, str]] = field(default_factory=list)
     changing: list[Path] = field(default_factory=list)
-    unsupported: Counter[str] = field(default_factory=Counter)
-    junk: int = 0
-    ignored: int = 0
-    links: int = 0
-    special: int = 0
+    left_out: LeftOuts = field(default_factory=LeftOuts)
     opened: int = 0
 
     def seen_unreadable(self) -> list[Path]:
@@ -99,7 +97,7 @@ def find_sources(
 
     Hidden and junk files, other files than regular ones (pipes, sockets, devices), links to folders, links to files that the
     scan meets anyway, whole libraries of mmsearch, and what `.mmsearchignore` files (gitignore syntax, nested) name are
-    passed over. A file named in `paths` is taken whatever its name.
+    passed over, and named in the result; so are files whose content no reader takes. A file named in `paths` is taken whatever its name.
 
     Args:
         known: by `os.fsencode`d path; a file of the same size and times keeps the hash it had, unopened.
@@ -171,9 +169,9 @@ class _Walk:
         if stat.S_ISDIR(status.st_mode):
             self._add_folder(str(root), "", [])
         elif stat.S_ISREG(status.st_mode):
-            self._add_file(str(root), status, is_named=True)
+            self._add_file(str(root), status)
         else:
-            self.result.special += 1
+            self.result.left_out.add(root, "special")
 
     def _add_folder(self, folder: str, below: str, ignores: list[tuple[str, GitIgnoreSpec]]) -> None:
         """`below` is the folder relative to its root; iterative, so that depth is no limit."""
@@ -181,6 +179,7 @@ class _Walk:
         while stack:
             folder, below, ignores = stack.pop()
             if folder == self.library:
+                self.result.left_out.add(folder, "library")
                 continue
             try:
                 status = os.stat(folder)
@@ -196,7 +195,7 @@ class _Walk:
                 self.result.emptied.append(Path(folder))
             names = {entry.name for entry in entries}
             if CATALOG_FILE in names:
-                log.info("%s holds a library of mmsearch and is passed over", folder)
+                self.result.left_out.add(folder, "library")
                 continue
             if IGNORE_FILE in names and (spec := _read_ignore_file(os.path.join(folder, IGNORE_FILE))):
                 ignores = [*ignores, (below, spec)]
@@ -215,19 +214,19 @@ class _Walk:
             is_folder = entry.is_dir(follow_symlinks=False)
             path = relative + "/" if is_folder else relative
             if is_junk(entry.name, is_folder=is_folder):
-                result.junk += 1
+                result.left_out.add(entry.path, "hidden")
             elif is_ignored(path, ignores) or (self.exclude is not None and self.exclude.match_file(path)):
-                result.ignored += 1
+                result.left_out.add(entry.path, "ignored")
             elif is_folder:
                 return entry.path
             elif self.include is not None and not self.include.match_file(path):
-                result.ignored += 1
+                result.left_out.add(entry.path, "ignored")
             elif entry.is_symlink():
                 self._add_link(entry)
             elif entry.is_file(follow_symlinks=False):
                 self._add_file(entry.path, entry.stat(follow_symlinks=False))
             else:
-                result.special += 1
+                result.left_out.add(entry.path, "special")
         except OSError as error:
             self._unreadable(Path(entry.path), error)
         return None
@@ -235,15 +234,13 @@ class _Walk:
     def _add_link(self, entry: os.DirEntry[str]) -> None:
         """A link to a file outside the roots is a file; any other is passed over (loops, doubles, dangling ones)."""
         target = Path(os.path.realpath(entry.path))
-        if not target.is_file() or any(target.is_relative_to(root) for root in self.result.roots):
-            self.result.links += 1
-            return
-        if self.library is not None and target.is_relative_to(self.library):
-            self.result.links += 1
+        is_ours = self.library is not None and target.is_relative_to(self.library)
+        if is_ours or not target.is_file() or any(target.is_relative_to(root) for root in self.result.roots):
+            self.result.left_out.add(entry.path, "link")
             return
         self._add_file(entry.path, os.stat(entry.path))
 
-    def _add_file(self, path: str, status: os.stat_result, *, is_named: bool = False) -> None:
+    def _add_file(self, path: str, status: os.stat_result) -> None:
         self.on_progress(self.result)
         known = self.known.get(os.fsencode(path))
         if known is not None and known.sha256 and has_stamps(known, status):
@@ -252,8 +249,9 @@ class _Walk:
             return
         suffix = os.path.splitext(path)[1].lower()
         try:
-            if sniff(Path(path)) is None and suffix not in SUFFIX_TYPES and not is_named:
-                self.result.unsupported[suffix] += 1
+            if sniff(Path(path)) is None and suffix not in SUFFIX_TYPES:
+                if suffix not in COMPANION_SUFFIXES or not _has_companion(path):
+                    self.result.left_out.add(path, "unsupported", suffix)
                 return
             self.result.opened += 1
             source = hash_file(Path(path))
@@ -344,6 +342,20 @@ def is_ignored(relative: str, ignores: Sequence[tuple[str, GitIgnoreSpec]]) -> b
         if verdict is not None:
             return verdict
     return False
+
+
+def _has_companion(path: str) -> bool:
+    """Whether a file of a known type lies beside `path` under its name, as `talk.mp4` beside `talk.en.srt`."""
+    folder, name = os.path.split(path)
+    stems = [name.split(".")[0], os.path.splitext(name)[0], os.path.splitext(os.path.splitext(name)[0])[0]]
+    try:
+        with os.scandir(folder) as listing:
+            return any(
+                os.path.splitext(entry.name)[0] in stems and os.path.splitext(entry.name)[1].lower() in SUFFIX_TYPES
+                for entry in listing
+            )
+    except OSError:
+        return False
 
 
 def _spec(globs: Sequence[str]) -> GitIgnoreSpec | None:

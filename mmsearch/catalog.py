@@ -23,7 +23,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
-from mmsearch import copies, indexing, integrity, lexical, recognised, schema, stored_vectors
+from mmsearch import copies, indexing, integrity, left_out, lexical, recognised, schema, stored_vectors
 from mmsearch.errors import CatalogError, CorruptIndex, SourceError
 from mmsearch.filters import Filters, absolute, allowed_ids, read_ids, under_any
 from mmsearch.items import Item, ItemDraft, Kind, Source, Vectors
@@ -591,6 +591,17 @@ class Catalog:
             ]
 
     # ---- what is there
+
+    def note_left_out(self, roots: Sequence[Path], found: left_out.LeftOuts) -> None:
+        """Remember what the last look at `roots` passed over, in the place of what was known of them."""
+        if roots:
+            with self._writing() as c:
+                left_out.replace(c, roots, found)
+
+    def left_out(self) -> left_out.LeftOuts:
+        """What the last look at each folder passed over, and why."""
+        with self._reading() as c:
+            return left_out.load(c)
 
     def errors(self) -> list[ErrorRow]:
         """What could not be indexed, by path."""

@@ -21,6 +21,7 @@ import typer
 from mmsearch import __version__
 from mmsearch.commands import evaluate, models, train, upkeep
 from mmsearch.commands.ingesting import ingested
+from mmsearch.commands.naming import ITEM_METAVAR, file_of, item_named, items_named
 from mmsearch.commands.shared import (
     FAULT,
     INTERRUPTED,
@@ -33,7 +34,9 @@ from mmsearch.commands.shared import (
     JsonOption,
     LibraryOption,
     ModelOption,
+    complete_kinds,
     fail,
+    help_without_command,
     note,
     opened,
 )
@@ -52,7 +55,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="mmsearch",
-    no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
@@ -129,7 +131,7 @@ def _print_version(value: bool) -> None:
         raise typer.Exit()
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def options(
     context: typer.Context,
     version: Annotated[
@@ -148,6 +150,7 @@ def options(
     """
     from mmsearch.terminal import print_logs
 
+    help_without_command(context)
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
     print_logs(level)
     if context.invoked_subcommand not in ("models", "train"):  # `models pull`, and data sets that a recipe may fetch
@@ -238,18 +241,26 @@ class Format(StrEnum):
 
 @app.command("query")
 def query_command(
-    text: Annotated[
-        str, typer.Argument(help="What you look for, in your words; -word keeps a word away.", show_default=False)
-    ] = "",
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="TEXT…",
+            help="What you look for, in your words, with or without quotes; -word inside quotes keeps a word away.",
+            show_default=False,
+        ),
+    ] = None,
     image: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Search with a picture, alone or with TEXT.")
     ] = None,
-    like: Annotated[int | None, typer.Option(metavar="ID", min=1, help="More like this item.")] = None,
+    like: Annotated[str | None, typer.Option(metavar=ITEM_METAVAR, help="More like this item.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, max=10_000, help="Hits at most.")] = 10,
     kind: Annotated[
         list[str] | None,
         typer.Option(
-            "--kind", metavar="KIND", help="page, image, clip (pdf, photo, video); again or with commas for more."
+            "--kind",
+            metavar="KIND",
+            help="page, image, clip (pdf, photo, video); again or with commas for more.",
+            autocompletion=complete_kinds,
         ),
     ] = None,
     path: Annotated[
@@ -294,12 +305,14 @@ def query_command(
 
     \b
     Examples:
-      mmsearch query "slides about revenue"
+      mmsearch query slides about revenue
       mmsearch query "sunset over water" --kind photo --after 2024-06
       mmsearch query "revenue -quarter" --not "balance sheet"
       mmsearch query --image chair.jpg "the same in red"
+      mmsearch query --like report.pdf:12
       mmsearch query invoice --format paths --print0 | xargs -0 ls -l
     """
+    text = " ".join(words or [])
     wanted: dict[str, Any] = {
         "k": k,
         "offset": offset,
@@ -325,14 +338,12 @@ def query_command(
         )
     with opened(library, model=model, device=device) as found:
         returned = found.show_returned()
-        try:
-            hits = found.search(text, image=image, like=like, **wanted)
-        except KeyError:
-            fail(f"--like {like}: no such item; ids are in the records of --format json", USAGE)
+        liked = None if like is None else item_named(found.catalog, like).id
+        hits = found.search(text, image=image, like=liked, **wanted)
         offline = _offline(found, returned)
         _print_hits(hits, format=Format.paths if print0 else format, print0=print0, explain=explain, offline=offline)
         if not hits:
-            _say_no_hit(hits, offline)
+            _say_no_hit(found, hits, offline)
             raise typer.Exit(NO_HIT)
         if open_rank is not None:
             from mmsearch.terminal import count_of
@@ -382,9 +393,18 @@ def _print_hits(hits: Hits, *, format: Format, print0: bool, explain: bool, offl
             note(" · ".join([*parts, offline] if offline else parts))
 
 
-def _say_no_hit(hits: Hits, offline: str) -> None:
-    from mmsearch.terminal import short_path
+def _say_no_hit(library: Library, hits: Hits, offline: str) -> None:
+    from mmsearch.terminal import count_of, short_path
 
+    if not hits.searched:
+        total = sum(library.item_counts().values())
+        if total:
+            note(f"of {count_of(total, 'item')} none is of the kind, folder or time asked for")
+        elif offline:
+            note(f"nothing can be searched now: {offline}")
+        else:
+            note(f"the library at {library.folder} is empty: `mmsearch ingest FOLDER` fills it")
+        return
     closest = ""
     if (best := hits.best_below) is not None:
         where = " ".join(filter(None, [short_path(best.path), best.item.place]))
@@ -478,6 +498,9 @@ def status_command(library: LibraryOption = None, as_json: JsonOption = False) -
 @app.command("errors")
 def errors_command(
     retry: Annotated[bool, typer.Option("--retry", help="Try these files again now.")] = False,
+    skipped: Annotated[
+        bool, typer.Option("--skipped", help="List what the last ingest left out, and why; that is no error.")
+    ] = False,
     library: LibraryOption = None,
     model: ModelOption = None,
     device: DeviceOption = None,
@@ -486,6 +509,9 @@ def errors_command(
     """List the files that could not be indexed, and the print that could not be read, and why. Exit code 4 if there is any."""
     from mmsearch.terminal import printable, to_json
 
+    if skipped:
+        _print_left_out(library, as_json=as_json)
+        return
     if retry:
         with opened(library, model=model, device=device) as found:
             paths = [row.path for row in (*found.catalog.errors(), *found.catalog.print_errors())]
@@ -508,6 +534,25 @@ def errors_command(
     note("no file has failed")
 
 
+def _print_left_out(folder: Path | None, *, as_json: bool) -> None:
+    from mmsearch.left_out import REASONS, sentence
+    from mmsearch.terminal import printable, to_json
+
+    with opened(folder) as found:
+        left_out = found.catalog.left_out()
+    why = {reason: words[2] for reason, words in REASONS.items()}
+    if as_json:
+        rows = [{"path": str(one.path), "reason": one.reason, "why": why[one.reason]} for one in left_out.listed]
+        print(to_json({"schema": 1, **left_out.record(), "listed": rows}, indent=2))
+        return
+    for one in left_out.listed:
+        print(f"{printable(str(one.path))}  {one.reason}  {why[one.reason]}")
+    sys.stdout.flush()
+    note(sentence(left_out.reasons, left_out.suffixes) or "nothing was left out")
+    if (more := left_out.reasons.total() - len(left_out.listed)) > 0:
+        note(f"{more:,} more are counted, but not listed")
+
+
 def _iso(seconds: float) -> str:
     from datetime import UTC, datetime
 
@@ -516,18 +561,22 @@ def _iso(seconds: float) -> str:
 
 @app.command("show")
 def show_command(
-    item_id: Annotated[int, typer.Argument(metavar="ID", min=1, help="The number of an item, as in JSON records.")],
+    named: Annotated[
+        str,
+        typer.Argument(
+            metavar=ITEM_METAVAR,
+            help="An item: its id, as `mmsearch query` shows it, or its file, as report.pdf:12 or film.mp4@1:15.",
+        ),
+    ],
     library: LibraryOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show one item: where it lies, its metadata, its text."""
+    """Show one item: where it lies, its metadata, its text. Of a file with many items the first, if none is named."""
     from mmsearch.terminal import printable, to_json
 
     with opened(library) as found:
-        try:
-            item = found.catalog.item(item_id)
-        except KeyError:
-            fail(f"no item {item_id}; ids are in the JSON records of `mmsearch query --format json`", NO_HIT)
+        item = item_named(found.catalog, named)
+        count = len(items_named(found.catalog, named))
         read = found.catalog.recognised_in(item) if item.text_source == "ocr" else None
     record = {
         "schema": 1,
@@ -546,7 +595,7 @@ def show_command(
     if as_json:
         print(to_json(record, indent=2))
         return
-    print("  ".join(filter(None, [printable(str(item.path)), item.place, item.kind])))
+    print("  ".join(filter(None, [printable(str(item.path)), item.place, item.kind, f"id {item.id}"])))
     for name, value in item.meta.items():
         print(f"{name}: {printable(str(value))}")
     if item.text.strip():
@@ -557,29 +606,45 @@ def show_command(
             )
         for line in item.text.strip().splitlines():
             print(printable(line))
+    if count > 1:
+        note(
+            f"the first of {count:,} items of this file: {item.path.name}{':PAGE' if item.page_number else '@TIME'} names one"
+        )
 
 
 @app.command("remove")
 def remove_command(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A file, or a folder with all in it.")],
+    named: Annotated[
+        str,
+        typer.Argument(
+            metavar="PATH|ID",
+            help="A file, or a folder with all in it. Of an item (its id, FILE:PAGE, FILE@TIME) the whole file goes.",
+        ),
+    ],
     library: LibraryOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Take a file or folder out of the index. The file itself is never touched."""
-    from mmsearch.terminal import count_of, to_json
+    from mmsearch.terminal import count_of, short_path, to_json
 
+    if not named:
+        raise typer.BadParameter(
+            "say what to take out: a file, a folder or an item"
+        )  # an empty path is the working folder
     with opened(library) as found, found.lock():
-        sources = found.catalog.sources(under=path.absolute())
+        sources = next(filter(None, (found.catalog.sources(under=path) for path in file_of(Path(named)))), [])
+        if not sources:
+            ids = {item.source_id for item in items_named(found.catalog, named)}
+            sources = [source for source in found.catalog.sources() if source.id in ids]
         found.catalog.retire([source.id for source in sources])
         found.sync_vectors()
     items = sum(source.item_count for source in sources)
     if as_json:
         print(to_json({"schema": 1, "files": len(sources), "items": items}))
     if not sources:
-        fail(f"{path}: nothing of it is indexed", NO_HIT)
-    note(
-        f"took out {count_of(items, 'item')} of {count_of(len(sources), 'file')}; an `mmsearch ingest` of that folder brings them back"
-    )
+        fail(f"{named}: nothing of it is indexed", NO_HIT)
+    which = short_path(sources[0].path) if len(sources) == 1 else count_of(len(sources), "file")
+    note(f"took out {count_of(items, 'item')} of {which}; an `mmsearch ingest` of that folder brings them back")
 
 
 # ---------------------------------------------------------------- looking after the library, and groups of commands
@@ -733,6 +798,7 @@ def _page_url(host: str, port: int, token: str | None) -> str:
 
 def _free_port(host: str, port: int | None) -> int:
     """The port asked for if it is free (else the command ends), or the first free one from 8501 on."""
+    import errno
     import socket
 
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -742,6 +808,8 @@ def _free_port(host: str, port: int | None) -> int:
             try:
                 probe.bind((host, candidate))
             except OSError as error:
+                if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+                    fail(f"{host} is no address of this machine ({error.strerror}); choose another with --host", USAGE)
                 reason = error.strerror
             else:
                 return candidate

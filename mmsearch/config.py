@@ -36,7 +36,9 @@ class Settings(BaseSettings):
     store: Literal["faiss", "exact"] = Field("faiss", description="vector store")
     jobs: int | None = Field(None, ge=1, description="decoding processes; half of the cores if empty")
     decode_timeout_s: float = Field(120.0, gt=0, description="deadline for decoding one item")
-    decode_memory_bytes: int = Field(4 << 30, ge=256 << 20, description="memory limit of a decoding process")
+    decode_memory_bytes: int = Field(
+        4 << 30, ge=256 << 20, lt=1 << 63, description="memory limit of a decoding process"
+    )
     max_image_pixels: int = Field(400_000_000, ge=1, description="larger pictures are refused by their header")
     max_pages: int = Field(5000, ge=1, description="longer documents are refused")
     ocr: bool = Field(True, description="read the print of pages and pictures without a text layer")

@@ -624,6 +624,7 @@ class Library:
             "sources": {
                 state: counts["sources"].get(state, 0) for state in ("indexed", "pending", "offline", "failed")
             },
+            "left_out": self.catalog.left_out().record(),
             "sources_to_embed": 0 if key is None else self.catalog.sources_to_embed(key),
             "roots": {str(root): at for root, at in roots.items()},
             "roots_away": [str(root) for root, is_there in look_for(roots).items() if is_there is False],

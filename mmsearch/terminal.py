@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
+from mmsearch import left_out
 from mmsearch.items import Hit, Kind
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ SNIPPET_CELLS = 100
 LINE_INTERVAL_S = 10.0
 """How often progress is told where stderr is no terminal."""
 FAILURES_NAMED = 5
+WORTH_TELLING_S = 5.0
+"""An ingest that ends sooner is not told how long it takes."""
 
 
 def printable(text: str) -> str:
@@ -82,7 +85,7 @@ def width_of(stream: TextIO) -> int:
 
 
 def hit_lines(hits: Sequence[Hit], *, explain: bool = False, stream: TextIO = sys.stdout) -> Iterable[str]:
-    """A line per hit: relevance, path, place, snippet, in columns; paths are never shortened.
+    """A line per hit: relevance, id, path, place, snippet, in columns; paths are never shortened.
 
     `explain` adds the raw cosine and what the hit was matched by. Colour and width follow `stream`.
     """
@@ -92,10 +95,11 @@ def hit_lines(hits: Sequence[Hit], *, explain: bool = False, stream: TextIO = sy
     places = [hit.item.place for hit in hits]
     path_cells = min(max(map(cell_len, paths), default=0), 60)
     place_cells = max(map(cell_len, places), default=0)
+    id_cells = max((len(str(hit.item.id)) for hit in hits), default=0)
     width = width_of(stream)
     colour = has_colour(stream)
     for hit, path, place in zip(hits, paths, places, strict=True):
-        columns = [f"{hit.relevance:.2f}", path + " " * (path_cells - cell_len(path))]
+        columns = [f"{hit.relevance:.2f}", f"{hit.item.id:>{id_cells}}", path + " " * (path_cells - cell_len(path))]
         if place_cells:
             columns.append(place + " " * (place_cells - cell_len(place)))
         if explain:
@@ -110,6 +114,7 @@ def hit_lines(hits: Sequence[Hit], *, explain: bool = False, stream: TextIO = sy
             columns[0] = (
                 f"\x1b[{'1;32' if hit.relevance >= 0.7 else '33' if hit.relevance >= 0.5 else '2'}m{columns[0]}\x1b[0m"
             )
+            columns[1] = f"\x1b[2m{columns[1]}\x1b[0m"
             snippet = snippet and f"\x1b[2m{snippet}\x1b[0m"
         yield "  ".join([*columns, snippet]).rstrip()
 
@@ -134,6 +139,9 @@ def status_lines(status: Mapping[str, Any]) -> Iterable[str]:
         yield f"          {count_of(sources['offline'], 'file')} offline: they come back with their disk, or go with `ingest FOLDER --prune`"
     if sources["failed"]:
         yield f"          {count_of(sources['failed'], 'file')} failed: `mmsearch errors` says why"
+    if told := left_out.sentence(**status["left_out"]):
+        yield f"left out  {printable(told)}"
+        yield "          `mmsearch errors --skipped` lists them"
     for number, root in enumerate(status["roots"]):
         away = " (nothing is there now)" if root in status["roots_away"] else ""
         yield f"{'' if number else 'folders':<10}{printable(root)}{away}"
@@ -171,7 +179,7 @@ class ProgressLines:
     """Tells an ingest run on stderr: the plan, then a bar on a terminal or a line now and then elsewhere, then the report."""
 
     def __init__(self) -> None:
-        self._has_told_plan = False
+        self._has_told_plan = self._has_told_time = False
         self._told_at = time.monotonic()
         self._bar: Any = None
 
@@ -187,6 +195,13 @@ class ProgressLines:
         if now.stage == "read" and now.plan is not None and not self._has_told_plan:
             self._has_told_plan = True
             print(now.plan.sentence(), file=sys.stderr, flush=True)
+        if now.stage == "read" and not self._has_told_time and (now.eta_s or 0.0) >= WORTH_TELLING_S:
+            self._has_told_time = True
+            on = f" on {now.plan.device}" if now.plan is not None else ""
+            told = (
+                f"about {duration(now.eta_s or 0.0)} more{on}, by the first {count_of(sum(now.items.values()), 'item')}"
+            )
+            print(told, file=sys.stderr, flush=True)
         if sys.stderr.isatty():
             self._move_bar(now)
         elif self._has_told_plan and time.monotonic() - self._told_at >= LINE_INTERVAL_S:
@@ -208,6 +223,9 @@ class ProgressLines:
         """What was done, and which files failed."""
         if not report.interrupted:
             print(report.sentence(), file=sys.stderr)
+        if told := left_out.sentence(**report.plan.left_out.record()):
+            where = "" if report.dry_run else "; `mmsearch errors --skipped` lists them"
+            print(printable(f"left out: {told}{where}"), file=sys.stderr)
         failures = [*report.failures, *report.print_failures]
         for failure in failures[:FAILURES_NAMED]:
             print(f"failed: {short_path(failure.path)}: {printable(failure.reason)}", file=sys.stderr)

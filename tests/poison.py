@@ -686,8 +686,9 @@ POISON: tuple[Poison, ...] = (
     ),
     *(
         Poison(f"truncated.{suffix}", truncated(picture), error=CorruptFile, word="damaged picture")
-        for suffix in ("jpg", "png", "gif", "webp", "tiff", "bmp", "jp2", "heic", "avif")
+        for suffix in ("webp", "jp2", "heic", "avif")
     ),
+    *(Poison(f"truncated.{suffix}", truncated(picture), items=1) for suffix in ("jpg", "png", "gif", "tiff", "bmp")),
     Poison("truncated.pdf", truncated(samples.pdf, 0.2), error=CorruptFile, word="page"),
     Poison("truncated.epub", truncated(samples.epub), error=CorruptFile, word="cannot be opened"),
     Poison("truncated.cbz", truncated(samples.cbz), error=CorruptFile, word="cannot be opened"),

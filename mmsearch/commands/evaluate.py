@@ -5,8 +5,16 @@ from __future__ import annotations
 import typer
 
 from mmsearch.commands import benchmarks, own_queries
+from mmsearch.commands.shared import help_without_command
 
-app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Measure how well a model finds things.")
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.callback(invoke_without_command=True)
+def evaluate_command(context: typer.Context) -> None:
+    """Measure how well a model finds things."""
+    help_without_command(context)
+
 
 app.command("run")(own_queries.run_command)
 app.command("compare")(own_queries.compare_command)

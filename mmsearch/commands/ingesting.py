@@ -39,6 +39,6 @@ def _what_next(library: Library) -> None:
 
     from mmsearch.examples import example_queries
 
-    for number, query in enumerate(example_queries(library.catalog)):
-        note(f"{'' if number else 'try':<6}mmsearch query {shlex.quote(query)}")
-    note("      mmsearch ui")
+    tries = [f"mmsearch query {shlex.quote(query)}" for query in example_queries(library.catalog)]
+    for number, command in enumerate([*tries, "mmsearch ui"]):
+        note(f"{'' if number else 'try':<6}{command}")

@@ -18,6 +18,7 @@ from mmsearch.commands.shared import (
     DeviceOption,
     JsonOption,
     LibraryOption,
+    complete_models,
     note,
     opened,
 )
@@ -31,7 +32,13 @@ if TYPE_CHECKING:
 app = typer.Typer(rich_markup_mode=None, help="List, fetch, compare and switch models.")
 
 NameArgument = Annotated[
-    str, typer.Argument(metavar="NAME", help="mini, a name on the hub (owner/name), or a folder.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="NAME",
+        help="mini, a name on the hub (owner/name), or a folder.",
+        show_default=False,
+        autocompletion=complete_models,
+    ),
 ]
 EXAMPLE_QUERIES = 50
 BYTES_PER_NUMBER = 2 + 4

@@ -32,6 +32,36 @@ def note(message: str) -> None:
     print(printable(message), file=sys.stderr, flush=True)
 
 
+def help_without_command(context: typer.Context) -> None:
+    """For the callback of a group that can do nothing by itself: without a command it shows its help, and the command ends.
+
+    Typer's own `no_args_is_help` is no alternative: it raises an error whose message is the help, of a class that moved between versions.
+    """
+    if context.invoked_subcommand is None:
+        print(context.get_help(), file=sys.stderr)
+        raise typer.Exit(USAGE)
+
+
+def complete_kinds(incomplete: str) -> list[str]:
+    """For the shell: what `--kind` takes; behind a comma the next one."""
+    from mmsearch.items import KIND_ALIASES
+
+    before, comma, last = incomplete.rpartition(",")
+    taken = {KIND_ALIASES.get(word) for word in before.split(",")}
+    return [
+        f"{before}{comma}{word}"
+        for word, kind in KIND_ALIASES.items()
+        if word.startswith(last.lower()) and kind not in taken
+    ]
+
+
+def complete_models(incomplete: str) -> list[str]:
+    """For the shell: the models that mmsearch knows. A folder is completed by the shell itself, where none of them fits."""
+    from mmsearch.embedders.known import KNOWN
+
+    return [known.name for known in KNOWN if known.name.lower().startswith(incomplete.lower()) and not known.why_not]
+
+
 LibraryOption = Annotated[
     Path | None,
     typer.Option(
@@ -43,7 +73,12 @@ LibraryOption = Annotated[
 ]
 ModelOption = Annotated[
     str | None,
-    typer.Option("--model", metavar="NAME", help="Checkpoint: a name or a folder [default: the shipped one]."),
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        help="Checkpoint: a name or a folder [default: the shipped one].",
+        autocompletion=complete_models,
+    ),
 ]
 DeviceOption = Annotated[
     str | None, typer.Option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, … [default: the best there is].")

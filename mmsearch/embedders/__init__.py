@@ -65,9 +65,14 @@ def load_embedder(
         min_pixels, max_pixels: bounds for every image or frame, over the checkpoint's own.
 
     Raises:
-        ModelNotFound: no checkpoint there. MissingExtra: a package is missing. EmbedderError: tensors missing or odd.
+        ModelNotFound: no checkpoint there. MissingExtra: a package is missing. EmbedderError: tensors missing or odd,
+        or this machine has no such device.
     """
     if str(name_or_folder) == "toy":
+        if device not in (None, "", "cpu"):  # it computes on none, but what is asked for has to be there
+            from mmsearch.embedders.opened import demand_device
+
+            demand_device(str(device))
         from mmsearch.embedders.toy import ToyEmbedder
 
         return ToyEmbedder()

@@ -1,7 +1,7 @@
 """VLM2Vec-V2: Qwen2-VL (or Qwen2.5-VL) as an embedder. The last token's last hidden state, unit length.
 
 No chat template, no end token, and plain one-dimensional positions for visual tokens too, as the reference was trained and
-evaluated (shared/REFERENCE.md §0). It takes instructions, several images, or one video. Prompts in `mmsearch.prompts`, ids and
+evaluated. It takes instructions, several images, or one video. Prompts in `mmsearch.prompts`, ids and
 pixels in `qwen2vl_inputs`, files in `checkpoint`, the forward pass in `packed` and `encoder`.
 """
 

@@ -1,6 +1,6 @@
 """Idefics3 and SmolVLM under VLM2Vec's recipe: `Idefics3Model`, `SmolVLMModel` of transformers, any folder of those types.
 
-The example of a backbone in one small file (README.md). Takes instructions, text, several pictures; of a clip every frame is one
+The example of a backbone in one small file. Takes instructions, text, several pictures; of a clip every frame is one
 tile. A picture is enlarged or shrunk to a longest side of four or so tiles, cut into them row by row, and followed by the whole of
 it squeezed into one; `max_pixels` bounds that longest side.
 

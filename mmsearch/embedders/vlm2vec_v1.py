@@ -4,7 +4,7 @@ It takes instructions and an image. It was not trained on video: a clip is given
 the two. Of the prompts that the application gives, those of pages are replaced by what V1 was trained with; a user's own stay.
 
 Source: TIGER-AI-Lab/VLM2Vec@6e1e1d4 `experiments/public/eval/eval_vlm2vecv1_8gpu.sh` (`--resize_use_processor false
---image_resolution high`) and the strings of MMEB (shared/REFERENCE.md §1.6, §2.2 to §2.4). An honest doubt: at that commit the
+--image_resolution high`) and the strings of TIGER-Lab/MMEB-eval. An honest doubt: at that commit the
 processor shrinks the squares again, to 980 pixels; V1's own code and paper give the model all 1344 (arXiv 2410.05160), as here.
 `max_pixels=980 * 980` gives the other.
 """

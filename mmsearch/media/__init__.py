@@ -24,10 +24,10 @@ from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from mmsearch.dates import Dated, parse_written
 from mmsearch.errors import CorruptFile, EncryptedFile, FileTooLarge, SourceError, UnsupportedFile
@@ -239,6 +239,7 @@ def decode_image(
     """Decode a photo upright, in RGB, at least as large as `fit(…, max_pixels)` and a preview need it.
 
     JPEGs are decoded at 1/2, 1/4 or 1/8 where that suffices. The first frame of an animation. Alpha lies over white.
+    A file that lacks its last bytes is refused, see `decode_picture`.
 
     Raises:
         UnsupportedFile, CorruptFile, FileTooLarge: see `open_header`.
@@ -320,11 +321,63 @@ def in_true_shape(image: Image.Image, ratio: float) -> Image.Image:
     return image.resize(size, Image.Resampling.BICUBIC)
 
 
+class Decoded(NamedTuple):
+    """A picture in RGB. `is_whole` is false where the file ends early: what is missing of it shows the decoder's fill colour."""
+
+    image: Image.Image
+    is_whole: bool
+
+
+MIN_SHOWN_SHARE = 0.02
+"""An incomplete picture of which fewer rows are there is damaged: a decoder makes a few blocks of noise of a header alone."""
+_LENIENT = threading.Lock()
+"""Held while Pillow decodes whatever is there: the switch for it is one for the whole process."""
+
+
+def decode_picture(
+    source: PathOrFile, *, max_pixels: int | None = None, header_limit_pixels: int = HEADER_LIMIT_PIXELS
+) -> Decoded:
+    """Decode a photo as `decode_image`, but one that lacks its last bytes as far as it goes, as viewers show it.
+
+    JPEG, PNG, GIF, BMP and uncompressed TIFF allow that; of the other formats an incomplete file gives nothing.
+
+    Raises:
+        UnsupportedFile, CorruptFile, FileTooLarge: see `open_header`. CorruptFile also where next to nothing is there.
+    """
+    try:
+        whole = decode_image(source, max_pixels=max_pixels, header_limit_pixels=header_limit_pixels)
+        return Decoded(whole, is_whole=True)
+    except CorruptFile as error:
+        if "truncated" not in error.reason:  # Pillow has no class for it
+            raise
+        if not isinstance(source, str | os.PathLike):
+            source.seek(0)
+        try:
+            with _LENIENT:
+                ImageFile.LOAD_TRUNCATED_IMAGES = True
+                try:
+                    part = decode_image(source, max_pixels=max_pixels, header_limit_pixels=header_limit_pixels)
+                finally:
+                    ImageFile.LOAD_TRUNCATED_IMAGES = False
+        except CorruptFile:
+            raise error from None
+        if _shown_share(part) < MIN_SHOWN_SHARE:
+            raise
+        return Decoded(part, is_whole=False)
+
+
+def _shown_share(image: Image.Image) -> float:
+    """Which share of an incomplete RGB picture's rows is more than the colour of its last row, or (BMP begins below) of its first."""
+    few = image.resize((min(image.width, 64), min(image.height, 1024)), Image.Resampling.NEAREST)
+    rows = np.asarray(few)
+    return 1.0 - max(float((rows == rows[at, at]).all(axis=(1, 2)).mean()) for at in (-1, 0))
+
+
 def open_image(
     source: PathOrFile, *, max_pixels: int | None = None, header_limit_pixels: int = HEADER_LIMIT_PIXELS
 ) -> Image.Image:
-    """Decode a photo as the model sees it: `decode_image`, then `fit`. Errors as there."""
-    image = decode_image(source, max_pixels=max_pixels, header_limit_pixels=header_limit_pixels)
+    """Decode a photo as the model sees it: `decode_picture`, then `fit`. Errors as there."""
+    image = decode_picture(source, max_pixels=max_pixels, header_limit_pixels=header_limit_pixels).image
     return image if max_pixels is None else fit(image, max_pixels=max_pixels)
 
 

@@ -105,6 +105,29 @@ def test_version():
     assert run("--version").stdout == f"mmsearch {mmsearch.__version__}\n"
 
 
+class TestBareCommand:
+    """What somebody types first."""
+
+    @pytest.mark.parametrize("command", [[], ["-v"], ["eval"]], ids=["mmsearch", "an option alone", "mmsearch eval"])
+    def test_a_group_that_does_nothing_by_itself_shows_its_help(self, command: list[str]):
+        done = run(*command)
+        assert (done.returncode, done.stdout) == (2, "")
+        lines = done.stderr.splitlines()
+        assert lines[0].startswith("Usage: mmsearch") and "\\n" not in done.stderr
+        group = [word for word in command if not word.startswith("-")]
+        assert lines == run(*group, "--help").stdout.splitlines()
+
+    def test_a_group_that_lists_does_so(self, tmp_path: Path):
+        done = run("models", library=tmp_path / "index_data")
+        assert done.returncode == 0 and done.stdout.splitlines()[0].split()[:2] == ["mini", "shipped"]
+
+    @pytest.mark.parametrize("command", ["ingest", "query", "show", "remove", "train", "backup", "qurey"])
+    def test_what_lacks_something_is_one_line(self, command: str):
+        done = run(command)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert len(done.stderr.splitlines()) == 1 and "--help" in done.stderr
+
+
 def hits_of(done: subprocess.CompletedProcess[str]) -> list[dict]:
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -171,6 +194,68 @@ class TestIngest:
         assert kept["items"]["image"] + rest["items"]["image"] == 96
 
 
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A photo among what is not read: two documents, a raw photo, a link to a folder, an ignored file, another library."""
+    folder = tmp_path_factory.mktemp("mixed")
+    Image.new("RGB", (60, 60), "red").save(folder / "r.png")
+    for name in ("a.docx", "b.docx", "c.jxl", "d.tmp"):
+        (folder / name).write_bytes(b"\x01 what no reader takes")
+    (folder / ".mmsearchignore").write_text("*.tmp\n")
+    (folder / "link").symlink_to(folder.parent)
+    (folder / "other").mkdir()
+    (folder / "other" / "catalog.sqlite3").touch()
+    return folder
+
+
+class TestNothingIsLeftOutWithoutAWord:
+    def test_the_run_and_status_say_how_many_and_errors_lists_them(self, mixed: Path, tmp_path: Path):
+        library = mixed / "index_data"
+        done = run("ingest", mixed, library=library)
+        told = (
+            "3 files of types that are not read (2 .docx, 1 .jxl), 1 link, 1 ignored path, 1 hidden or system file, "
+            "2 libraries of mmsearch"
+        )
+        assert done.returncode == 0, done.stderr
+        assert f"left out: {told}; `mmsearch errors --skipped` lists them" in done.stderr
+        assert f"left out  {told}\n" in run("status", library=library).stdout
+        listed = run("errors", "--skipped", library=library)
+        assert listed.returncode == 0 and told in listed.stderr
+        rows = dict(line.split("  ")[:2] for line in listed.stdout.splitlines())
+        assert {Path(path).name: reason for path, reason in rows.items()} == {
+            "a.docx": "unsupported", "b.docx": "unsupported", "c.jxl": "unsupported", "link": "link", "d.tmp": "ignored",
+            ".mmsearchignore": "hidden", "other": "library", "index_data": "library",
+        }  # fmt: skip
+        record = json.loads(run("errors", "--skipped", "--json", library=library).stdout)
+        assert record["reasons"]["unsupported"] == 3 and len(record["listed"]) == 8
+        (mixed / "a.docx").unlink()
+        assert "2 files of types that are not read (1 .docx, 1 .jxl)" in run("ingest", mixed, library=library).stderr
+        assert run("errors", library=library).returncode == 0
+
+    def test_nothing_to_do_says_why(self, mixed: Path, tmp_path: Path):
+        library, empty = tmp_path / "index_data", tmp_path / "empty"
+        empty.mkdir()
+        done = run("ingest", empty, library=library)
+        assert (done.returncode, done.stderr) == (0, "nothing to do: there are no files\n")
+        done = run("ingest", mixed / "b.docx", library=library)
+        assert done.returncode == 0
+        assert done.stderr.splitlines()[0] == "nothing to do: no file there can be indexed"
+        assert "left out: 1 file of a type that is not read (1 .docx)" in done.stderr
+        done = run("query", "red", library=library)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "is empty: `mmsearch ingest FOLDER` fills it" in done.stderr
+
+    def test_a_photo_that_is_cut_short_is_found_and_noted(self, tmp_path: Path):
+        library, folder = tmp_path / "index_data", tmp_path / "photos"
+        folder.mkdir()
+        Image.effect_noise((300, 200), 90).save(folder / "cut.jpg")
+        content = (folder / "cut.jpg").read_bytes()
+        (folder / "cut.jpg").write_bytes(content[: len(content) * 3 // 4])
+        done = run("ingest", folder, library=library)
+        assert done.returncode == 0 and "1 photo is cut short" in done.stderr
+        assert "damaged: the file is cut short" in run("show", folder / "cut.jpg", library=library).stdout
+
+
 class TestQuery:
     def test_json_records(self, folder: Path, library: Path):
         (first, *_) = hits_of(run("query", "quarterly revenue", "--kind", "pdf", "--format", "json", library=library))
@@ -178,6 +263,12 @@ class TestQuery:
         assert first["path"] == str(folder / "report.pdf") and first["page"] == 1
         assert "revenue" in first["snippet"] and 0 <= first["relevance"] <= 1
         assert set(first["matched_by"]) <= {"dense", "text"}
+
+    def test_words_without_quotes(self, folder: Path, library: Path):
+        options = ["--kind", "pdf", "--format", "json"]
+        quoted = hits_of(run("query", "hiring plans next winter", *options, library=library))
+        unquoted = hits_of(run("query", "hiring", "plans", *options, "next", "winter", library=library))
+        assert unquoted == quoted and quoted[0]["page"] == 2
 
     def test_table_and_footer(self, library: Path):
         done = run("query", "quarterly revenue", "--kind", "page", "-k", 1, library=library)
@@ -214,7 +305,11 @@ class TestQuery:
         like = hits_of(run("query", "--like", red["id"], *options, library=library))
         assert red["id"] not in [hit["id"] for hit in like]
         assert like[0]["kind"] == "clip" and like[0]["start_s"] == 0  # the red scene
-        assert run("query", "--like", 999_999, library=library).returncode == 2
+
+    def test_the_table_shows_ids(self, library: Path):
+        (hit,) = hits_of(run("query", "hiring plans", "--kind", "page", "-k", 1, "--format", "json", library=library))
+        (line,) = run("query", "hiring plans", "--kind", "page", "-k", 1, library=library).stdout.splitlines()
+        assert line.split()[1] == str(hit["id"])
 
     def test_filters(self, folder: Path, library: Path):
         def found(*options: object) -> set[str]:
@@ -288,6 +383,16 @@ class TestQuery:
         done = run("query", *arguments, library=library)
         assert (done.returncode, done.stdout) == (2, "")
         assert said in done.stderr
+
+    def test_a_device_that_is_not_there(self, library: Path):
+        for options, told in (
+            (["--device", "cuda:99"], {}),
+            ([], {"MMSEARCH_DEVICE": "cuda:99", "MMSEARCH_MODEL": "mini"}),
+        ):
+            done = run("query", "red", *options, library=library, **told)
+            assert (done.returncode, done.stdout) == (2, "")
+            (line,) = done.stderr.splitlines()
+            assert "no usable device 'cuda:99'" in line and "it has cpu" in line and "fault" not in line
 
     def test_no_library(self, tmp_path: Path):
         done = run("query", "red", library=tmp_path)
@@ -384,7 +489,31 @@ class TestLookingInto:
         assert item["text"].strip() == "quarterly revenue grew strongly" and item["page"] == 1
         assert Path(item["preview"]).read_bytes()[8:12] == b"WEBP"
         assert "report.pdf  p.1  page" in run("show", hit["id"], library=library).stdout
-        assert run("show", 999_999, library=library).returncode == 1
+
+    def test_an_item_is_named_by_its_file(self, folder: Path, library: Path):
+        def shown(named: object) -> tuple:
+            done = run("show", named, "--json", library=library)
+            assert done.returncode == 0, done.stderr
+            item = json.loads(done.stdout)
+            return Path(item["path"]).name, item["page"], item["start_s"]
+
+        assert shown(folder / "report.pdf:2") == ("report.pdf", 2, None)
+        assert shown(f"{folder}/film.mp4@1") == ("film.mp4", None, 0.0)
+        assert shown(f"{folder}/film.mp4@00:00:04.5") == ("film.mp4", None, pytest.approx(3.0))
+        assert shown(folder / "r.png") == ("r.png", None, None)
+        whole = run("show", folder / "report.pdf", library=library)
+        assert "report.pdf  p.1  page" in whole.stdout and "first of 2 items" in whole.stderr
+        like = ["--format", "json", "--min-relevance", 0, "--kind", "image,clip"]
+        found = hits_of(run("query", "--like", folder / "film.mp4@4", *like, library=library))
+        assert Path(found[0]["path"]).name == "b.png"
+
+    @pytest.mark.parametrize("named", ["999999", "report.pdf:3", "film.mp4@99", "nowhere.pdf:1", "9" * 30])
+    def test_what_no_item_is_named_has_one_exit_code(self, named: str, folder: Path, library: Path):
+        named = named if named.isdigit() else str(folder / named)
+        for command in (["show"], ["query", "--like"], ["remove"]):
+            done = run(*command, named, library=library)
+            assert (done.returncode, done.stdout) == (1, "")
+            assert named in done.stderr and len(done.stderr.splitlines()) == 1
 
     def test_remove_takes_out_of_the_index_only(self, tmp_path: Path):
         library, things = tmp_path / "index_data", tmp_path / "things"
@@ -397,3 +526,6 @@ class TestLookingInto:
         done = run("query", "particles", "--format", "paths", "--min-relevance", 0, library=library)
         assert done.stdout.split() == [str(things / "b.pdf")]
         assert run("remove", things / "none.pdf", library=library).returncode == 1
+        done = run("remove", things / "b.pdf:1", library=library)
+        assert done.returncode == 0 and "1 item of" in done.stderr and "b.pdf" in done.stderr
+        assert json.loads(run("status", "--json", library=library).stdout)["items"]["page"] == 0

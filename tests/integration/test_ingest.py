@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -147,6 +148,64 @@ def test_a_plan_says_what_will_be_done_and_does_nothing(library, folder):
     assert plan.sentence().startswith("2 photos, 1 PDF (3 pages), 1 video (6 s) · about ")
     assert plan.sentence().endswith(" on cpu") and plan.seconds > 0
     assert library.catalog.counts()["sources"] == {}
+
+
+def test_a_plan_is_timed_on_the_files_themselves(library, folder, monkeypatch):
+    """Made-up items are as large as the model takes them: a folder of small pictures was announced ten times too slow."""
+    seen = []
+    real = ToyEmbedder.encode_documents
+    monkeypatch.setattr(ToyEmbedder, "encode_documents", lambda self, inputs: seen.extend(inputs) or real(self, inputs))
+    assert plan_paths(library, [folder]).seconds > 0
+    assert {one.kind for one in seen} == {"image", "page", "clip"}
+    assert {one.text for one in seen if one.kind == "page"} <= {"revenue grew", "costs fell", "outlook"}
+    spans = [high - low for one in seen if one.kind == "image" for low, high in one.images[0].getextrema()]
+    assert spans and max(spans) <= 8  # photos of one colour, not noise
+
+
+def test_a_run_embeds_nothing_only_to_time_it(library, folder, monkeypatch):
+    seen = []
+    real = ToyEmbedder.encode_documents
+    monkeypatch.setattr(ToyEmbedder, "encode_documents", lambda self, inputs: seen.extend(inputs) or real(self, inputs))
+    assert ingest_paths(library, [folder]).items.total() == len(seen) == 7
+
+
+class TestTimeThatIsLeft:
+    @pytest.fixture
+    def run(self, library, monkeypatch) -> pipeline.Run:
+        """A run at second 0 of a clock of its own, `run.clock.now`."""
+        clock = SimpleNamespace(now=0.0)
+        monkeypatch.setattr(pipeline, "time", SimpleNamespace(monotonic=lambda: clock.now))
+        run = pipeline.Run(library, 1, None)
+        run.clock = clock
+        return run
+
+    def test_the_first_batch_sets_the_scale(self, run):
+        before = dict(run.costs)
+        run.learn_costs(["image"] * 4, 8.0)
+        assert run.costs["image"] == pytest.approx(2.0)
+        assert run.costs["clip"] / run.costs["image"] == pytest.approx(before["clip"] / before["image"])
+        run.learn_costs(["image"] * 4, 4.0)
+        assert 1.0 < run.costs["image"] < 2.0
+
+    def test_it_is_told_by_the_last_seconds(self, run):
+        run.costs = {"image": 1.0}
+        assert run.pace() is None
+        run.clock.now = 40.0  # the model is loaded, its modules are compiled
+        run.report.items["image"] += 8
+        assert run.pace() == pytest.approx(0.2)
+        for _ in range(60):
+            run.clock.now += 1.0
+            run.report.items["image"] += 8
+            run.pace()
+        assert run.pace() == pytest.approx(8.0, rel=0.01)
+
+    def test_it_is_not_told_by_too_little(self, run):
+        run.costs = {"image": 1.0}
+        run.clock.now = 2.0
+        run.report.items["image"] = 1
+        assert run.pace() is None
+        run.clock.now = 12.0
+        assert run.pace() is not None
 
 
 def test_counts_are_said_as_people_say_them():
@@ -293,7 +352,7 @@ def test_bad_files_are_errors_with_names_and_stop_nothing(library, folder):
 
 def test_a_file_that_turns_bad_keeps_its_former_items(library, folder):
     ingest_paths(library, [folder])
-    samples.cut_short(folder / "red.jpg", 0.4)
+    (folder / "red.jpg").write_bytes(b"\xff\xd8\xff\xe0 nothing follows")
     report = ingest_paths(library, [folder])
     assert [f.path.name for f in report.failures] == ["red.jpg"]
     assert top(library, "red", kinds=["image"]) == "red.jpg"

@@ -34,6 +34,7 @@ from mmsearch.errors import (
 )
 from mmsearch.filters import glob_pattern
 from mmsearch.items import KINDS, ItemDraft, Kind, Source
+from mmsearch.left_out import MAX_LISTED, LeftOuts
 from mmsearch.ranking.terms import SUBSTRING_WEIGHT, terms_of
 
 DIM = 8
@@ -1148,3 +1149,34 @@ def test_a_file_that_moves_takes_the_names_of_its_new_folders(catalog: Catalog) 
     source_id = index(catalog, of, "", kind="image")
     catalog.settle(Plan(moved=[(source_id, replace(of, path=Path("/p/porto/a/b/IMG_1.jpg")))]), [Path("/p")])
     assert named(catalog, "lisbon") == {} and list(named(catalog, "porto")) == [1]
+
+
+def test_what_was_left_out_is_that_of_the_last_look(tmp_path: Path):
+    def found(*paths: str) -> LeftOuts:
+        made = LeftOuts()
+        for path in paths:
+            made.add(path, "unsupported", Path(path).suffix)
+        return made
+
+    with Catalog.open(tmp_path, create=True) as catalog:
+        assert catalog.left_out().record() == {"reasons": {}, "suffixes": {}}
+        catalog.note_left_out([Path("/a")], found("/a/1.doc", "/a/b/2.doc", "/a/b/caf\udce9.raw"))
+        catalog.note_left_out([Path("/c")], found("/c/4.doc"))
+        assert catalog.left_out().record() == {"reasons": {"unsupported": 4}, "suffixes": {".doc": 3, ".raw": 1}}
+        catalog.note_left_out([Path("/a/b")], found("/a/b/5.doc"))
+        assert {str(one.path) for one in catalog.left_out().listed} == {"/a/1.doc", "/a/b/5.doc", "/c/4.doc"}
+        assert catalog.left_out().suffixes == {".doc": 3}
+        catalog.note_left_out([Path("/a"), Path("/c")], found("/a/6.doc", "/c/7.doc"))
+        catalog.note_left_out([Path("/a")], found("/a/8.doc"))
+        assert {str(one.path) for one in catalog.left_out().listed} == {"/c/7.doc", "/a/8.doc"}
+        catalog.note_left_out([Path("/a"), Path("/c")], found())
+        assert catalog.left_out().record() == {"reasons": {}, "suffixes": {}}
+
+
+def test_only_so_many_of_what_was_left_out_are_listed(tmp_path: Path):
+    many = LeftOuts()
+    for number in range(MAX_LISTED + 5):
+        many.add(f"/a/{number}", "hidden")
+    with Catalog.open(tmp_path, create=True) as catalog:
+        catalog.note_left_out([Path("/a")], many)
+        assert len(catalog.left_out().listed) == MAX_LISTED and catalog.left_out().reasons == {"hidden": MAX_LISTED + 5}

@@ -11,6 +11,7 @@ import pytest
 import typer
 
 from mmsearch.cli import app
+from mmsearch.commands.shared import complete_kinds, complete_models
 
 COMMANDS = typer.main.get_command(app).commands
 ROOT = Path(__file__).parents[2]
@@ -27,6 +28,21 @@ def test_every_command_and_option_says_what_it_does(name: str):
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_readme_names_every_command(name: str):
     assert f"mmsearch {name}" in (ROOT / "README.md").read_text()
+
+
+def test_what_the_shell_completes():
+    assert complete_kinds("pho") == ["photo", "photos"]
+    assert complete_kinds("pdf,cl") == ["pdf,clip", "pdf,clips"]
+    assert not {"pdf,page", "pdf,slide"} & set(complete_kinds("pdf,"))
+    assert complete_models("min") == ["mini"]
+    assert complete_models("qwen/qwen3") == ["Qwen/Qwen3-VL-Embedding-2B", "Qwen/Qwen3-VL-Embedding-8B"]
+    assert not complete_models("/home")  # the shell completes folders then
+
+
+@pytest.mark.parametrize("command", ["query", "ingest", "ui"])
+def test_models_are_completed_wherever_one_is_asked_for(command: str):
+    (option,) = [one for one in COMMANDS[command].params if one.name == "model"]
+    assert [item.value for item in option.shell_complete(None, "min")] == ["mini"]
 
 
 def test_nothing_in_ui_shadows_a_module():

@@ -50,7 +50,14 @@ def test_option_over_environment_over_library_over_user(tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("MAX_PAGES", "many"), ("STORE", "milk"), ("JOBS", "0"), ("DECODE_TIMEOUT_S", "-1")]
+    ("name", "value"),
+    [
+        ("MAX_PAGES", "many"),
+        ("STORE", "milk"),
+        ("JOBS", "0"),
+        ("DECODE_TIMEOUT_S", "-1"),
+        ("DECODE_MEMORY_BYTES", str(1 << 63)),
+    ],
 )
 def test_an_unusable_value_is_named(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"MMSEARCH_{name}", value)

@@ -27,7 +27,9 @@ LAYERS = [
         "mmsearch.stored_vectors", "mmsearch.migrations", "mmsearch.prompts", "mmsearch.media", "mmsearch.pictures", "mmsearch.sandbox",
         "mmsearch.ranking", "mmsearch.lock", "mmsearch.copies", "mmsearch.presence", "mmsearch.recognised", "mmsearch.terminal",
     },
-    {"mmsearch.items", "mmsearch.errors", "mmsearch.config", "mmsearch.dates", "mmsearch.disk", "mmsearch.plain_text"},
+    {
+        "mmsearch.items", "mmsearch.errors", "mmsearch.config", "mmsearch.dates", "mmsearch.disk", "mmsearch.left_out", "mmsearch.plain_text",
+    },
     {"mmsearch"},
 ]  # fmt: skip
 

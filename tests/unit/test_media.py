@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import random
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 
 from mmsearch import media
-from mmsearch.errors import CorruptFile, EncryptedFile, FileTooLarge, UnsupportedFile
+from mmsearch.errors import CorruptFile, EncryptedFile, FileTooLarge, SourceError, UnsupportedFile
 from tests import poison, samples
 
 BUDGET = 200_704
@@ -204,8 +205,32 @@ def test_a_header_above_the_limit_is_refused_before_decoding(tmp_path):
     assert media.open_image(tmp_path / "a.png", header_limit_pixels=10_000).size == (100, 100)
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "webp", "tiff"])
-def test_a_truncated_picture_is_corrupt(tmp_path, suffix):
+@pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "tiff", "bmp"])
+def test_a_picture_without_its_last_bytes_is_shown_as_far_as_it_goes(tmp_path, suffix):
+    rng = np.random.default_rng(0)
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(rng.integers(0, 255, (120, 160, 3), np.uint8)).save(path)
+    assert media.decode_picture(path).is_whole
+    whole = np.asarray(media.open_image(path), int)
+    samples.cut_short(path, 0.7)
+    with pytest.raises(CorruptFile) as caught:
+        media.decode_image(path)
+    assert caught.value.path == str(path)
+    for given in (path, io.BytesIO(path.read_bytes())):
+        part, is_whole = media.decode_picture(given)
+        assert part.size == (160, 120) and not is_whole
+        same = (np.abs(np.asarray(part, int) - whole).max(2) == 0).mean(1) > 0.95  # per row
+        assert 0.4 < same.mean() < 0.95
+        assert same[:40].all() != same[-40:].all()  # a BMP begins at the bottom
+    with pytest.raises(CorruptFile):
+        media.decode_image(path)  # the switch is back
+    samples.cut_short(path, 0.001)
+    with pytest.raises(SourceError):
+        media.decode_picture(path)
+
+
+@pytest.mark.parametrize("suffix", ["webp", "avif", "jp2"])
+def test_a_truncated_picture_of_which_nothing_decodes_is_corrupt(tmp_path, suffix):
     rng = np.random.default_rng(0)
     path = tmp_path / f"a.{suffix}"
     Image.fromarray(rng.integers(0, 255, (120, 160, 3), np.uint8)).save(path)
@@ -213,6 +238,14 @@ def test_a_truncated_picture_is_corrupt(tmp_path, suffix):
     with pytest.raises(CorruptFile) as caught:
         media.open_image(path)
     assert caught.value.path == str(path)
+
+
+def test_a_header_without_a_picture_is_corrupt(tmp_path):
+    Image.effect_noise((160, 800), 90).save(tmp_path / "a.jpg")
+    content = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(content[: content.index(b"\xff\xda") + 10])
+    with pytest.raises(CorruptFile, match="truncated"):
+        media.decode_picture(tmp_path / "a.jpg")
 
 
 def test_one_limit_counts_whatever_pillows_own(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from typer.testing import CliRunner, Result
 from mmsearch.cli import app
 from mmsearch.embedders import compact_vlm
 from mmsearch.embedders.families import FAMILIES
-from mmsearch.embedders.inventory import has_code
+from mmsearch.embedders.inventory import family_notes, has_code
 from mmsearch.embedders.known import KNOWN
 from mmsearch.errors import EmbedderError, ModelNotFound
 
@@ -161,3 +162,9 @@ def test_every_family_of_the_table_is_a_class_that_loads() -> None:
     for family in FAMILIES:
         if has_code(family):
             assert callable(family_class(family).load), family
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_what_is_told_of_a_family_cites_no_file_that_users_lack(family: str):
+    cited = set(re.findall(r"[\w/.-]*\.md\b|\bshared/\S*|\btests/\S*", family_notes(family)))
+    assert not cited

@@ -78,25 +78,45 @@ def test_junk_and_hidden_names_are_passed_over(tmp_path):
     )  # fmt: skip
     result = find_sources([tmp_path])
     assert names(result, tmp_path) == ["a.jpg"]
-    assert result.junk == 7
+    assert result.left_out.reasons == {"hidden": 7}
 
 
-def test_unsupported_content_is_counted_only(tmp_path):
+def test_unsupported_content_is_named(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
     (tmp_path / "code.py").write_text("print()")
     (tmp_path / "odd").write_bytes(b"\0\1\2")
     make(tmp_path, "photo")
     result = find_sources([tmp_path])
     assert names(result, tmp_path) == ["photo"]
-    assert result.unsupported == {".txt": 1, ".py": 1, "": 1}
+    assert result.left_out.reasons == {"unsupported": 3}
+    assert result.left_out.suffixes == {".txt": 1, ".py": 1, "": 1}
+    assert {one.path.name for one in result.left_out.listed} == {"notes.txt", "code.py", "odd"}
 
 
-def test_what_is_named_or_promises_something_is_taken_for_its_error(tmp_path):
+def test_what_belongs_to_a_video_is_not_left_out(tmp_path):
+    make(tmp_path, "talk.mp4", "b.jpg")
+    for name in ("talk.en.srt", "talk.mp4.srt", "b.jpg.xmp", "b.xmp", "alone.srt"):
+        (tmp_path / name).write_text("1")
+    found = find_sources([tmp_path]).left_out
+    assert [one.path.name for one in found.listed] == ["alone.srt"]
+
+
+def test_folders_of_mmsearch_are_named(tmp_path):
+    make(tmp_path, "a.jpg", "mine/b.jpg", "other/c.jpg")
+    (tmp_path / "other" / "catalog.sqlite3").touch()
+    found = find_sources([tmp_path], library_folder=tmp_path / "mine").left_out
+    assert [(one.path, one.reason) for one in found.listed] == [
+        (tmp_path / "other", "library"), (tmp_path / "mine", "library"),
+    ]  # fmt: skip
+
+
+def test_what_promises_something_is_taken_for_its_error(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
     (tmp_path / "broken.jpg").write_text("no picture")
     (tmp_path / "empty.pdf").touch()
     assert names(find_sources([tmp_path]), tmp_path) == ["broken.jpg", "empty.pdf"]
-    assert names(find_sources([tmp_path / "notes.txt"]), tmp_path) == ["notes.txt"]
+    named = find_sources([tmp_path / "notes.txt"])
+    assert not named.sources and named.left_out.suffixes == {".txt": 1}
 
 
 def test_ignore_files_nest_and_can_take_back(tmp_path):
@@ -105,7 +125,7 @@ def test_ignore_files_nest_and_can_take_back(tmp_path):
     (tmp_path / "x" / ".mmsearchignore").write_text("!best.png\n")
     result = find_sources([tmp_path])
     assert names(result, tmp_path) == ["a.jpg", "raw/keep/c.jpg", "x/best.png", "x/out/f.jpg"]
-    assert result.ignored == 2
+    assert result.left_out.reasons["ignored"] == 2
 
 
 def test_an_ignore_file_that_means_harm_costs_no_time(tmp_path, caplog):
@@ -163,7 +183,7 @@ def test_symlink_loops_end_and_nothing_comes_twice(tmp_path):
     (tmp_path / "data/folder").symlink_to(tmp_path / "elsewhere")
     result = find_sources([tmp_path / "data"])
     assert names(result, tmp_path / "data") == ["a.jpg", "linked.jpg", "sub/b.jpg"]
-    assert result.links == 4
+    assert result.left_out.reasons["link"] == 4
 
 
 def test_roots_are_resolved_and_not_walked_twice(tmp_path, monkeypatch):
@@ -189,7 +209,7 @@ def test_pipes_and_sockets_are_not_opened(tmp_path):
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "s.jpg"))
         result = find_sources([tmp_path, tmp_path / "pipe.jpg"])
-    assert names(result, tmp_path) == ["a.jpg"] and result.special == 2
+    assert names(result, tmp_path) == ["a.jpg"] and result.left_out.reasons["special"] == 2
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")

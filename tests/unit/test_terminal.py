@@ -36,8 +36,8 @@ def test_columns_line_up_and_paths_stay_whole():
             stream=io.StringIO(),
         )
     )
-    assert lines[0].startswith("0.82  /talks/q3.pdf  ") and lines[0].endswith("  Revenue grew")
-    assert lines[1].split() == ["0.77", "/demo.mp4", "00:12:04–00:12:18"]
+    assert lines[0].startswith("0.82  1  /talks/q3.pdf  ") and lines[0].endswith("  Revenue grew")
+    assert lines[1].split() == ["0.77", "1", "/demo.mp4", "00:12:04–00:12:18"]
     assert lines[0].index("p.12") == lines[1].index("00:12:04")
     assert long in lines[2]
 
@@ -45,12 +45,12 @@ def test_columns_line_up_and_paths_stay_whole():
 def test_path_inside_the_working_folder_is_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     (line,) = hit_lines([hit(str(tmp_path / "talks" / "q3.pdf"), page_number=1)], stream=io.StringIO())
-    assert line == "0.82  talks/q3.pdf  p.1"
+    assert line == "0.82  1  talks/q3.pdf  p.1"
 
 
 def test_explain_shows_cosine_and_channel():
     (line,) = hit_lines([hit("/a.pdf")], explain=True, stream=io.StringIO())
-    assert line == "0.82  /a.pdf  cosine 0.412 by dense+text"
+    assert line == "0.82  1  /a.pdf  cosine 0.412 by dense+text"
 
 
 @pytest.mark.parametrize(("no_colour", "coloured"), [("", True), ("1", False)])

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from mmsearch.embedders import Embedder, load_embedder
 from mmsearch.embedders.batching import batches_by_cost, made_ahead, single_core_threads
-from mmsearch.embedders.opened import default_dtype, match_scales
+from mmsearch.embedders.opened import default_dtype, demand_device, match_scales, open_checkpoint
 from mmsearch.embedders.qwen2vl_inputs import CLIP_MEAN, CLIP_STD, Batch, expand, first_tokens, normalise, patches_of
 from mmsearch.embedders.vlm2vec import Vlm2VecEmbedder
 from mmsearch.errors import EmbedderError, ModelNotFound
@@ -580,6 +580,18 @@ def test_default_dtype_follows_the_processor(monkeypatch):
     assert default_dtype("cpu") == torch.float32
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
     assert default_dtype("cpu") == torch.bfloat16
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "cuda:-1", "gpu", "meta", "hpu:9"])
+def test_a_device_that_cannot_be_used_is_named(device: str) -> None:
+    for use in (
+        demand_device,
+        lambda name: load_embedder("toy", device=name),
+        lambda name: open_checkpoint("mini", device=name),
+    ):
+        with pytest.raises(EmbedderError, match=rf"^this machine has no usable device '{device}' \(.*\); it has cpu"):
+            use(device)
+    demand_device("cpu")
 
 
 def test_an_odd_match_scale_is_named() -> None:
