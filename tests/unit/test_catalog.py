@@ -24,6 +24,7 @@ from mmsearch import schema
 from mmsearch.catalog import Catalog, Filters
 from mmsearch.errors import (
     CatalogError,
+    ConfigError,
     CorruptFile,
     CorruptIndex,
     DimensionMismatch,
@@ -34,6 +35,7 @@ from mmsearch.errors import (
 from mmsearch.filters import glob_pattern
 from mmsearch.items import KINDS, ItemDraft, Kind, Source
 from mmsearch.ranking.terms import SUBSTRING_WEIGHT, terms_of
+from tests.torture import globs
 
 DIM = 8
 KEY = "model-a"
@@ -903,10 +905,30 @@ def test_ten_thousand_unchanged_files(catalog: Catalog) -> None:
         ("*.txt", "/p/line\nbreak.txt", True),
         ("[", "/p/[", True),
         ("**", "/anything", True),
+        ("a**/b", "/x/ac/d/b", True),
+        ("a**/b", "/x/b", False),
+        ("IMG_[!x]1.jpg", "/IMG_/1.jpg", False),
+        ("[[a].txt", "/p/[.txt", True),
+        ("[a&&b].txt", "/p/&.txt", True),
     ],
 )
 def test_globs(glob: str, path: str, matches: bool) -> None:
     assert bool(glob_pattern(glob).match(path)) is matches
+
+
+def test_globs_find_what_a_search_of_all_places_finds() -> None:
+    seed = globs.fuzz(5_000, seed=4)
+    assert seed.problems == [] and 500 < seed.matches < 4_500
+
+
+@pytest.mark.parametrize("glob", globs.SLOW, ids=lambda glob: f"{glob[:12]}, {len(glob)} characters")
+def test_no_glob_is_slow(glob: str) -> None:
+    assert globs.slowest_s(glob) < globs.LIMIT_S
+
+
+def test_a_glob_longer_than_any_name_is_refused() -> None:
+    with pytest.raises(ConfigError, match="a path filter of 1,025 characters is too long; the limit is 1,024"):
+        glob_pattern("*" * 1025)
 
 
 def test_filters(catalog: Catalog) -> None:
