@@ -532,6 +532,7 @@ class VideoInfo:
     """What a video's container says. `width` × `height` are as shown, after rotation.
 
     `frame_count` is 0 where the container does not tell; `rotation` in degrees counter-clockwise: 0, 90, 180, 270.
+    `stream_codecs`: of all its streams, sound and data included; "" for one that FFmpeg does not know.
     """
 
     duration_s: float
@@ -542,6 +543,7 @@ class VideoInfo:
     rotation: int
     has_video: bool
     captured_at: str | None = None
+    stream_codecs: frozenset[str] = frozenset()
 
 
 @contextmanager
@@ -580,6 +582,10 @@ def _demand_stream(container: av.container.InputContainer, path: str | os.PathLi
     if stream is None:
         raise UnsupportedFile(path, "no video stream")
     return stream
+
+
+def _codec_name(stream: av.stream.Stream) -> str:
+    return stream.codec_context.codec.canonical_name if stream.codec_context is not None else ""
 
 
 def _clock_zero(container: av.container.InputContainer, stream: av.video.stream.VideoStream) -> int:
@@ -621,6 +627,7 @@ def probe_video(path: str | os.PathLike[str]) -> VideoInfo:
             rotation=rotation,
             has_video=True,
             captured_at=_creation_time(container, stream),
+            stream_codecs=frozenset(_codec_name(one) for one in container.streams),
         )
 
 
@@ -816,7 +823,11 @@ def _decord_error() -> type[Exception]:
     return DECORDError
 
 
-DECORD_CODECS = {"h264", "hevc", "vp8", "vp9", "mpeg4", "mjpeg", "mpeg2video", "mpeg1video", "theora", "wmv2", "prores"}
+DECORD_SIGNATURES = ((4, b"ftyp"), (0, b"\x1aE\xdf\xa3"))
+"""Where MP4 and QuickTime, Matroska and WebM say what they are. decord opens by path, with every format of an FFmpeg of 2018, playlists
+among them, which name other files; what begins so is none of those."""
+DECORD_CODECS = frozenset({"h264", "hevc", "vp8", "vp9", "aac", "mp3", "opus", "vorbis"})
+"""Of all streams of a file that decord gets, since opening it tries every decoder. PyAV is as fast with the older ones."""
 
 
 def _open_decord(path: str | os.PathLike[str], frame_count: int, max_pixels: int | None) -> Any | None:
@@ -825,8 +836,10 @@ def _open_decord(path: str | os.PathLike[str], frame_count: int, max_pixels: int
         import decord
     except ImportError:
         return None
+    if not _is_utf8(os.fspath(path)) or not _has_decord_signature(path):
+        return None
     info = probe_video(path)
-    if info.codec not in DECORD_CODECS or info.rotation or not _is_utf8(os.fspath(path)):
+    if not info.stream_codecs <= DECORD_CODECS or info.rotation:
         return None
     if info.frame_count > 2 * frame_count + 1000:  # a lie, for which decord would take memory, and abort without it
         return None
@@ -840,6 +853,12 @@ def _open_decord(path: str | os.PathLike[str], frame_count: int, max_pixels: int
         return None
     # Two readers of one container must agree on what its frames are, or indices mean different pictures.
     return reader if len(reader) == frame_count else None
+
+
+def _has_decord_signature(path: str | os.PathLike[str]) -> bool:
+    with Path(path).open("rb") as file:
+        begin = file.read(16)
+    return any(begin[at:].startswith(signature) for at, signature in DECORD_SIGNATURES)
 
 
 def _iter_frames_pyav(
