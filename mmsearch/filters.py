@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, time
+from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Any
 
@@ -157,4 +157,7 @@ def _sources(c: Connection, filters: Filters) -> list[int]:
 def _moment_s(moment: date | datetime) -> float:
     if not isinstance(moment, datetime):
         moment = datetime.combine(moment, time.min)
-    return moment.timestamp()
+    try:
+        return moment.timestamp()
+    except (OverflowError, ValueError):  # the first or last day there is, in a time zone that shifts it beyond
+        return moment.replace(tzinfo=UTC).timestamp()

@@ -22,7 +22,7 @@ from mmsearch.items import KINDS, Item, Kind
 from mmsearch.library import Library
 from mmsearch.search import Hits
 from mmsearch.terminal import items_sentence
-from ui.gallery import displayable
+from ui.plain_text import displayable
 from ui.view import View
 
 UPLOAD_BYTES = 32 << 20

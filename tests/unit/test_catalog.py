@@ -959,6 +959,8 @@ def test_filters(catalog: Catalog) -> None:
     assert allowed(after=date(2024, 5, 6)) == [1, 2, 3]
     assert allowed(after=date(2024, 5, 7)) == []
     assert allowed(before=date(2024, 5, 6)) == [4]
+    assert allowed(after=date.min) == [1, 2, 3, 4] and allowed(before=date.max) == [1, 2, 3, 4]
+    assert allowed(before=date.min) == [] and allowed(after=datetime.max) == []
     assert allowed(before=datetime(2024, 5, 6, 12, 0, 1)) == [1, 2, 3, 4]
     assert allowed(after=date(2020, 1, 1), before=date(2020, 1, 2), under=Path("/p")) == [4]
 
