@@ -50,6 +50,15 @@ def main() -> None:
 
 def _draw(view: View) -> None:
     library = shelf.open_library()
+    if shelf.is_another(library):
+        view = replace(view, page=1, item=None, like=None)  # numbers of the former one
+        go(view)
+        st.warning(
+            f"The library at {plain(str(shelf.library_folder()))} was deleted while this page was open."
+            if library is None
+            else f"Another library lies at {plain(str(shelf.library_folder()))} since this page was last drawn; this is the new one.",
+            icon=":material/swap_horiz:",
+        )
     if library is not None:
         library.show_returned()
     is_empty = library is None or not shelf.item_count(library)

@@ -57,11 +57,14 @@ def _card_data(card: Card) -> dict[str, object]:
 
 def preview(item: Item) -> str | None:
     """The item's small WebP as a data URI; None where there is none."""
-    return None if item.preview is None else _data_uri(item.id, str(item.preview))
+    try:
+        return None if item.preview is None else _data_uri(item.id, str(item.preview), item.preview.stat().st_mtime_ns)
+    except OSError:
+        return None
 
 
 @st.cache_data(max_entries=4096, show_spinner=False)
-def _data_uri(item_id: int, file: str) -> str | None:  # an id is never reused: it names the bytes
+def _data_uri(item_id: int, file: str, changed_ns: int) -> str | None:  # another library has the same ids
     try:
         return "data:image/webp;base64," + base64.b64encode(Path(file).read_bytes()).decode()
     except OSError:

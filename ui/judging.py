@@ -72,6 +72,7 @@ def _help(judged: JudgedQuery) -> str:
 
 def _mark_hit(library: Library, judged: JudgedQuery, item: Item, is_right: bool) -> None:
     try:
+        library.catalog.refuse_if_replaced()
         if is_right:
             answer = place_of(item, library.catalog)
             add_query(judged_file(library), JudgedQuery(judged.query, (answer,), judged.kind))
@@ -83,6 +84,7 @@ def _mark_hit(library: Library, judged: JudgedQuery, item: Item, is_right: bool)
 
 def _mark_none(library: Library, judged: JudgedQuery, is_none: bool) -> None:
     try:
+        library.catalog.refuse_if_replaced()
         if is_none:
             add_query(judged_file(library), judged)
         else:
