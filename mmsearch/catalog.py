@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,10 +21,10 @@ import numpy as np
 from sqlalchemy import delete, select, text, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from mmsearch import copies, indexing, integrity, left_out, lexical, recognised, schema, stored_vectors
-from mmsearch.errors import CatalogError, CorruptIndex, SourceError
+from mmsearch.errors import CatalogError, CorruptIndex, LibraryReplaced, SourceError
 from mmsearch.filters import Filters, absolute, allowed_ids, read_ids, under_any
 from mmsearch.items import Item, ItemDraft, Kind, Source, Vectors
 from mmsearch.plan import KnownFile, Plan, Row, make_plan
@@ -37,6 +37,8 @@ LITTLE_TEXT_CHARS = 60
 """A page with less text than this counts as a picture."""
 LOG_BYTES, LOG_WAIT_S = 16 << 20, 1.0
 """A write-ahead log of this size is emptied after a commit; readers that are in the middle of something are waited for so long."""
+
+_ID = "SELECT value FROM meta WHERE key = 'id'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,11 @@ class Catalog:
         self._engine = engine
         self._of_thread = threading.local()  # `connection`: the one of `steady`; `writing`: of `together`
         self._log_limit = LOG_BYTES
+        self._place = schema.place_of(folder / schema.CATALOG_NAME)
+        self._id: str | None = None
+        with suppress(CatalogError, SQLAlchemyError), engine.connect() as c:  # a damaged one is opened still
+            self._id = c.execute(text(_ID)).scalar()
+        # The pool keeps that connection open, so that no other file gets the inode.
 
     @classmethod
     def open(cls, folder: Path, *, create: bool = False, read_only: bool = False) -> Catalog:
@@ -102,7 +109,38 @@ class Catalog:
     def id(self) -> str:
         """Tells this catalog from every other: a snapshot of another one's vectors must not answer for it."""
         with self._reading() as c:
-            return c.execute(text("SELECT value FROM meta WHERE key = 'id'")).scalar() or self._lacks("id")
+            return c.execute(text(_ID)).scalar() or self._lacks("id")
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """The id, device and inode of the catalog that was opened: differs for a copy that was put in its place, too."""
+        return (self._id, *(self._place or ()))
+
+    def refuse_if_replaced(self) -> None:
+        """Raises LibraryReplaced if another file, or none, is where the opened one was. SQLite would go on with the unlinked one."""
+        try:
+            place = schema.place_of(self.folder / schema.CATALOG_NAME)
+        except OSError:
+            return  # a disk that fails: SQLite says what it is
+        if place != self._place:
+            self._replaced()
+
+    def _replaced(self) -> NoReturn:
+        raise LibraryReplaced(
+            f"the library at {self.folder} was deleted, or replaced by another one, while it was open: open it again"
+        )
+
+    def _connect(self) -> Connection:
+        """A connection to the catalog that was opened. Raises LibraryReplaced."""
+        self.refuse_if_replaced()  # a new connection would make the file anew
+        connection = self._engine.connect()
+        try:
+            self.refuse_if_replaced()  # or be one to the other file
+        except LibraryReplaced:
+            connection.invalidate()
+            connection.close()
+            raise
+        return connection
 
     def _lacks(self, what: str) -> NoReturn:
         raise CorruptIndex(
@@ -124,7 +162,7 @@ class Catalog:
         if getattr(self._of_thread, "connection", None) is not None:
             yield
             return
-        with self._engine.connect() as connection:
+        with self._connect() as connection:
             _generation(connection)  # a transaction sees what is there when it first reads
             self._of_thread.connection = connection
             try:
@@ -150,7 +188,7 @@ class Catalog:
         if (steady := getattr(self._of_thread, "connection", None)) is not None:
             yield steady
             return
-        with self._engine.connect() as connection:
+        with self._connect() as connection:
             yield connection
 
     def refuse_if_read_only(self) -> None:
@@ -166,7 +204,7 @@ class Catalog:
             yield writing
             return
         self.refuse_if_read_only()
-        with self._engine.connect().execution_options(immediate=True) as connection, connection.begin():
+        with self._connect().execution_options(immediate=True) as connection, connection.begin():
             yield connection
         if getattr(self._of_thread, "connection", None) is None:
             self._cut_log()
@@ -179,7 +217,7 @@ class Catalog:
             return
         if size < self._log_limit:
             return
-        with self._engine.connect() as connection:
+        with self._connect() as connection:
             raw = connection.connection.driver_connection
             assert raw is not None
             raw.execute(f"PRAGMA busy_timeout = {int(LOG_WAIT_S * 1000)}").close()
@@ -199,17 +237,19 @@ class Catalog:
             return _generation(c)
 
     def state(self) -> tuple[int, str | None]:
-        """The generation and the active model key."""
+        """The generation and the active model key. Raises LibraryReplaced."""
         with self._reading() as c:
             row = c.execute(
                 text(
-                    "SELECT generation.value, models.key FROM meta generation"
-                    " LEFT JOIN meta active ON active.key = 'active_model' LEFT JOIN models ON models.id = active.value"
+                    "SELECT generation.value, models.key, id.value FROM meta generation"
+                    " LEFT JOIN meta id ON id.key = 'id' LEFT JOIN meta active ON active.key = 'active_model' LEFT JOIN models ON models.id = active.value"
                     " WHERE generation.key = 'generation'"
                 )
             ).first()
             if row is None:
                 self._lacks("generation")
+            if None not in (self._id, row[2]) and row[2] != self._id:
+                self._replaced()
             return int(row[0]), row[1]
 
     def active_model_key(self) -> str | None:
@@ -947,7 +987,7 @@ class Catalog:
         Raises:
             CorruptIndex: the copy is not sound, so the catalog is damaged; the copy is removed.
         """
-        with self._engine.connect() as connection:
+        with self._connect() as connection:
             raw = connection.connection.driver_connection
             assert raw is not None
             try:

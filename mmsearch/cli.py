@@ -681,6 +681,7 @@ PAGE_OPTIONS = {
     "browser.gatherUsageStats": "false",
     "client.toolbarMode": "minimal",
     "client.showErrorDetails": "none",
+    "client.showErrorLinks": "false",  # "Ask Google", "Ask ChatGPT"
     "logger.level": "warning",
 }
 

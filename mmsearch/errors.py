@@ -13,6 +13,7 @@ MMSearchError
  │  └ MissingExtra
  ├ CatalogError                the library as a whole cannot be used
  │  ├ LibraryMissing
+ │  ├ LibraryReplaced
  │  ├ LibraryLocked
  │  ├ NewerSchema
  │  ├ CorruptIndex
@@ -91,6 +92,10 @@ class CatalogError(MMSearchError):
 
 class LibraryMissing(CatalogError):
     """No library at that folder yet."""
+
+
+class LibraryReplaced(CatalogError):
+    """The opened catalog is no longer the one at its place: that was deleted, or another one put there."""
 
 
 class LibraryLocked(CatalogError):

@@ -16,6 +16,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
 from mmsearch.dates import instant_s, wall_text
+from mmsearch.errors import ConfigError
 from mmsearch.items import Kind
 
 
@@ -99,25 +100,64 @@ def absolute(path: Path) -> Path:
 
 
 def glob_pattern(glob: str) -> re.Pattern[str]:
-    """A matcher for whole paths: `**` crosses folders, `*` and `?` do not, `[…]` is a set. See `Filters.path_globs`."""
+    """A matcher for whole paths: `**` crosses folders, `*` and `?` do not, `[…]` is a set. See `Filters.path_globs`.
+
+    It does not backtrack: what follows a wildcard is taken where it fits first, in an atomic group, since a later place leaves
+    less of the path to the rest of the glob.
+
+    Raises:
+        ConfigError: the glob has more than `GLOB_CHARS` characters.
+    """
+    if len(glob) > GLOB_CHARS:
+        raise ConfigError(f"a path filter of {len(glob):,} characters is too long; the limit is {GLOB_CHARS:,}")
     glob = glob.removeprefix("./").rstrip("/")
-    parts = re.findall(r"\*\*/|\*\*|\*|\?|\[[!^]?\]?[^\]]*\]|.", glob, re.DOTALL)
-    body = "".join(_WILD.get(part) or _set_or_letter(part) for part in parts)
-    start = "" if glob.startswith("/") else "(?:.*/)?"
+    start = "" if glob.startswith("/") else _ANY_FOLDERS
     try:
-        return re.compile(f"{start}{body}(?:/.*)?\\Z", re.IGNORECASE | re.DOTALL)
-    except re.error:  # an odd set such as [z-a]: take the letters as they stand
-        return re.compile(f"{start}{re.escape(glob)}(?:/.*)?\\Z", re.IGNORECASE | re.DOTALL)
+        chunks = _chunks(start, glob)
+    except ValueError:  # an odd set such as [z-a]: take the characters as they stand
+        chunks = [(start, [re.escape(glob)])]
+    chunks[-1][1][-1] += r"(?=/|\Z)"  # a folder that matches takes all in it
+    body = (f"(?>{skipped}{first}{''.join(f'(?>[^/]*?{one})' for one in rest)})" for skipped, (first, *rest) in chunks)
+    return re.compile("".join(body), re.IGNORECASE | re.DOTALL)
 
 
-_WILD = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+GLOB_CHARS = 1024
+_ANY_FOLDERS, _ANYTHING = "(?:.*?/)??", ".*?"
+_GLOB_PART = re.compile(r"\*\*+/|\*\*+|\*|\?|\[[!^]?\]?[^\]]*\]|.", re.DOTALL)
 
 
-def _set_or_letter(part: str) -> str:
-    if len(part) < 3 or not part.startswith("["):
+def _chunks(start: str, glob: str) -> list[tuple[str, list[str]]]:
+    """What lies between the `**` of a glob: the expression for what may come before it, and its parts between single `*`.
+
+    Each part has a fixed length. Raises ValueError if a set has a range that is empty.
+    """
+    chunks = [(start, [""])]
+    is_at_folder = True
+    for part in _GLOB_PART.findall(glob):
+        if not part.startswith("*"):
+            chunks[-1][1][-1] += _one_character(part)
+        elif part == "*":
+            chunks[-1][1].append("")
+        elif part.endswith("/"):
+            chunks.append((_ANY_FOLDERS, [""]) if is_at_folder else (_ANYTHING, ["/"]))
+        else:
+            chunks.append((_ANYTHING, [""]))
+        is_at_folder = part.endswith("/")
+    return chunks
+
+
+def _one_character(part: str) -> str:
+    """The expression for a character, a `?` or a set of a glob. Neither of the latter takes a "/"."""
+    if part == "?":
+        return "[^/]"
+    if len(part) < 3 or part in ("[!]", "[^]"):
         return re.escape(part)
-    inside = part[1:-1].replace("\\", "\\\\")
-    return f"[^{inside[1:]}]" if inside[0] in "!^" else f"[{inside}]"
+    is_without = part[1] in "!^"
+    members = re.findall(r".-.|.", part[2 if is_without else 1 : -1], re.DOTALL)
+    if any(one[0] > one[-1] for one in members):
+        raise ValueError(part)
+    inside = "".join(f"{re.escape(one[0])}-{re.escape(one[-1])}" for one in members)
+    return f"[^/{inside}]" if is_without else f"(?!/)[{inside}]"
 
 
 def _sources(c: Connection, filters: Filters) -> list[int]:

@@ -271,6 +271,15 @@ def new_objects() -> dict[str, tuple[str, str]]:
             engine.dispose()
 
 
+def place_of(file: Path) -> tuple[int, int] | None:
+    """Device and inode of what lies at `file`; None where there is nothing. Raises OSError if that cannot be told."""
+    try:
+        status = file.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return status.st_dev, status.st_ino
+
+
 def is_empty(file: Path) -> bool:
     """Whether there is nothing: no file, or one without a byte."""
     try:

@@ -15,6 +15,20 @@ from typing import Any
 import streamlit as st
 
 
+def typed_path(text: str) -> Path | None:
+    """The path that a person typed, `~` resolved; None if it does not lead from the root, or to nobody's home."""
+    try:
+        path = Path(text.strip()).expanduser()
+    except RuntimeError:  # ~nobody
+        return None
+    return path if path.is_absolute() else None
+
+
+def is_there(path: Path) -> bool:
+    """Whether something lies at `path`; False for what no file system takes, such as a name of 4,096 characters."""
+    return os.path.exists(path)  # noqa: PTH110 (`Path.exists` raises)
+
+
 class IngestRun:
     """One `mmsearch ingest` at a time, shared by all sessions of the page; searches go on meanwhile."""
 

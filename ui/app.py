@@ -6,6 +6,7 @@ The address bar holds the whole state (`ui.view.View`): callbacks change the add
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -18,9 +19,11 @@ from mmsearch.library import Library
 from mmsearch.search import Hits
 from mmsearch.terminal import count_of
 from ui import adding, detail, gallery, judging, shelf
-from ui.gallery import Card, displayable, plain
+from ui.gallery import Card
 from ui.gate import Gate, is_local
-from ui.view import View
+from ui.guard import guard, guarded, show_problem
+from ui.plain_text import displayable, plain
+from ui.view import FIRST_DAY, LAST_DAY, View
 
 PER_PAGE = 24
 KIND_CHOICES = {
@@ -40,27 +43,41 @@ def main() -> None:
             "Anybody on the network could search here. Start the page with `mmsearch ui`.", icon=":material/error:"
         )
         return
-    view = View.from_url(st.query_params)
-    try:
-        library = shelf.open_library()
-        if library is not None:
-            library.show_returned()
-        is_empty = library is None or not shelf.item_count(library)
-        _header(library)
-        _progress(is_empty=is_empty)
-        if library is None or is_empty:
-            _first_step()
-            return
-        _controls(library, view)
-        item = shelf.item(library, view.item) if view.item else None
-        if item is not None:
-            detail.show(library, item, view, go, asked=_asked_question(library, view))
-        else:
-            if view.item:
-                st.caption(f"Item {view.item} is not in the library any longer.")
-            _results(library, view)
-    except MMSearchError as error:
-        st.error(plain(str(error)), icon=":material/error:")
+    with guard():
+        show_problem()
+        _draw(View.from_url(st.query_params))
+
+
+def _draw(view: View) -> None:
+    library = shelf.open_library()
+    if shelf.is_another(library):
+        view = replace(view, page=1, item=None, like=None)  # numbers of the former one
+        go(view)
+        st.warning(
+            f"The library at {plain(str(shelf.library_folder()))} was deleted while this page was open."
+            if library is None
+            else f"Another library lies at {plain(str(shelf.library_folder()))} since this page was last drawn; this is the new one.",
+            icon=":material/swap_horiz:",
+        )
+    if library is not None:
+        library.show_returned()
+    is_empty = library is None or not shelf.item_count(library)
+    _header(library)
+    _progress(is_empty=is_empty)
+    if library is None or is_empty:
+        _first_step()
+        return
+    _controls(library, view)
+    if view.held:
+        st.info("A link from elsewhere filled this in. Press Enter in the query box to run it.", icon=":material/link:")
+        return
+    item = shelf.item(library, view.item) if view.item else None
+    if item is not None:
+        detail.show(library, item, view, go, asked=_asked_question(library, view))
+    else:
+        if view.item:
+            st.caption(f"Item {view.item} is not in the library any longer.")
+        _results(library, view)
 
 
 def go(view: View) -> None:
@@ -73,7 +90,7 @@ def go(view: View) -> None:
 
 def _header(library: Library | None) -> None:
     with st.container(key="header", horizontal=True, vertical_alignment="center"):
-        st.button("mmsearch", key="home", type="tertiary", on_click=_go_home, help="Start again")
+        st.button("mmsearch", key="home", type="tertiary", on_click=guarded(_go_home), help="Start again")
         st.space("stretch")
         if library is not None:
             _coverage(library)
@@ -111,6 +128,11 @@ def _coverage(library: Library) -> None:
 
 @st.dialog("Add a folder")
 def _add_dialog() -> None:
+    with guard():
+        _draw_add_dialog()
+
+
+def _draw_add_dialog() -> None:
     st.caption("Its PDF pages, photos and video moments become searchable. Files are only read, never changed or sent.")
     with st.form("add-form", border=False):
         folder = st.text_input("Folder on this machine", placeholder=str(Path.home() / "Documents"))
@@ -121,10 +143,10 @@ def _add_dialog() -> None:
 
 def _start(folder: str) -> bool:
     """Begin to ingest what the user typed; says what is wrong with it otherwise."""
-    path = Path(folder.strip()).expanduser()
-    if not folder.strip() or not path.is_absolute():
+    path = adding.typed_path(folder)
+    if path is None:
         st.error("Write the whole path, from the root.", icon=":material/error:")
-    elif not path.exists():
+    elif not adding.is_there(path):
         st.error("There is no such folder.", icon=":material/error:")
     elif adding.ingest_run().is_running():
         st.error("Another folder is being added; wait for it or stop it.", icon=":material/error:")
@@ -144,6 +166,11 @@ def _progress(*, is_empty: bool) -> None:
 
 @st.fragment(run_every=1.0)
 def _live_progress(is_empty: bool) -> None:
+    with guard():
+        _draw_progress(is_empty)
+
+
+def _draw_progress(is_empty: bool) -> None:
     run = adding.ingest_run()
     has_first_items = is_empty and (library := shelf.open_library()) is not None and shelf.item_count(library)
     if has_first_items or not run.is_running():
@@ -151,14 +178,14 @@ def _live_progress(is_empty: bool) -> None:
     with st.container(key="progress", horizontal=True, vertical_alignment="center", border=True):
         st.progress(run.fraction(), text=None, width="stretch")
         st.text(displayable(run.sentence()), width="content")
-        st.button("Stop", icon=":material/stop:", on_click=run.stop, help="What is done is kept")
+        st.button("Stop", icon=":material/stop:", on_click=guarded(run.stop), help="What is done is kept")
 
 
 def _outcome(run: adding.IngestRun) -> None:
     with st.container(key="outcome", horizontal=True, vertical_alignment="center", border=True):
         st.text(displayable(run.sentence()))
         st.space("stretch")
-        st.button("Close", type="tertiary", icon=":material/close:", on_click=run.forget)
+        st.button("Close", type="tertiary", icon=":material/close:", on_click=guarded(run.forget))
 
 
 def _first_step() -> None:
@@ -189,20 +216,13 @@ def _controls(library: Library, view: View) -> None:
     """The query box, the picture, the kinds and the filters. The address leads; widgets follow it."""
     _follow(view)
     with st.container(key="ask", horizontal=True, vertical_alignment="center", gap="small"):
-        st.text_input(
-            "What are you looking for?",
-            key="q",
-            placeholder="A page, a photo, a moment: say what is in it",
-            label_visibility="collapsed",
-            icon=":material/search:",
-            on_change=_asked,
-        )
+        _query_box(view)
         with st.popover("Picture", icon=":material/add_photo_alternate:"):
             st.file_uploader(
                 "Drop a picture here; words in the query box refine it",
                 type=PICTURE_TYPES,
                 key=f"picture-{st.session_state.setdefault('uploads', 0)}",
-                on_change=_picture_dropped,
+                on_change=guarded(_picture_dropped),
                 args=(library,),
                 max_upload_size=shelf.UPLOAD_BYTES >> 20,
             )
@@ -214,18 +234,47 @@ def _controls(library: Library, view: View) -> None:
             selection_mode="multi",
             key="kinds",
             label_visibility="collapsed",
-            on_change=_asked,
+            on_change=guarded(_asked),
         )
         label = "Filters" if not view.has_filters() else "Filters on"
         with st.popover(label, icon=":material/tune:", type="tertiary"):
-            st.text_input("Path", key="path", placeholder="talks/** or *.pdf", on_change=_asked)
-            st.date_input(
-                "From this day on", key="after", format="YYYY-MM-DD", min_value="1900-01-01", on_change=_asked
-            )
-            st.date_input(
-                "Before this day", key="before", format="YYYY-MM-DD", min_value="1900-01-01", on_change=_asked
-            )
-    _asked_with(view)
+            st.text_input("Path", key="path", placeholder="talks/** or *.pdf", on_change=guarded(_asked))
+            for label, key in (("From this day on", "after"), ("Before this day", "before")):
+                st.date_input(
+                    label,
+                    key=key,
+                    format="YYYY-MM-DD",
+                    min_value=FIRST_DAY,
+                    max_value=LAST_DAY,
+                    on_change=guarded(_asked),
+                )
+    if not view.held:
+        _asked_with(view)
+
+
+def _query_box(view: View) -> None:
+    box = partial(
+        st.text_input,
+        "What are you looking for?",
+        key="q",
+        placeholder="A page, a photo, a moment: say what is in it",
+        label_visibility="collapsed",
+        icon=":material/search:",
+    )
+    if not view.held:
+        box(on_change=guarded(_asked))
+        return
+    with st.form("held-form", border=False):  # Enter in a form counts without a change, too
+        box()
+        st.form_submit_button("Search", type="primary", on_click=guarded(_released))
+
+
+def _released() -> None:
+    """A person has seen what a link from elsewhere asks for, and wants it."""
+    view = View.from_url(st.query_params)
+    query = st.session_state["q"].strip()
+    is_same = query == view.query
+    go(replace(view, query=query, held=False, item=view.item if is_same else None, like=view.like if is_same else None))
 
 
 def _follow(view: View) -> None:
@@ -279,12 +328,18 @@ def _asked_with(view: View) -> None:
         with st.container(key="with-picture", horizontal=True, vertical_alignment="center", gap="small"):
             st.image(picture.image, width=72)
             st.text("Searching with this picture" + (" and your words" if view.query else ""), width="content")
-            st.button("Remove", icon=":material/close:", type="tertiary", on_click=_drop_picture)
+            st.button("Remove", icon=":material/close:", type="tertiary", on_click=guarded(_drop_picture))
     elif view.like:
         with st.container(key="with-like", horizontal=True, vertical_alignment="center", gap="small"):
             st.text(f"More like item {view.like}", width="content")
-            st.button("Open it", type="tertiary", on_click=go, args=(replace(view, item=view.like),))
-            st.button("Clear", icon=":material/close:", type="tertiary", on_click=go, args=(replace(view, like=None),))
+            st.button("Open it", type="tertiary", on_click=guarded(go), args=(replace(view, item=view.like),))
+            st.button(
+                "Clear",
+                icon=":material/close:",
+                type="tertiary",
+                on_click=guarded(go),
+                args=(replace(view, like=None),),
+            )
 
 
 # ---------------------------------------------------------------- answers
@@ -318,12 +373,14 @@ def _results(library: Library, view: View) -> None:
             width="content",
         )
         if view.weaker:
-            st.button("Hide weaker hits", type="tertiary", on_click=go, args=(replace(view, weaker=False, page=1),))
+            st.button(
+                "Hide weaker hits", type="tertiary", on_click=guarded(go), args=(replace(view, weaker=False, page=1),)
+            )
         elif hits.hidden:
             st.button(
                 f"Show {hits.hidden:,} weaker hits",
                 type="tertiary",
-                on_click=go,
+                on_click=guarded(go),
                 args=(replace(view, weaker=True, page=1),),
             )
         if question is not None:
@@ -347,7 +404,7 @@ def _no_good_match(library: Library, view: View, hits: Hits, question: JudgedQue
             st.button(
                 "Show the closest",
                 icon=":material/expand_more:",
-                on_click=go,
+                on_click=guarded(go),
                 args=(replace(view, weaker=True, page=1),),
             )
         if hits.searched and question is not None:
@@ -357,6 +414,9 @@ def _no_good_match(library: Library, view: View, hits: Hits, question: JudgedQue
 def _browse(library: Library, view: View) -> None:
     """No query: the newest items."""
     items = shelf.newest(library, view, offset=(view.page - 1) * PER_PAGE, count=PER_PAGE + 1)
+    if not items and view.page > 1:  # behind the last one
+        _browse(library, replace(view, page=1))
+        return
     if not items:
         st.caption("Nothing passes the filters.")
         return
@@ -373,7 +433,7 @@ def _suggest(library: Library) -> None:
         with st.container(key="suggestions", horizontal=True, vertical_alignment="center", gap="small"):
             st.caption("Try", width="content")
             for number, query in enumerate(suggestions):
-                st.button(plain(query), key=f"try-{number}", on_click=go, args=(View(query=query),))
+                st.button(plain(query), key=f"try-{number}", on_click=guarded(go), args=(View(query=query),))
 
 
 def _item_href(view: View, item_id: int) -> str:
@@ -395,7 +455,7 @@ def _turn_pages(view: View, *, has_next: bool) -> None:
             "Previous",
             icon=":material/chevron_left:",
             disabled=view.page == 1,
-            on_click=go,
+            on_click=guarded(go),
             args=(replace(view, page=view.page - 1),),
         )
         st.text(f"Page {view.page}", width="content")
@@ -404,7 +464,7 @@ def _turn_pages(view: View, *, has_next: bool) -> None:
             icon=":material/chevron_right:",
             icon_position="right",
             disabled=not has_next,
-            on_click=go,
+            on_click=guarded(go),
             args=(replace(view, page=view.page + 1),),
         )
 

@@ -16,7 +16,9 @@ from mmsearch.items import Item
 from mmsearch.judgements.queries import JudgedQuery
 from mmsearch.library import Library
 from ui import judging, shelf
-from ui.gallery import KIND_NAMES, displayable
+from ui.gallery import KIND_NAMES
+from ui.guard import guarded
+from ui.plain_text import displayable
 from ui.view import View
 
 Go = Callable[[View], None]
@@ -27,7 +29,11 @@ def show(library: Library, item: Item, view: View, go: Go, *, asked: JudgedQuery
     neighbours = shelf.neighbours(library, item)
     with st.container(key="detail-bar", horizontal=True, vertical_alignment="center"):
         st.button(
-            "Results", icon=":material/arrow_back:", on_click=go, args=(replace(view, item=None),), shortcut="Escape"
+            "Results",
+            icon=":material/arrow_back:",
+            on_click=guarded(go),
+            args=(replace(view, item=None),),
+            shortcut="Escape",
         )
         st.space("stretch")
         if neighbours.count > 1:
@@ -41,7 +47,7 @@ def show(library: Library, item: Item, view: View, go: Go, *, asked: JudgedQuery
             "More like this",
             icon=":material/auto_awesome_motion:",
             type="primary",
-            on_click=go,
+            on_click=guarded(go),
             args=(View(like=item.id),),
         )
 
@@ -57,7 +63,7 @@ def _step(label: str, item_id: int | None, view: View, go: Go, *, shortcut: str)
         label,
         type="tertiary",
         disabled=item_id is None,
-        on_click=go,
+        on_click=guarded(go),
         args=(replace(view, item=item_id or view.item),),
         shortcut=shortcut,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -12,8 +11,9 @@ from pathlib import Path
 import streamlit as st
 
 from mmsearch.items import Item, Kind
+from ui.guard import guarded
+from ui.plain_text import displayable
 
-WORD_JOINER = "\u2060"
 KIND_NAMES: dict[Kind, str] = {"page": "Page", "image": "Photo", "clip": "Clip"}
 
 
@@ -35,7 +35,7 @@ def show(cards: Sequence[Card], *, on_open: Callable[[int], None], key: str) -> 
         if chosen is not None:
             on_open(int(chosen))
 
-    _component()(key=key, data={"cards": [_card_data(card) for card in cards]}, on_open_change=opened)
+    _component()(key=key, data={"cards": [_card_data(card) for card in cards]}, on_open_change=guarded(opened))
 
 
 def _card_data(card: Card) -> dict[str, object]:
@@ -55,34 +55,16 @@ def _card_data(card: Card) -> dict[str, object]:
     }
 
 
-def displayable(text: str) -> str:
-    """`text` as a browser can get it: bytes that are not UTF-8 become the replacement mark."""
-    return re.sub("[\ud800-\udfff]", "\ufffd", text)
-
-
-def plain(text: str) -> str:
-    """`text` in one line for a label that knows Markdown, without its having any effect.
-
-    Backslashes hold off Markdown itself. Streamlit also reads the finished text: it makes links of addresses, arrows of "->",
-    pictures of ":streamlit:"; an invisible word joiner before the decisive characters keeps it from that.
-    """
-    line = " ".join(displayable(text).split())
-    return re.sub(
-        r"[!-/:-@\[-`{-~]", lambda found: _inert(found[0]), line
-    )  # before other marks a backslash would be seen
-
-
-def _inert(mark: str) -> str:
-    return f"{WORD_JOINER}\\{mark}" if mark in ":.@>-" else f"\\{mark}"
-
-
 def preview(item: Item) -> str | None:
     """The item's small WebP as a data URI; None where there is none."""
-    return None if item.preview is None else _data_uri(item.id, str(item.preview))
+    try:
+        return None if item.preview is None else _data_uri(item.id, str(item.preview), item.preview.stat().st_mtime_ns)
+    except OSError:
+        return None
 
 
 @st.cache_data(max_entries=4096, show_spinner=False)
-def _data_uri(item_id: int, file: str) -> str | None:  # an id is never reused: it names the bytes
+def _data_uri(item_id: int, file: str, changed_ns: int) -> str | None:  # another library has the same ids
     try:
         return "data:image/webp;base64," + base64.b64encode(Path(file).read_bytes()).decode()
     except OSError:

@@ -17,6 +17,8 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
+from ui.view import HELD
+
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -77,10 +79,12 @@ class Gate:
             return
         if (problem := self._misdirected(scope)) is not None:
             await _refuse(scope, send, *problem)
-        elif self.token is None or self._is_known(scope):
-            await self._app(scope, receive, _with_headers(send))
-        else:
+        elif not (self.token is None or self._is_known(scope)):
             await self._ask(scope, receive, send)
+        elif (query := _held_query(scope)) is not None:
+            await _answer(send, 303, "", [(b"location", f"/?{query}".encode())])
+        else:
+            await self._app(scope, receive, _with_headers(send))
 
     def _misdirected(self, scope: Scope) -> tuple[int, str] | None:
         """Status and reason if the request is for another host, or comes from another site."""
@@ -134,6 +138,27 @@ class Gate:
                 return is_right
         finally:
             self._waiting -= 1
+
+
+def _held_query(scope: Scope) -> str | None:
+    """The query under which a browser that another site led here asks again: the page fills it in, and does not run it.
+
+    None for every other request. Browsers say where they come from in `Sec-Fetch-Site`, but over plain HTTP only to this machine;
+    elsewhere a page that is asked for with a query has to come from the page itself, by its `Referer`.
+    """
+    if scope["type"] != "http" or scope["method"] != "GET" or not scope["query_string"]:
+        return None
+    sites = _values(scope, b"sec-fetch-site")
+    if sites:
+        is_led = _values(scope, b"sec-fetch-mode") == ["navigate"] and sites[0] not in ("same-origin", "none")
+    else:
+        is_page = any("text/html" in accepted for accepted in _values(scope, b"accept"))
+        referers = [urlsplit(referer).netloc.lower() for referer in _values(scope, b"referer")]
+        is_led = is_page and referers != [host.lower() for host in _values(scope, b"host")]
+    given = scope["query_string"].decode("latin-1")
+    pairs = [(name, value) for name, value in parse_qsl(given, keep_blank_values=True) if name != HELD]
+    held = urlencode([*pairs, (HELD, "1")])
+    return held if is_led and held != given else None
 
 
 def from_environment() -> dict[str, Any]:

@@ -12,7 +12,8 @@ from mmsearch.judgements.adding import add_query, take_back
 from mmsearch.judgements.places import Place, place_of
 from mmsearch.judgements.queries import JudgedQuery, read_queries
 from mmsearch.library import Library
-from ui.gallery import plain
+from ui.guard import guarded
+from ui.plain_text import plain
 from ui.view import View
 
 FILE_NAME = "judged.jsonl"
@@ -41,7 +42,7 @@ def mark_hit(library: Library, judged: JudgedQuery, item: Item) -> None:
         icon=":material/check_circle:" if is_right else ":material/radio_button_unchecked:",
         type="secondary" if is_right else "tertiary",
         help=f"Click to take it back: it is kept in {FILE_NAME}" if is_right else _help(judged),
-        on_click=_mark_hit,
+        on_click=guarded(_mark_hit),
         args=(library, judged, item, not is_right),
     )
     _tell_problem()
@@ -59,7 +60,7 @@ def mark_none(library: Library, judged: JudgedQuery) -> None:
         icon=":material/check_circle:" if is_none else None,
         type="tertiary",
         help=f"Click to take it back: it is kept in {FILE_NAME}" if is_none else _help(judged),
-        on_click=_mark_none,
+        on_click=guarded(_mark_none),
         args=(library, judged, not is_none),
     )
     _tell_problem()
@@ -71,6 +72,7 @@ def _help(judged: JudgedQuery) -> str:
 
 def _mark_hit(library: Library, judged: JudgedQuery, item: Item, is_right: bool) -> None:
     try:
+        library.catalog.refuse_if_replaced()
         if is_right:
             answer = place_of(item, library.catalog)
             add_query(judged_file(library), JudgedQuery(judged.query, (answer,), judged.kind))
@@ -82,6 +84,7 @@ def _mark_hit(library: Library, judged: JudgedQuery, item: Item, is_right: bool)
 
 def _mark_none(library: Library, judged: JudgedQuery, is_none: bool) -> None:
     try:
+        library.catalog.refuse_if_replaced()
         if is_none:
             add_query(judged_file(library), judged)
         else:

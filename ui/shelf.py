@@ -17,12 +17,12 @@ import mmsearch
 from mmsearch import config, examples
 from mmsearch.catalog import Filters
 from mmsearch.disk import disk_faults
-from mmsearch.errors import FileTooLarge, LibraryMissing
+from mmsearch.errors import FileTooLarge, LibraryMissing, LibraryReplaced
 from mmsearch.items import KINDS, Item, Kind
 from mmsearch.library import Library
 from mmsearch.search import Hits
 from mmsearch.terminal import items_sentence
-from ui.gallery import displayable
+from ui.plain_text import displayable
 from ui.view import View
 
 UPLOAD_BYTES = 32 << 20
@@ -37,16 +37,40 @@ def library_folder() -> Path:
 
 
 def open_library() -> Library | None:
-    """The library of this page, opened once for all sessions; None while there is none yet."""
+    """The library of this page, opened once for all sessions; None while there is none yet.
+
+    One that was deleted or replaced since is closed, and the one in its place opened.
+    """
+    folder = str(library_folder())
     try:
-        return _open(str(library_folder()))
+        library = _open(folder)
+        try:
+            library.catalog.refuse_if_replaced()
+        except LibraryReplaced:
+            _open.clear()
+            st.cache_data.clear()
+            library.close()
+            library = _open(folder)
     except LibraryMissing:
         return None
+    return library
 
 
 @st.cache_resource(show_spinner=False)
 def _open(folder: str) -> Library:
     return mmsearch.open(Path(folder))
+
+
+def is_another(library: Library | None) -> bool:
+    """Whether this session was shown another library last time, or one where there is none now; told once."""
+    shown = st.session_state.get("shown_library")
+    st.session_state["shown_library"] = now = None if library is None else library.catalog.identity
+    return shown is not None and shown != now
+
+
+def _version(library: Library) -> tuple[object, ...]:
+    """What an answer that is kept is true of."""
+    return (str(library.folder), *library.catalog.identity, library.catalog.generation())
 
 
 def item_count(library: Library) -> int:
@@ -87,8 +111,7 @@ def decode_picture(library: Library, content: bytes) -> Picture:
 def find(library: Library, view: View, picture: Picture | None) -> Hits:
     """The answer to the question in the address and the picture; from the cache if nothing has changed since."""
     question = (view.query, view.kinds, view.path, view.after, view.before, view.like, view.weaker)
-    generation = library.catalog.generation()
-    return _find(library, view, picture, (str(library.folder), generation, question, picture and picture.digest))
+    return _find(library, view, picture, (*_version(library), question, picture and picture.digest))
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
@@ -109,7 +132,7 @@ def _find(_library: Library, _view: View, _picture: Picture | None, key: tuple[o
 
 def newest(library: Library, view: View, *, offset: int, count: int) -> list[Item]:
     """The first item of each file that passes the filters, what was added last first."""
-    key = (str(library.folder), library.catalog.generation(), view.kinds, view.path, view.after, view.before)
+    key = (*_version(library), view.kinds, view.path, view.after, view.before)
     return _newest(library, view, offset, count, key)
 
 
@@ -123,7 +146,7 @@ def _newest(_library: Library, _view: View, offset: int, count: int, key: tuple[
 
 def suggestions(library: Library) -> list[str]:
     """A few queries that this library can answer."""
-    return _suggestions(library, (str(library.folder), library.catalog.generation()))
+    return _suggestions(library, _version(library))
 
 
 @st.cache_data(max_entries=4, show_spinner=False)

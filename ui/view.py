@@ -10,12 +10,17 @@ from urllib.parse import urlencode
 
 from mmsearch.items import KINDS, Kind
 
+HELD = "held"
+FIRST_DAY, LAST_DAY = date(1900, 1, 1), date(2999, 12, 31)
+"""Dates of the filters; others count as not given."""
+MAX_NUMBER, MAX_PAGE = 2**63 - 1, 10**9
+
 
 @dataclass(frozen=True)
 class View:
     """One state of the page. `page` counts from 1; `item` is the opened item, `like` the item whose neighbours are sought.
 
-    `weaker` also shows hits below the cut-off.
+    `weaker` also shows hits below the cut-off. `held`: another site led here, so nothing is searched or opened yet.
     """
 
     query: str = ""
@@ -27,6 +32,7 @@ class View:
     item: int | None = None
     like: int | None = None
     weaker: bool = False
+    held: bool = False
 
     @classmethod
     def from_url(cls, parameters: Mapping[str, str]) -> View:
@@ -38,10 +44,11 @@ class View:
             path=parameters.get("path", "").strip(),
             after=_date(parameters.get("after")),
             before=_date(parameters.get("before")),
-            page=_number(parameters.get("page")) or 1,
+            page=_number(parameters.get("page"), MAX_PAGE) or 1,
             item=_number(parameters.get("item")),
             like=_number(parameters.get("like")),
             weaker=parameters.get("weaker") == "1",
+            held=parameters.get(HELD) == "1",
         )
 
     def parameters(self) -> dict[str, str]:
@@ -56,6 +63,7 @@ class View:
             "page": self.page if self.page > 1 else None,
             "weaker": 1 if self.weaker else None,
             "item": self.item,
+            HELD: 1 if self.held else None,
         }
         return {name: str(value) for name, value in values.items() if value}
 
@@ -67,15 +75,16 @@ class View:
         return bool(self.path or self.after or self.before)
 
 
-def _number(text: str | None) -> int | None:
-    """A whole number from 1 to 2^63 - 1 (what an id may be), or None."""
-    if text and text.isascii() and text.isdigit() and 0 < int(text[:20]) < 2**63:
+def _number(text: str | None, most: int = MAX_NUMBER) -> int | None:
+    """A whole number from 1 to `most` (by default what an id may be), or None."""
+    if text and len(text) <= len(str(MAX_NUMBER)) and text.isascii() and text.isdigit() and 0 < int(text) <= most:
         return int(text)
     return None
 
 
 def _date(text: str | None) -> date | None:
     try:
-        return date.fromisoformat(text) if text else None
+        day = date.fromisoformat(text) if text else None
     except ValueError:
         return None
+    return day if day is not None and FIRST_DAY <= day <= LAST_DAY else None

@@ -643,6 +643,7 @@ class VideoInfo:
     """What a video's container says. `width` × `height` are as shown, with square pixels, after rotation.
 
     `pixel_shape` is the width of a stored pixel by its height, before rotation: 64/45 for a wide PAL film; `stored_size` likewise. `frame_count` is 0 where the container does not tell; `rotation` in degrees counter-clockwise: 0, 90, 180, 270.
+    `stream_codecs`: of all its streams, sound and data included; "" for one that FFmpeg does not know.
     """
 
     duration_s: float
@@ -655,6 +656,7 @@ class VideoInfo:
     dated: Dated | None = None
     pixel_shape: float = 1.0
     stored_size: tuple[int, int] = (0, 0)
+    stream_codecs: frozenset[str] = frozenset()
 
 
 @contextmanager
@@ -693,6 +695,10 @@ def _demand_stream(container: av.container.InputContainer, path: str | os.PathLi
     if stream is None:
         raise UnsupportedFile(path, "no video stream")
     return stream
+
+
+def _codec_name(stream: av.stream.Stream) -> str:
+    return stream.codec_context.codec.canonical_name if stream.codec_context is not None else ""
 
 
 def _clock_zero(container: av.container.InputContainer, stream: av.video.stream.VideoStream) -> int:
@@ -739,6 +745,7 @@ def probe_video(path: str | os.PathLike[str]) -> VideoInfo:
             dated=_video_date(container, stream),
             pixel_shape=shape,
             stored_size=(first.width, first.height),
+            stream_codecs=frozenset(_codec_name(one) for one in container.streams),
         )
 
 
@@ -950,7 +957,11 @@ def _decord_error() -> type[Exception]:
     return DECORDError
 
 
-DECORD_CODECS = {"h264", "hevc", "vp8", "vp9", "mpeg4", "mjpeg", "mpeg2video", "mpeg1video", "theora", "wmv2", "prores"}
+DECORD_SIGNATURES = ((4, b"ftyp"), (0, b"\x1aE\xdf\xa3"))
+"""Where MP4 and QuickTime, Matroska and WebM say what they are. decord opens by path, with every format of an FFmpeg of 2018, playlists
+among them, which name other files; what begins so is none of those."""
+DECORD_CODECS = frozenset({"h264", "hevc", "vp8", "vp9", "aac", "mp3", "opus", "vorbis"})
+"""Of all streams of a file that decord gets, since opening it tries every decoder. PyAV is as fast with the older ones."""
 
 
 def _open_decord(
@@ -961,8 +972,10 @@ def _open_decord(
         import decord
     except ImportError:
         return None
+    if not _is_utf8(os.fspath(path)) or not _has_decord_signature(path):
+        return None
     info = probe_video(path)
-    if info.codec not in DECORD_CODECS or info.rotation or not _is_utf8(os.fspath(path)):
+    if not info.stream_codecs <= DECORD_CODECS or info.rotation:
         return None
     if info.frame_count > 2 * frame_count + 1000:  # a lie, for which decord would take memory, and abort without it
         return None
@@ -979,6 +992,12 @@ def _open_decord(
         return None
     # Two readers of one container must agree on what its frames are, or indices mean different pictures.
     return reader if len(reader) == frame_count else None
+
+
+def _has_decord_signature(path: str | os.PathLike[str]) -> bool:
+    with Path(path).open("rb") as file:
+        begin = file.read(16)
+    return any(begin[at:].startswith(signature) for at, signature in DECORD_SIGNATURES)
 
 
 def _iter_frames_pyav(

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.torture import crowd, disks, fuzz, heavy, kills, memory, moves
+from tests.torture import crowd, disks, fuzz, globs, heavy, kills, memory, moves
 
 
 def main() -> None:
@@ -115,6 +115,16 @@ def fuzz_files(arguments: argparse.Namespace) -> dict[str, Any]:
     return fuzz.summary(tally)
 
 
+def match_globs(arguments: argparse.Namespace) -> dict[str, Any]:
+    tally = globs.fuzz(10 * arguments.fuzz, seed=arguments.seed)
+    slowest_s = {glob: globs.slowest_s(glob) for glob in globs.SLOW}
+    problems = [*tally.problems, *(f"{glob}: {s:.1f} s" for glob, s in slowest_s.items() if s > globs.LIMIT_S)]
+    for problem in problems[:20]:
+        say(f"  {problem}")
+    worst_s = round(max(slowest_s.values()), 3)
+    return {"globs": 10 * arguments.fuzz, "matches": tally.matches, "slowest_s": worst_s, "problems": len(problems)}
+
+
 def look_at_memory(arguments: argparse.Namespace) -> dict[str, Any]:
     peaks = memory.runs(arguments.small_files, arguments.documents)
     for peak in peaks:
@@ -130,6 +140,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "crowd": gather_crowd,
     "poison": read_poison,
     "fuzz": fuzz_files,
+    "globs": match_globs,
     "memory": look_at_memory,
 }
 """In the order in which they run; each returns its figures, `problems` among them."""

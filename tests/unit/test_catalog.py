@@ -25,6 +25,7 @@ from mmsearch import schema
 from mmsearch.catalog import Catalog, Filters, Plan
 from mmsearch.errors import (
     CatalogError,
+    ConfigError,
     CorruptFile,
     CorruptIndex,
     DimensionMismatch,
@@ -36,6 +37,7 @@ from mmsearch.filters import glob_pattern
 from mmsearch.items import KINDS, ItemDraft, Kind, Source
 from mmsearch.left_out import MAX_LISTED, LeftOuts
 from mmsearch.ranking.terms import SUBSTRING_WEIGHT, terms_of
+from tests.torture import globs
 
 DIM = 8
 KEY = "model-a"
@@ -905,10 +907,30 @@ def test_ten_thousand_unchanged_files(catalog: Catalog) -> None:
         ("*.txt", "/p/line\nbreak.txt", True),
         ("[", "/p/[", True),
         ("**", "/anything", True),
+        ("a**/b", "/x/ac/d/b", True),
+        ("a**/b", "/x/b", False),
+        ("IMG_[!x]1.jpg", "/IMG_/1.jpg", False),
+        ("[[a].txt", "/p/[.txt", True),
+        ("[a&&b].txt", "/p/&.txt", True),
     ],
 )
 def test_globs(glob: str, path: str, matches: bool) -> None:
     assert bool(glob_pattern(glob).match(path)) is matches
+
+
+def test_globs_find_what_a_search_of_all_places_finds() -> None:
+    seed = globs.fuzz(5_000, seed=4)
+    assert seed.problems == [] and 500 < seed.matches < 4_500
+
+
+@pytest.mark.parametrize("glob", globs.SLOW, ids=lambda glob: f"{glob[:12]}, {len(glob)} characters")
+def test_no_glob_is_slow(glob: str) -> None:
+    assert globs.slowest_s(glob) < globs.LIMIT_S
+
+
+def test_a_glob_longer_than_any_name_is_refused() -> None:
+    with pytest.raises(ConfigError, match="a path filter of 1,025 characters is too long; the limit is 1,024"):
+        glob_pattern("*" * 1025)
 
 
 def test_filters(catalog: Catalog) -> None:
@@ -939,6 +961,8 @@ def test_filters(catalog: Catalog) -> None:
     assert allowed(after=date(2024, 5, 6)) == [1, 2, 3]
     assert allowed(after=date(2024, 5, 7)) == []
     assert allowed(before=date(2024, 5, 6)) == [4]
+    assert allowed(after=date.min) == [1, 2, 3, 4] and allowed(before=date.max) == [1, 2, 3, 4]
+    assert allowed(before=date.min) == [] and allowed(after=datetime.max) == []
     assert allowed(before=datetime(2024, 5, 6, 12, 0, 1)) == [1, 2, 3, 4]
     assert allowed(after=date(2020, 1, 1), before=date(2020, 1, 2), under=Path("/p")) == [4]
 

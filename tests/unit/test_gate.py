@@ -228,6 +228,51 @@ def test_wrong_tokens_are_answered_one_after_another(monkeypatch: pytest.MonkeyP
     assert ask(locked, "/?token=correct+horse+battery").status == 303
 
 
+# ---------------------------------------------------------------- another site's link
+
+
+LED = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+@pytest.mark.parametrize(
+    ("target", "held"),
+    [
+        ("/?q=red+car&path=**/x", "/?q=red+car&path=%2A%2A%2Fx&held=1"),
+        ("/?item=7&held=0", "/?item=7&held=1"),
+        ("/?held=1&q=red", "/?q=red&held=1"),
+        ("/?q=red&held=1&held=0", "/?q=red&held=1"),
+        ("//evil.example/?q=red", "/?q=red&held=1"),
+    ],
+)
+def test_a_link_on_another_site_fills_the_query_in_and_no_more(open_gate: Gate, site: str, target: str, held: str):
+    got = ask(open_gate, target, headers=LED | {"Sec-Fetch-Site": site})
+    assert (got.status, got.header("location")) == (303, held)
+    assert ask(open_gate, held, headers=LED).body == PAGE  # the same browser, sent on
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        LED | {"Sec-Fetch-Site": "none"},
+        LED | {"Sec-Fetch-Site": "same-origin"},
+        {"Accept": "text/html", "Referer": "http://127.0.0.1:8501/?q=blue"},
+        {"Accept": "*/*"},
+    ],
+    ids=["typed or bookmarked", "from the page", "from the page, over the network", "no page is asked for"],
+)
+def test_other_ways_to_a_query_run_it(open_gate: Gate, headers: dict[str, str]):
+    assert ask(open_gate, "/?q=red", headers=headers).body == PAGE
+    assert ask(open_gate, "/", headers=LED).body == PAGE
+
+
+@pytest.mark.parametrize("referer", [{}, {"Referer": "https://evil.example/"}], ids=["hidden", "shown"])
+def test_over_plain_http_the_referer_must_be_the_page(open_gate: Gate, referer: dict[str, str]):
+    """There browsers send no `Sec-Fetch-Site`."""
+    got = ask(open_gate, "/?q=red", host="192.168.1.7:8501", headers={"Accept": "text/html,*/*"} | referer)
+    assert got.header("location") == "/?q=red&held=1"
+
+
 # ---------------------------------------------------------------- the command
 
 

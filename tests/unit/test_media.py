@@ -408,6 +408,52 @@ def test_containers_and_codecs(tmp_path, codec, suffix):
     assert [samples.read_number(i) for i in media.sample_frames(path, indices=[0, 25, 49])] == [0, 25, 49]
 
 
+@pytest.mark.parametrize(
+    ("codec", "suffix", "sound", "is_decord"),
+    [
+        ("libx264", "mp4", None, True),
+        ("libx264", "mkv", "aac", True),
+        ("libvpx-vp9", "webm", None, True),
+        ("libx264", "ts", None, False),
+        ("mpeg4", "mp4", None, False),
+        ("mpeg4", "avi", None, False),
+        ("libx264", "mkv", "pcm_s16le", False),
+    ],
+)
+def test_decord_gets_what_a_list_names(tmp_path, monkeypatch, codec, suffix, sound, is_decord):
+    import av
+
+    decord = pytest.importorskip("decord", reason="no decord on this platform")
+    opened: list[str] = []
+    reader = decord.VideoReader
+    monkeypatch.setattr(decord, "VideoReader", lambda path, **given: opened.append(path) or reader(path, **given))
+    path = tmp_path / f"v.{suffix}"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt = 160, 96, "yuv420p"
+        track = container.add_stream(sound, rate=48_000) if sound else None
+        for number in range(8):
+            container.mux(
+                stream.encode(av.VideoFrame.from_image(Image.fromarray(np.asarray(samples.numbered(number)))))
+            )
+        container.mux(stream.encode())
+        if track is not None:
+            heard = av.AudioFrame.from_ndarray(np.zeros((1, 4096), np.int16), format="s16", layout="mono")
+            heard.sample_rate = 48_000
+            container.mux(track.encode(heard))
+            container.mux(track.encode())
+    assert [samples.read_number(image) for image in media.sample_frames(path, indices=[0, 7])] == [0, 7]
+    assert bool(opened) is is_decord
+
+
+def test_decord_is_not_asked_what_a_playlist_is(tmp_path, monkeypatch):
+    """A reader that PyAV takes for a film, with a playlist's beginning: FFmpeg of 2018 knows more formats than one."""
+    monkeypatch.setattr(media, "probe_video", lambda _: pytest.fail("asked after the signature"))
+    for name, begin in {"a": b"#EXTM3U\n", "b": b"ffconcat version 1.0\n", "c": b"", "d": b"\0\0\0\x18moov"}.items():
+        (tmp_path / f"{name}.mp4").write_bytes(begin + bytes(64))
+        assert media._open_decord(tmp_path / f"{name}.mp4", 8, None) is None
+
+
 def test_broken_videos_are_corrupt(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"\0\0\0\x18ftypisom" + b"\0" * 500)
     with pytest.raises(CorruptFile):

@@ -14,7 +14,7 @@ from mmsearch import sandbox
 from mmsearch.errors import DiskFull, SourceError
 from mmsearch.items import Item
 from tests import mounts
-from ui.gallery import displayable, plain
+from ui.plain_text import displayable, plain
 from ui.shelf import UPLOAD_BYTES, decode_picture, viewable_file
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from ui.view import View
 
-FULL = View("a & b?", ("page", "clip"), "talks/**", date(2024, 1, 2), date(2025, 3, 4), 3, 17, 5, True)
+FULL = View("a & b?", ("page", "clip"), "talks/**", date(2024, 1, 2), date(2025, 3, 4), 3, 17, 5, True, True)
 
 
 @pytest.mark.parametrize("view", [View(), View("red"), View(like=4), FULL], ids=["start", "query", "like", "all"])
@@ -27,6 +27,7 @@ def test_defaults_stay_out_of_the_address():
     "junk",
     [
         {"page": "0"}, {"page": "-1"}, {"page": "two"}, {"item": "9" * 400}, {"item": str(2**63)}, {"like": "²"},
+        {"page": "00000000000000000001" + "9" * 40}, {"page": "99999999999"}, {"after": "0001-01-01"}, {"before": "9999-12-31"},
         {"after": "yesterday"}, {"before": "2024-13-01"}, {"kinds": "sound,<b>"}, {"weaker": "yes"}, {"unknown": "1"},
     ],
     ids=str,
