@@ -193,8 +193,16 @@ def test_a_tiff_of_several_pages_is_a_document(tmp_path):
 def test_picture_limits(tmp_path):
     with pytest.raises(FileTooLarge):
         read(samples.photo(tmp_path / "a.png", size=(101, 100)), max_image_pixels=10_000)
+
+
+def test_a_photo_that_is_cut_short_is_an_item_and_noted(tmp_path):
+    """One of which hardly more than the header is there is none."""
+    path = samples.cut_short(samples.camera_photo(tmp_path / "a.jpg"), 0.4)
+    ((draft,), notes) = read(path)
+    assert draft.kind == "image" and "cut short" in draft.meta["damaged"] and notes["damaged_photos"] == 1
+    path.write_bytes(b"\xff\xd8\xff\xe0 nothing follows")
     with pytest.raises(CorruptFile):
-        read(samples.cut_short(samples.camera_photo(tmp_path / "a.jpg"), 0.4))
+        read(path)
 
 
 # Videos
