@@ -721,7 +721,7 @@ def ui_command(
     from importlib.resources import as_file, files
 
     from mmsearch.config import find_library_folder
-    from ui import gate
+    from ui import connections, gate
 
     token = _checked_token(host, token)
     port = _free_port(host, port)
@@ -739,12 +739,16 @@ def ui_command(
             "browser.serverAddress": _page_name(host),
             "theme.base": str(folder / "theme.toml"),
         }
+        lifeline, held_end = os.pipe()  # closed by the kernel when this process is killed
+        environment[connections.LIFELINE_VARIABLE] = str(lifeline)
         page = subprocess.Popen(
-            [sys.executable, "-P", "-m", "streamlit", "run", str(folder / "serve.py")]
+            [sys.executable, "-P", "-m", "ui", "run", str(folder / "serve.py")]
             + [f"--{name}={value}" for name, value in settings.items()],
             env=environment,
             stdout=subprocess.DEVNULL,
+            pass_fds=[lifeline],
         )
+        os.close(lifeline)
         url = _page_url(host, port, token)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(OK))  # the page ends with this command, however it is ended
         try:
@@ -759,6 +763,7 @@ def ui_command(
         finally:
             page.terminate()
             page.wait()
+            os.close(held_end)
     raise typer.Exit(code)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import html
 import ipaddress
+import logging
 import os
 import secrets
 import socket
@@ -19,6 +20,8 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from ui.view import HELD
 
+log = logging.getLogger(__name__)
+
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -28,11 +31,14 @@ Headers = list[tuple[bytes, bytes]]
 TOKEN_VARIABLE = "MMSEARCH_TOKEN"
 HOSTS_VARIABLE = "MMSEARCH_UI_HOSTS"
 """The address that the page listens on, and further names; with commas."""
-TOKEN_CHARACTERS = 12
-"""Of a token at least: at one guess a second, what a program can make up stays out."""
+TOKEN_CHARACTERS = 16
+"""Of a token at least: the right one is never kept waiting, so that a flood of guesses can try some thousand a second."""
 WRONG_TOKEN_S = 1.0
 WAITING_AT_MOST = 8
-"""Tokens are compared one after another; more than this waiting are sent away at once."""
+"""Wrong tokens of one address that wait for their answer; more are sent away at once."""
+BODY_S = 10.0
+SESSIONS_AT_MOST = 100
+"""Windows that have the page open, each a thread, an event loop and a websocket."""
 FORM_PATH = "/token"
 FORM_BYTES = 4096
 LOCAL_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -60,9 +66,11 @@ class Gate:
             is refused: DNS rebinding).
         token: what has to be shown once per browser; None asks for nothing.
         stands: whether there is one in this process.
+        room: how many windows may have the page open.
     """
 
     stands = False
+    room = SESSIONS_AT_MOST
 
     def __init__(self, app: App, *, hosts: Iterable[str] = (), token: str | None = None) -> None:
         Gate.stands = True
@@ -70,8 +78,8 @@ class Gate:
         self.hosts = LOCAL_HOSTS | {host.lower() for host in hosts}
         self.token = token
         self._passes = secrets.token_urlsafe(32)  # the cookie of those who showed the token; new with each start
-        self._comparing = asyncio.Lock()
-        self._waiting = 0
+        self._guessing: dict[str, tuple[int, asyncio.Lock]] = {}  # by address: how many wait, and in whose turn
+        self._sessions = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -81,6 +89,15 @@ class Gate:
             await _refuse(scope, send, *problem)
         elif not (self.token is None or self._is_known(scope)):
             await self._ask(scope, receive, send)
+        elif self._sessions >= self.room and (scope["type"] == "websocket" or scope["path"] == "/"):
+            full = f"The page is full: {self.room} windows have it open. Close one, and load this again."
+            await _refuse(scope, send, 503, full)
+        elif scope["type"] == "websocket":
+            self._sessions += 1
+            try:
+                await self._app(scope, receive, _with_headers(send))
+            finally:
+                self._sessions -= 1
         elif (query := _held_query(scope)) is not None:
             await _answer(send, 303, "", [(b"location", f"/?{query}".encode())])
         else:
@@ -110,11 +127,14 @@ class Gate:
         query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         shown: str | None = dict(query).get("token")
         if scope["method"] == "POST" and scope["path"] == FORM_PATH:
-            shown = dict(parse_qsl(await _body(receive))).get("token", "")
+            try:
+                shown = dict(parse_qsl(await asyncio.wait_for(_body(receive), BODY_S))).get("token", "")
+            except TimeoutError:
+                shown = ""
             query = []
         if shown is None:
             await _answer(send, 401, _form(""))
-        elif (is_right := await self._compare(shown)) is None:
+        elif (is_right := await self._compare(shown, _address(scope))) is None:
             await _answer(send, 429, _form("Too many tokens are being tried. Wait a moment."))
         elif is_right:
             rest = urlencode([(name, value) for name, value in query if name != "token"])
@@ -125,19 +145,26 @@ class Gate:
         else:
             await _answer(send, 401, _form("That is not the token."))
 
-    async def _compare(self, shown: str) -> bool | None:
-        """Whether it is the token, in constant time, one after another and slowly after a wrong one; None: too many wait."""
-        if self._waiting >= WAITING_AT_MOST:
+    async def _compare(self, shown: str, address: str) -> bool | None:
+        """Whether it is the token, in constant time; None: a wrong one from an address of which too many wait already.
+
+        The right one is let in at once, whoever else guesses. Wrong ones of an address are answered one after another, and slowly.
+        """
+        if secrets.compare_digest(shown.encode(), str(self.token).encode()):
+            return True
+        log.warning("wrong tokens are being tried, now from %s", address or "an unknown address")
+        waiting, lock = self._guessing.get(address, (0, asyncio.Lock()))
+        if waiting >= WAITING_AT_MOST:
             return None
-        self._waiting += 1
+        self._guessing[address] = waiting + 1, lock
         try:
-            async with self._comparing:
-                is_right = secrets.compare_digest(shown.encode(), str(self.token).encode())
-                if not is_right:
-                    await asyncio.sleep(WRONG_TOKEN_S)
-                return is_right
+            async with lock:
+                await asyncio.sleep(WRONG_TOKEN_S)
+            return False
         finally:
-            self._waiting -= 1
+            waiting, _ = self._guessing.pop(address)
+            if waiting > 1:
+                self._guessing[address] = waiting - 1, lock
 
 
 def _held_query(scope: Scope) -> str | None:
@@ -201,6 +228,10 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _address(scope: Scope) -> str:
+    return str((scope.get("client") or ("", 0))[0])
 
 
 def _values(scope: Scope, name: bytes) -> list[str]:

@@ -1,4 +1,4 @@
-"""The page's server: Streamlit behind the gate. `mmsearch ui` starts it with `streamlit run`."""
+"""The page's server: Streamlit behind the gate. `mmsearch ui` starts it through `ui.__main__`."""
 
 from __future__ import annotations
 

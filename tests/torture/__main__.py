@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.torture import crowd, disks, fuzz, globs, heavy, kills, memory, moves
+from tests.torture import attacks, crowd, disks, fuzz, globs, heavy, kills, memory, moves
 
 
 def main() -> None:
@@ -103,6 +103,11 @@ def gather_crowd(arguments: argparse.Namespace) -> dict[str, Any]:
         return crowd.gather(Path(folder), arguments.crowd, seed=arguments.seed, say=say)
 
 
+def attack_page(arguments: argparse.Namespace) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="mmsearch-torture-") as folder:
+        return attacks.attack(Path(folder), say=say)
+
+
 def read_poison(arguments: argparse.Namespace) -> dict[str, Any]:
     return heavy.summary(heavy.read_all(say=say))
 
@@ -138,6 +143,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "disks": fill_disks,
     "moves": move_files,
     "crowd": gather_crowd,
+    "attacks": attack_page,
     "poison": read_poison,
     "fuzz": fuzz_files,
     "globs": match_globs,

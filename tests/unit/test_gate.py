@@ -228,7 +228,42 @@ def test_wrong_tokens_are_answered_one_after_another(monkeypatch: pytest.MonkeyP
     assert ask(locked, "/?token=correct+horse+battery").status == 303
 
 
-# ---------------------------------------------------------------- another site's link
+def test_the_right_token_is_let_in_at_once_while_others_guess(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(gate, "WRONG_TOKEN_S", 3600.0)
+    locked = Gate(the_page, token=TOKEN)
+
+    async def among_guesses() -> int | None:
+        guesses = [asyncio.create_task(answer(locked, f"/?token=guess{n}")) for n in range(gate.WAITING_AT_MOST + 3)]
+        await asyncio.sleep(0)
+        right = await asyncio.wait_for(answer(locked, "/?token=correct+horse+battery"), 60)
+        for guess in guesses:
+            guess.cancel()
+        await asyncio.gather(*guesses, return_exceptions=True)
+        return right.status
+
+    assert asyncio.run(among_guesses()) == 303
+    assert locked._guessing == {}
+
+
+def test_a_token_that_is_sent_in_bits_is_not_waited_for(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(gate, "BODY_S", 0.01)
+    monkeypatch.setattr(gate, "WRONG_TOKEN_S", 0.0)
+    sent: list[Any] = []
+
+    async def never() -> dict[str, Any]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"host", b"127.0.0.1:8501")]
+    scope = {"type": "http", "method": "POST", "path": gate.FORM_PATH, "query_string": b"", "headers": headers}
+    asyncio.run(asyncio.wait_for(Gate(the_page, token=TOKEN)(scope, never, send), 60))
+    assert sent[0]["status"] == 401
+
+
+# ---------------------------------------------------------------- another site's link, and too many windows
 
 
 LED = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
@@ -271,6 +306,30 @@ def test_over_plain_http_the_referer_must_be_the_page(open_gate: Gate, referer: 
     """There browsers send no `Sec-Fetch-Site`."""
     got = ask(open_gate, "/?q=red", host="192.168.1.7:8501", headers={"Accept": "text/html,*/*"} | referer)
     assert got.header("location") == "/?q=red&held=1"
+
+
+def test_a_page_that_is_full_says_so(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Gate, "room", 1)
+
+    async def stays(scope, receive, send) -> None:
+        if scope["type"] == "websocket":
+            await asyncio.sleep(3600)
+        else:
+            await the_page(scope, receive, send)
+
+    async def visit() -> tuple[Answer, Answer, Answer]:
+        full = Gate(stays)
+        first = asyncio.create_task(answer(full, "/_stcore/stream", type="websocket"))
+        await asyncio.sleep(0)
+        refused = await answer(full), await answer(full, "/_stcore/stream", type="websocket")
+        assert (await answer(full, "/media/a.png")).body == PAGE  # those who are in go on
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        return *refused, await answer(full)
+
+    page, websocket, later = asyncio.run(visit())
+    assert page.status == 503 and "The page is full" in page.body
+    assert websocket.types == ["websocket.close"] and later.body == PAGE
 
 
 # ---------------------------------------------------------------- the command

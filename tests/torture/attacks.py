@@ -1,0 +1,231 @@
+"""Attacks on the running page: connections that ask for nothing, a flood of guessed tokens, more sessions than it takes, and its death.
+
+`make torture` runs them in full, tests/integration/test_attacks.py in small. Each returns what is wrong, one sentence each.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from websockets.exceptions import InvalidMessage, InvalidStatus
+from websockets.sync.client import connect
+from websockets.typing import Origin
+
+import mmsearch
+from tests import samples
+
+TOKEN = "correct horse battery staple"
+ANSWER_S = 30.0
+FILES = 256
+"""Open files that the page is allowed: fewer than a crowd of connections needs, as 1,024 are for 1,100."""
+
+
+class Page:
+    """`mmsearch ui` over a library in `folder`, with a token. `errors` collects what it prints."""
+
+    def __init__(self, folder: Path, *, files: int | None = None) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        env = os.environ | {"MMSEARCH_MODEL": "toy", "MMSEARCH_LIBRARY": str(folder), "MMSEARCH_TOKEN": TOKEN}
+        command = [sys.executable, "-P", "-m", "mmsearch", "ui", "--no-browser", "--port", str(self.port)]
+        if files is not None:
+            command = ["sh", "-c", f'ulimit -n {files}; exec "$@"', "sh", *command]
+        self.process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+        assert self.process.stderr is not None
+        line = self.process.stderr.readline()
+        assert re.search(rf"http://\S+:{self.port}\b", line), line
+        self.errors: list[str] = []
+        self._collecting = threading.Thread(target=self._collect, daemon=True)
+        self._collecting.start()
+
+    def __enter__(self) -> Page:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
+        self.process.wait(timeout=60)
+        self._collecting.join()
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+
+    def _collect(self) -> None:
+        assert self.process.stderr is not None
+        self.errors.extend(self.process.stderr)
+
+    def status(self, target: str = "/", *, timeout_s: float = ANSWER_S, **headers: str) -> int:
+        """The status of an answer; 0 if none comes."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout_s)
+        try:
+            connection.request("GET", target, headers=headers)
+            return connection.getresponse().status
+        except (OSError, http.client.HTTPException):
+            return 0
+        finally:
+            connection.close()
+
+    def cookie(self) -> str:
+        """What the right token is exchanged for."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=ANSWER_S)
+        try:
+            connection.request("GET", f"/?token={quote(TOKEN)}")
+            return str(connection.getresponse().getheader("set-cookie")).partition(";")[0]
+        finally:
+            connection.close()
+
+    def send(self, sent: bytes = b"") -> socket.socket:
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=ANSWER_S)
+        connection.sendall(sent)
+        return connection
+
+    def session(self, cookie: str) -> connect:
+        """A websocket as a window of a browser has it; a context manager, which raises where it is refused."""
+        own = f"127.0.0.1:{self.port}"
+        return connect(
+            f"ws://{own}/_stcore/stream",
+            origin=Origin(f"http://{own}"),
+            additional_headers={"Cookie": cookie},
+            open_timeout=ANSWER_S,
+        )
+
+
+def half_open(page: Page, count: int) -> list[str]:
+    """So many connections that send nothing, or half a request; the page still asks for its token, and says it in a line."""
+    problems: list[str] = []
+    before = len(page.errors)
+    with ExitStack() as held:
+        for n in range(count):
+            with suppress(OSError):
+                held.callback(page.send(b"GET / HTTP/1.1\r\nHost: x" if n % 2 else b"").close)
+        status = next((status for _ in range(20) if (status := page.status(timeout_s=5)) == 401), 0)
+        if status != 401:  # the form that asks for the token
+            problems.append(f"{count} half-open connections: the page does not answer")
+    lines = page.errors[before:]
+    if len(lines) > 5:
+        problems.append(f"{count} half-open connections: {len(lines)} lines in the log: {' / '.join(lines[:8])}")
+    return problems
+
+
+def slow_header(page: Page, limit_s: float) -> list[str]:
+    """A request that never ends is cut off, however it dribbles."""
+    with page.send(b"GET / HTTP/1.1\r\nHost: x\r\n") as connection:
+        connection.settimeout(0.5)
+        began = time.monotonic()
+        while time.monotonic() - began < 3 * limit_s:
+            try:
+                connection.sendall(b"X-A: b\r\n")
+                if connection.recv(1) == b"":
+                    return []
+            except TimeoutError:
+                continue
+            except OSError:
+                return []
+    return [f"a header of {3 * limit_s:.0f} s is still waited for"]
+
+
+def guessed_tokens(page: Page, guessers: int, seconds: float) -> list[str]:
+    """While many guess, whoever has the token is let in at once."""
+    stop = threading.Event()
+    let_in: list[int] = []
+
+    def guess(number: int) -> None:
+        n = 0
+        while not stop.is_set():
+            n += 1
+            if page.status(f"/?token=guess-{number}-{n}") == 303:
+                let_in.append(number)
+
+    guessing = [threading.Thread(target=guess, args=(number,), daemon=True) for number in range(guessers)]
+    for thread in guessing:
+        thread.start()
+    until = time.monotonic() + seconds
+    statuses: list[int] = []
+    while not statuses or time.monotonic() < until:
+        statuses.append(page.status(f"/?token={quote(TOKEN)}"))
+    stop.set()
+    for thread in guessing:
+        thread.join()
+    problems = [] if set(statuses) == {303} else [f"the right token among {guessers} guessers: {sorted(set(statuses))}"]
+    return problems + [f"{len(let_in)} guesses were let in"] * bool(let_in)
+
+
+def crowded(page: Page, count: int) -> list[str]:
+    """So many windows at once: each has its session, or is told that the page is full; and one finds room when they are gone."""
+    cookie = page.cookie()
+    accepted = 0
+    with ExitStack() as held:
+        for _ in range(count):
+            with suppress(InvalidStatus, InvalidMessage, OSError):
+                held.enter_context(page.session(cookie))
+                accepted += 1
+        status = page.status(Cookie=cookie)
+    problems = [] if accepted else [f"{count} sessions: none was accepted"]
+    if status != (503 if accepted < count else 200):
+        problems.append(f"{accepted} sessions of {count}: the page answers {status}")
+    if not _comes_true(lambda: page.status(Cookie=cookie) == 200):
+        problems.append("the page is full, though all sessions have ended")
+    return problems
+
+
+def killed(page: Page) -> list[str]:
+    """`kill -9` of `mmsearch ui` ends its server, too. The page is gone after that."""
+    page.process.send_signal(signal.SIGKILL)
+    page.process.wait()
+    if _comes_true(lambda: page.status(timeout_s=1) == 0):
+        return []
+    return ["the server has outlived `mmsearch ui`"]
+
+
+def _comes_true(condition: Callable[[], bool]) -> bool:
+    until = time.monotonic() + ANSWER_S
+    while not condition():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+@contextmanager
+def running(folder: Path, *, files: int | None = None) -> Iterator[Page]:
+    """The page over a library of one photo."""
+    from ingest.pipeline import ingest_paths
+
+    things = folder / "things"
+    things.mkdir()
+    samples.photo(things / "red.png", (255, 0, 0))
+    with mmsearch.open(folder / "index_data", create=True, model="toy") as library:
+        ingest_paths(library, [things])
+    with Page(folder / "index_data", files=files) as page:
+        yield page
+
+
+def attack(folder: Path, *, say: Callable[[str], None]) -> dict[str, Any]:
+    """All of it, one after another."""
+    problems: list[str] = []
+    from ui.connections import HEADER_S
+
+    with running(folder, files=1024) as page:
+        for name, attacking in {
+            "1,100 half-open connections": lambda: half_open(page, 1100),
+            "a header without an end": lambda: slow_header(page, HEADER_S),
+            "64 guess tokens for 10 s": lambda: guessed_tokens(page, 64, 10.0),
+            "200 sessions": lambda: crowded(page, 200),
+            "kill -9": lambda: killed(page),
+        }.items():
+            found = attacking()
+            say(f"{name}: {'; '.join(found) or 'held'}")
+            problems += found
+    return {"attacks": 5, "lines in the log": len(page.errors), "problems": len(problems)}
