@@ -442,13 +442,17 @@ def _rename(c: Connection, former: Sequence[Path], now: Sequence[Path]) -> None:
         return
     condition, parameters = under_any(sorted(changed))
     found = c.execute(
-        text(f"SELECT id, path FROM sources WHERE state != 'removed' AND ({condition})"), parameters
+        text(
+            "SELECT s.id, s.path, min(i.name) AS name FROM sources s JOIN items i ON i.source_id = s.id AND i.deleted_at IS NULL"
+            f" WHERE {condition} GROUP BY s.id"
+        ),
+        parameters,
     ).all()
-    new = [{"id": row.id, "name": lexical_name(Path(os.fsdecode(row.path)), now)} for row in found]
+    names = [(row.id, row.name, lexical_name(Path(os.fsdecode(row.path)), now)) for row in found]
+    new = [{"id": source_id, "name": name} for source_id, before, name in names if name != before]
     if new:
-        renamed = "UPDATE items SET name = :name WHERE source_id = :id AND deleted_at IS NULL AND name != :name"
-        if c.execute(text(renamed), new).rowcount:
-            next_generation(c)
+        c.execute(text("UPDATE items SET name = :name WHERE source_id = :id AND deleted_at IS NULL"), new)
+        next_generation(c)
 
 
 def lexical_name(path: Path, known_roots: Sequence[Path] = ()) -> str:

@@ -272,17 +272,35 @@ def age_schema(library: Path) -> None:
     """Bring a library's schema back to 0001, as an older release left it."""
     import sqlite3
     from contextlib import closing
+    from importlib import import_module
 
+    from mmsearch import integrity
+
+    first = import_module("mmsearch.migrations.versions.0001_first")
     with closing(sqlite3.connect(library / "catalog.sqlite3")) as database, database:
+        for name in first.TRIGGERS:
+            database.execute(f"DROP TRIGGER {name}")
+        for table in integrity.LEXICAL_TABLES:
+            database.execute(f"DROP TABLE {table}")
         for table, column in (
             ("models", "is_multi_vector"),
             ("sources", "ctime_ns"),
             ("items", "text_source"),
             ("items", "has_print"),
+            ("items", "spellings"),
         ):
             if column in {row[1] for row in database.execute(f"PRAGMA table_info({table})")}:
                 database.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
         database.execute("DROP TABLE IF EXISTS recognised")
+        for statement in first.TABLES.split(";"):
+            if "USING fts5" in statement:
+                database.execute(statement)
+        for table in integrity.LEXICAL_TABLES:
+            row = f"INSERT INTO {table}(rowid, text, name)"
+            database.execute(f"{row} SELECT id, text, name FROM items WHERE visible = 1")
+        for name, (event, body) in first.TRIGGERS.items():
+            both = " ".join(body.format(table=table) for table in integrity.LEXICAL_TABLES)
+            database.execute(f"CREATE TRIGGER {name} {event} BEGIN {both} END")
         database.execute("UPDATE alembic_version SET version_num = '0001'")
 
 

@@ -32,6 +32,7 @@ from ingest.pipeline import IngestReport, ingest_paths
 from ingest.workers import WorkerPool
 from mmsearch.embedders.toy import ToyEmbedder
 from mmsearch.library import Library
+from mmsearch.plan import Plan
 from mmsearch.upkeep.doctor import examine
 from tests import samples
 
@@ -184,6 +185,9 @@ class World:
         """What is found under `paths` against a library made anew from the files there."""
         with mmsearch.open(self.folder / "anew", create=True, model="toy", store="exact") as anew:
             ingest_paths(anew, [path for path in paths if os.path.lexists(path)])
+            anew.catalog.settle(
+                Plan(), list(library.catalog.roots())
+            )  # folders above `paths`, which names are taken from
             expected, errors = dump(anew), _errors(anew)
             for path in {path for path, *_ in errors}:  # a file that turned bad keeps its former items
                 found.pop(path, None)
