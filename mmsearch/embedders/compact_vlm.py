@@ -40,8 +40,9 @@ TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 65536}
 CELL_COST = 12
 """What a cell costs beside a token, for batches of like cost."""
 SCALE = ".scale"
-IN_8_BITS = ("text.layers.", "vision.", "seeing.", "projector.")
-"""Parts whose matrices a checkpoint holds in 8 bits."""
+IN_8_BITS = ("text.layers.", "seeing.", "projector.")
+"""Parts whose matrices a checkpoint holds in 8 bits. The convolutional network would lose by it: captions find 0.658 of their photos among ten,
+0.666 with its weights in bfloat16."""
 LENGTH_STEP = 16
 """Sequences are padded to multiples of this: torch keeps compiled bfloat16 kernels for every length it meets, hundreds of megabytes in all."""
 
@@ -500,8 +501,8 @@ def stored_tensors(model: CompactVlm) -> dict[str, Tensor]:
 
 
 def stored_weights(tensors: Mapping[str, Tensor], dtype: torch.dtype = torch.bfloat16) -> dict[str, Tensor]:
-    """Tensors as a checkpoint holds them: the token table in 4 bits, as it is; the matrices of the encoder and of what sees in 8 bits with a
-    scale per row (output channel); the rest in bfloat16. With float32 all but the table is stored as it is: for weights that are still worked on."""
+    """Tensors as a checkpoint holds them: the token table in 4 bits, as it is; the matrices of IN_8_BITS in 8 bits with a scale per row; the
+    rest in bfloat16. With float32 all but the table is stored as it is: for weights that are still worked on."""
     stored: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         tensor = tensor.detach().cpu()

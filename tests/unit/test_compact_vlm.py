@@ -470,8 +470,8 @@ def test_the_file_holds_what_the_module_says(folder, embedder):
     assert ((weight.float() * scale.float()[:, None] - whole).abs() <= 0.51 * scale.float()[:, None]).all()
     assert stored["text.tokens.nibbles"].dtype == torch.uint8 and stored["text.tokens.scales"].dtype == torch.float16
     assert torch.equal(stored["text.tokens.nibbles"], model.text.tokens.nibbles)
-    assert stored["vision.head.weight"].dtype == torch.int8 and stored["vision.head.bias"].dtype == torch.bfloat16
-    assert stored["out.weight"].dtype == torch.bfloat16
+    assert stored["seeing.inner.weight"].dtype == torch.int8 and stored["seeing.inner.bias"].dtype == torch.bfloat16
+    assert stored["vision.head.weight"].dtype == stored["out.weight"].dtype == torch.bfloat16
     back = restored(stored, torch.float32)
     assert set(back) == set(model.state_dict())
     assert (folder / "model.safetensors").stat().st_size < 1.1 * sum(t.nbytes for t in stored.values()) + 20_000
