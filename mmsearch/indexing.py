@@ -29,6 +29,8 @@ from mmsearch.stored_vectors import checked_items, to_blob
 
 ATTEMPTS = ("pending", "failed")
 BEING_INDEXED = ("pending", "indexed", "offline")
+NORMALISED_AT_ONCE = 500
+"""Items whose text is in memory while an older library is migrated."""
 
 _LIVE = items.c.deleted_at.is_(None)
 
@@ -453,6 +455,28 @@ def _rename(c: Connection, former: Sequence[Path], now: Sequence[Path]) -> None:
     if new:
         c.execute(text("UPDATE items SET name = :name WHERE source_id = :id AND deleted_at IS NULL"), new)
         next_generation(c)
+
+
+def normalise_items(c: Connection) -> None:
+    """Bring text, spellings and names of all items to what they would be if they were saved now, from what is stored. The full-text
+    tables and their triggers must be out of the way."""
+    known_roots = _roots(c)
+    page = text(
+        "SELECT i.id, i.text, i.name, s.path FROM items i JOIN sources s ON s.id = i.source_id WHERE i.id > :after"
+        " ORDER BY i.id LIMIT :count"
+    )
+    after_id = 0
+    while rows := c.execute(page, {"after": after_id, "count": NORMALISED_AT_ONCE}).all():
+        after_id = rows[-1].id
+        changed = []
+        for row in rows:
+            new, name = normalised(row.text), lexical_name(Path(os.fsdecode(row.path)), known_roots)
+            if (*new, name) != (row.text, "", row.name):
+                changed.append({"id": row.id, "name": name, **new._asdict()})
+        if changed:
+            c.execute(
+                text("UPDATE items SET text = :text, spellings = :spellings, name = :name WHERE id = :id"), changed
+            )
 
 
 def lexical_name(path: Path, known_roots: Sequence[Path] = ()) -> str:

@@ -5,81 +5,65 @@ The words of what is there are indexed again from the stored text. The model is 
 Revision ID: 0005
 """
 
-import os
-from pathlib import Path
-
 from alembic import op
-from sqlalchemy import text
 
-from mmsearch.indexing import lexical_name
-from mmsearch.plain_text import normalised
+from mmsearch.indexing import normalise_items
 
 revision = "0005"
 down_revision = "0004"
 
-BLOCK = 500
+TAKE_AWAY = """
+DROP TRIGGER IF EXISTS items_added
+
+DROP TRIGGER IF EXISTS items_shown
+
+DROP TRIGGER IF EXISTS items_hidden
+
+DROP TRIGGER IF EXISTS items_renamed
+
+DROP TRIGGER IF EXISTS items_deleted
+
+DROP TABLE IF EXISTS words
+
+DROP TABLE IF EXISTS trigrams
+
+ALTER TABLE items ADD COLUMN spellings TEXT NOT NULL DEFAULT ''
+"""
 
 # As in revision 0001, with one more column in `words`.
-TOKENIZERS = {"words": "porter unicode61 remove_diacritics 2", "trigrams": "trigram"}
-COLUMNS = {"words": ("text", "name", "spellings"), "trigrams": ("text", "name")}
-EVENTS = {
-    "items_added": ("AFTER INSERT ON items WHEN new.visible", "add"),
-    "items_shown": ("AFTER UPDATE OF visible ON items WHEN new.visible AND NOT old.visible", "add"),
-    "items_hidden": ("AFTER UPDATE OF visible ON items WHEN old.visible AND NOT new.visible", "drop"),
-    "items_renamed": ("AFTER UPDATE OF name, text, spellings ON items WHEN old.visible AND new.visible", "drop add"),
-    "items_deleted": ("AFTER DELETE ON items WHEN old.visible", "drop"),
-}
+BUILD = """
+CREATE VIRTUAL TABLE words USING fts5(
+    text, name, spellings, content='items', content_rowid='id', tokenize='porter unicode61 remove_diacritics 2'
+)
+
+CREATE VIRTUAL TABLE trigrams USING fts5(
+    text, name, content='items', content_rowid='id', tokenize='trigram'
+)
+
+INSERT INTO words(rowid, text, name, spellings) SELECT id, text, name, spellings FROM items WHERE visible = 1
+
+INSERT INTO trigrams(rowid, text, name) SELECT id, text, name FROM items WHERE visible = 1
+
+CREATE TRIGGER items_added AFTER INSERT ON items WHEN new.visible BEGIN {add} END
+
+CREATE TRIGGER items_shown AFTER UPDATE OF visible ON items WHEN new.visible AND NOT old.visible BEGIN {add} END
+
+CREATE TRIGGER items_hidden AFTER UPDATE OF visible ON items WHEN old.visible AND NOT new.visible BEGIN {drop} END
+
+CREATE TRIGGER items_renamed AFTER UPDATE OF name, text, spellings ON items WHEN old.visible AND new.visible
+BEGIN {drop} {add} END
+
+CREATE TRIGGER items_deleted AFTER DELETE ON items WHEN old.visible BEGIN {drop} END
+"""
+ADD = """INSERT INTO words(rowid, text, name, spellings) VALUES (new.id, new.text, new.name, new.spellings);
+INSERT INTO trigrams(rowid, text, name) VALUES (new.id, new.text, new.name);"""
+DROP = """INSERT INTO words(words, rowid, text, name, spellings) VALUES ('delete', old.id, old.text, old.name, old.spellings);
+INSERT INTO trigrams(trigrams, rowid, text, name) VALUES ('delete', old.id, old.text, old.name);"""
 
 
 def upgrade() -> None:
-    for name in EVENTS:
-        op.execute(f"DROP TRIGGER IF EXISTS {name}")
-    for table in COLUMNS:
-        op.execute(f"DROP TABLE {table}")
-    op.execute("ALTER TABLE items ADD COLUMN spellings TEXT NOT NULL DEFAULT ''")
-    _normalise()
-    for table, columns in COLUMNS.items():
-        names = ", ".join(columns)
-        op.execute(
-            f"CREATE VIRTUAL TABLE {table} USING fts5("
-            f"{names}, content='items', content_rowid='id', tokenize='{TOKENIZERS[table]}')"
-        )
-        op.execute(f"INSERT INTO {table}(rowid, {names}) SELECT id, {names} FROM items WHERE visible = 1")
-    for name, (event, body) in EVENTS.items():
-        done = " ".join(_statement(table, what) for table in COLUMNS for what in body.split())
-        op.execute(f"CREATE TRIGGER {name} {event} BEGIN {done} END")
-
-
-def _normalise() -> None:
-    connection = op.get_bind()
-    roots = [Path(os.fsdecode(path)) for path in connection.execute(text("SELECT path FROM roots")).scalars()]
-    after_id = 0
-    while True:
-        rows = connection.execute(
-            text(
-                "SELECT i.id, i.text, i.name, s.path FROM items i JOIN sources s ON s.id = i.source_id WHERE i.id > :after"
-                " ORDER BY i.id LIMIT :count"
-            ),
-            {"after": after_id, "count": BLOCK},
-        ).all()
-        if not rows:
-            break
-        after_id = rows[-1].id
-        changed = []
-        for row in rows:
-            new, name = normalised(row.text), lexical_name(Path(os.fsdecode(row.path)), roots)
-            if (*new, name) != (row.text, "", row.name):
-                changed.append({"id": row.id, "text": new.text, "spellings": new.spellings, "name": name})
-        if changed:
-            connection.execute(
-                text("UPDATE items SET text = :text, spellings = :spellings, name = :name WHERE id = :id"), changed
-            )
-
-
-def _statement(table: str, what: str) -> str:
-    names = COLUMNS[table]
-    row = "new" if what == "add" else "old"
-    columns, values = ", ".join(names), ", ".join(f"{row}.{name}" for name in names)
-    if what == "add":
-        return f"INSERT INTO {table}(rowid, {columns}) VALUES (new.id, {values});"
-    return f"INSERT INTO {table}({table}, rowid, {columns}) VALUES ('delete', old.id, {values});"
+    for statement in TAKE_AWAY.split("\n\n"):
+        op.execute(statement)
+    normalise_items(op.get_bind())
+    for statement in BUILD.format(add=ADD, drop=DROP).split("\n\n"):
+        op.execute(statement)
