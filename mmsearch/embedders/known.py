@@ -70,7 +70,7 @@ KNOWN: tuple[KnownModel, ...] = (
         family="compact_vlm",
         summary="the compact checkpoint that ships with mmsearch: open parts, joined and trained by this repository",
         dim=384,
-        parameters=129_337_038,
+        parameters=132_285_606,
         licence="AGPL-3.0-or-later",
         source="mmsearch/checkpoints/mini",
     ),

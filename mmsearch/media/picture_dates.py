@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from contextlib import suppress
 from typing import Any
-from xml.etree import ElementTree
 
 from PIL import ExifTags, Image, IptcImagePlugin
 
@@ -14,13 +14,15 @@ from mmsearch.dates import Dated, first_written, parse_written
 MAX_XMP_BYTES = 4_000_000
 
 _EXIF, _XMP, _PHOTOSHOP = (
-    "{http://ns.adobe.com/exif/1.0/}", "{http://ns.adobe.com/xap/1.0/}", "{http://ns.adobe.com/photoshop/1.0/}",
-)  # fmt: skip
+    "http://ns.adobe.com/exif/1.0/",
+    "http://ns.adobe.com/xap/1.0/",
+    "http://ns.adobe.com/photoshop/1.0/",
+)
 XMP_DATES = (
-    f"{_EXIF}DateTimeOriginal",
-    f"{_PHOTOSHOP}DateCreated",
-    f"{_EXIF}DateTimeDigitized",
-    f"{_XMP}CreateDate",
+    (_EXIF, "DateTimeOriginal"),
+    (_PHOTOSHOP, "DateCreated"),
+    (_EXIF, "DateTimeDigitized"),
+    (_XMP, "CreateDate"),
 )
 """XMP properties that say when a picture was taken, the best first; when it was edited is none of them."""
 IPTC_DATES = (((2, 55), (2, 60)), ((2, 62), (2, 63)))
@@ -57,14 +59,24 @@ def _of_xmp(image: Image.Image) -> Dated | None:
     packet = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")
     if not packet or len(packet) > MAX_XMP_BYTES:
         return None
-    if isinstance(packet, bytes):
-        packet = packet.strip(b"\0 \t\r\n")
-    properties: dict[str, str] = {}
-    for element in ElementTree.fromstring(packet).iter():
-        for name, value in ((element.tag, element.text or ""), *element.attrib.items()):
-            properties.setdefault(name, value)
-    found = first_written(properties.get(name) for name in XMP_DATES)
+    found = first_written(_property(_decoded(packet), namespace, name) for namespace, name in XMP_DATES)
     return Dated(found, "xmp") if found else None
+
+
+def _decoded(packet: bytes | str) -> str:
+    if isinstance(packet, str):
+        return packet
+    return packet.decode("utf-16" if packet.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8", "replace")
+
+
+def _property(packet: str, namespace: str, name: str) -> str | None:
+    """A property of an XMP packet, written as an attribute or as an element. No XML parser: nothing in a packet is expanded."""
+    for prefix in dict.fromkeys(re.findall(rf"xmlns:([\w.-]+)\s*=\s*[\"']{re.escape(namespace)}[\"']", packet)):
+        asked = rf"{re.escape(prefix)}:{name}"
+        found = re.search(rf"\s{asked}\s*=\s*[\"']([^\"'<]*)[\"']|<{asked}(?:\s[^<>]*)?>([^<]*)<", packet)
+        if found:
+            return (found[1] or found[2] or "").strip()
+    return None
 
 
 def _of_iptc(image: Image.Image) -> Dated | None:

@@ -278,7 +278,7 @@ def test_muon_and_the_average_train(either, tmp_path):
     train(chosen, run, work=tmp_path)
     state = load_state(states(run)[-1])
     assert len(state.optimizers) == 2 and state.average_steps == 2
-    name = "seeing.linear.weight" if is_compact(either) else "language_model.layers.0.mlp.up_proj.weight"
+    name = "vision.head.weight" if is_compact(either) else "language_model.layers.0.mlp.up_proj.weight"
     assert not torch.equal(state.average[name], state.model[name])
     assert torch.equal(weights_of(run / "checkpoint")[name], state.average[name].bfloat16().float())
     newest = export_run(run, tmp_path / "newest", average=False, dtype="float32")
