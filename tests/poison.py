@@ -777,7 +777,7 @@ POISON: tuple[Poison, ...] = (
     Poison("wide-page.pdf", with_(one_page, box=b"[0 0 1000000000 1000000000]"), items=1),
     Poison("endless-page.pdf", with_(one_page, box=b"[0 0 1e39 1e39]"), items=1),
     Poison("flat-page.pdf", with_(one_page, box=b"[0 0 300 0]"), items=1),
-    Poison("far-page.pdf", with_(one_page, box=b"[-1e9 -1e9 -999999700 -999999600]")),
+    Poison("far-page.pdf", with_(one_page, box=b"[-1e9 -1e9 -999999700 -999999600]"), 1),  # blank: found by its name
     Poison("many-pages.pdf", with_(many_pages, 5001), error=FileTooLarge, word="5,001 pages"),
     Poison("many-pages-allowed.pdf", with_(many_pages, 5000), items=5000, is_heavy=True),
     Poison("lying-count.pdf", lying_count, error=CorruptFile, word="number of pages"),
@@ -818,7 +818,7 @@ POISON: tuple[Poison, ...] = (
         error=FileTooLarge,
         word="5,001 pages",
     ),
-    Poison("wide.xps", with_(xps_with, {"1.fpage": WIDE_XPS_PAGE})),
+    Poison("wide.xps", with_(xps_with, {"1.fpage": WIDE_XPS_PAGE}), 1),
     Poison(
         "deep.xps",
         with_(samples.xps, "<Canvas>" * 50_000 + "</Canvas>" * 50_000),
