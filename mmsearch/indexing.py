@@ -345,7 +345,10 @@ def _save_item(
     if former is not None:
         if tuple(former[1:]) == (draft.kind, draft.page_number, draft.start_s, draft.end_s):
             if draft.kind == "clip":  # its subtitles lie in another file, and may be others now
-                said = {"text": storable(draft.text), "text_source": draft.text_source if draft.text else None}
+                said = {
+                    **normalised(draft.text)._asdict(),
+                    "text_source": draft.text_source if draft.text else None,
+                }
                 new_meta = json.dumps(dict(draft.meta), ensure_ascii=True)
                 c.execute(
                     update(items).where(items.c.id == former.id).values(**said, meta=new_meta, date_s=_date_s(draft))

@@ -580,8 +580,8 @@ def variable_rate(path: Path) -> Path:
 
 
 def wordy_film(path: Path) -> Path:
-    """Six megabytes of subtitles within two seconds."""
-    film(path)
+    """Six megabytes of subtitles within two seconds. Its content is no other film's: a copy's subtitles are read at the next ingest."""
+    samples.video(path, samples.numbered, range(0, 2200, 40))
     cues = (f"00:00:0{n % 2},{n}00 --> 00:00:01,900\nword{n} {'x' * 1_000_000}\n\n" for n in range(6))
     path.with_suffix(".srt").write_text("".join(cues))
     return path
