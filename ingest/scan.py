@@ -345,7 +345,7 @@ def is_ignored(relative: str, ignores: Sequence[tuple[str, GitIgnoreSpec]]) -> b
 
 
 def _has_companion(path: str) -> bool:
-    """Whether a file of a known type lies beside `path` under its name, as `talk.mp4` beside `talk.en.srt`."""
+    """Whether the folder of `path` has a file of a known type with its name, as `talk.mp4` for `talk.en.srt`."""
     folder, name = os.path.split(path)
     stems = [name.split(".")[0], os.path.splitext(name)[0], os.path.splitext(os.path.splitext(name)[0])[0]]
     try:

@@ -84,7 +84,7 @@ class SubtitleFolder:
         for is_stem, key in ((False, _fold(video.name)), (True, _fold(video.stem))):
             for path, name, tags in self._found.get(key, ()):
                 if tags and any(".".join([key, *tags[:count]]) in self.videos for count in range(1, len(tags) + 1)):
-                    continue  # another video's: talk.en.mp4 lies beside talk.mp4
+                    continue  # another video's: there is talk.en.mp4, too
                 is_partial = any(tag in PARTIAL for tag in tags)
                 rank = ("/" in name, is_partial, len(tags), is_stem, SUFFIXES.index(_suffix(name)), name)
                 ranked.append((rank, SubtitleFile(path, name, is_partial)))

@@ -132,7 +132,7 @@ class Catalog:
 
     def _connect(self) -> Connection:
         """A connection to the catalog that was opened. Raises LibraryReplaced."""
-        self.refuse_if_replaced()  # a new connection would make the file anew
+        self.refuse_if_replaced()  # a new connection would create the file again
         connection = self._engine.connect()
         try:
             self.refuse_if_replaced()  # or be one to the other file
