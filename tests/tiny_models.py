@@ -80,6 +80,15 @@ def unigram_tokenizer() -> Tokenizer:
     return tokenizer
 
 
+def word_tokenizer() -> Tokenizer:
+    """Whole words without special tokens, 0 `[PAD]`, 1 `[CLS]`, 2 `[SEP]`, 3 `[UNK]`: an English encoder's."""
+    words = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", *COMPACT_WORDS]
+    tokenizer = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return tokenizer
+
+
 def compact_config(tokenizer: Tokenizer, *, side: int = 1) -> dict[str, Any]:
     return {
         "model_type": "compact_vlm",
@@ -88,6 +97,12 @@ def compact_config(tokenizer: Tokenizer, *, side: int = 1) -> dict[str, Any]:
         "text_config": {
             "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
             "vocab_size": tokenizer.get_vocab_size(), "max_position_embeddings": 128, "layer_norm_eps": 1e-12,
+        },
+        "embedding_size": 40,
+        "english_config": {
+            "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 48,
+            "vocab_size": 4 + len(COMPACT_WORDS), "max_position_embeddings": 64, "layer_norm_eps": 1e-12,
+            "bos_token_id": 1, "eos_token_id": 2,
         },
         "vision_config": {"width": 0.2, "depth": 0.5, "trained_px": 260, "side": side, "inner_size": 24, "classes": 5},
     }  # fmt: skip
@@ -103,10 +118,11 @@ def random_compact(*, seed: int = 0, side: int = 1, **options: Any) -> CompactVl
         if isinstance(module, Convolution):  # else next to nothing would pass so many layers
             noise = torch.randn(module.weight.shape, generator=generator)
             module.weight.data = noise * (2 / module.weight[0].numel()) ** 0.5
-    table = model.text.tokens
-    table.nibbles = torch.randint(0, 256, table.nibbles.shape, generator=generator, dtype=torch.uint8)
-    table.scales = (0.02 + 0.06 * torch.rand(table.scales.shape, generator=generator)).half()
-    return CompactVlmEmbedder(model, tokenizer, config, **options)
+    assert model.english is not None
+    for table in (model.text.tokens, model.english.tokens):
+        table.nibbles = torch.randint(0, 256, table.nibbles.shape, generator=generator, dtype=torch.uint8)
+        table.scales = (0.02 + 0.06 * torch.rand(table.scales.shape, generator=generator)).half()
+    return CompactVlmEmbedder(model, tokenizer, config, english_tokenizer=word_tokenizer(), **options)
 
 
 def tiny_compact(folder: Path, **options: Any) -> Path:

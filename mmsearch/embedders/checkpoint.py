@@ -74,7 +74,7 @@ class Checkpoint:
     def sha256(self) -> str:
         """Hex digest over everything that decides an embedding: weights, configuration, tokenizer."""
         digest = hashlib.sha256()
-        names = ("config.json", "tokenizer.json", "vocab.json", "merges.txt")
+        names = ("config.json", "tokenizer.json", "english_tokenizer.json", "vocab.json", "merges.txt")
         files = [*self.weight_files(), *filter(None, map(self.file, names))]
         if self.adapter is not None:
             files.append(self.adapter / ADAPTER_CONFIG)
@@ -200,9 +200,9 @@ def missing_weights(checkpoint: Checkpoint) -> list[str]:
     return sorted(wanted - present) or ([] if present else ["model.safetensors"])
 
 
-def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
+def load_tokenizer(checkpoint: Checkpoint, file: str = "tokenizer.json") -> Tokenizer:
     """The fast tokenizer of a checkpoint, without truncation or padding of its own."""
-    path = checkpoint.file("tokenizer.json")
+    path = checkpoint.file(file)
     if path is not None:
         tokenizer = Tokenizer.from_file(str(path))
     else:

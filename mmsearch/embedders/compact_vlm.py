@@ -2,7 +2,8 @@
 
 A text is read as `query: text` between the encoder's two special tokens, as multilingual-e5-small was trained, on both sides: `passage: `
 for documents measured worse here (questions to pages, nDCG@5 0.410 against 0.427). The visual tokens stand between prefix and text. Pictures are
-resized to the budget of their kind, smaller ones too, in sides that are multiples of 32; frames of a clip all alike.
+resized to the budget of their kind, smaller ones too, in sides that are multiples of 32; frames of a clip all alike. Where a second encoder reads
+English, it reads the same text as its own tokens, without a prefix.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from mmsearch.embedders import checkpoint as files
 from mmsearch.embedders.batching import batches_by_cost, single_core_threads
 from mmsearch.embedders.checkpoint import load_tokenizer, read_tensors
-from mmsearch.embedders.compact_vlm_model import STRIDE, CompactVlm, mean_state
+from mmsearch.embedders.compact_vlm_model import BLOCK, STRIDE, CompactVlm, from_4_bits, in_4_bits, mean_state
 from mmsearch.embedders.opened import Opened, match_scales, model_key, open_checkpoint
 from mmsearch.embedders.qwen2vl_inputs import as_rgb, first_tokens, token_ids
 from mmsearch.errors import EmbedderError
@@ -39,10 +40,17 @@ MOST_ASPECT = 6
 TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 65536}
 CELL_COST = 12
 """What a cell costs beside a token, for batches of like cost."""
+ENGLISH_TOKENIZER = "english_tokenizer.json"
 SCALE = ".scale"
-IN_8_BITS = ("text.layers.", "seeing.", "projector.")
-"""Parts whose matrices a checkpoint holds in 8 bits. The convolutional network would lose by it: captions find 0.658 of their photos among ten,
-0.666 with its weights in bfloat16."""
+NIBBLES, SCALES = ".nibbles", ".scales"
+TABLES = ("text.tokens.", "english.tokens.")
+"""Always in 4 bits, in memory too."""
+IN_8_BITS = ("text.layers.", "english.layers.", "seeing.", "projector.")
+"""Parts whose matrices a checkpoint holds in 8 bits; those that came out of 4 bits (pretrained layers that nobody trained) go back to them. 8 bits cost the
+convolutional network something (captions find 0.658 of their photos among ten, 0.666 with its weights in bfloat16), and 4 bits the English encoder's layers
+(paraphrases to pages, nDCG@5 0.37 instead of 0.41)."""
+LOSSLESS = 1e-5
+"""Largest error of a weight, beside the largest weight, at which 4 bits lose nothing."""
 LENGTH_STEP = 16
 """Sequences are padded to multiples of this: torch keeps compiled bfloat16 kernels for every length it meets, hundreds of megabytes in all."""
 
@@ -53,12 +61,51 @@ class Ready:
 
     Attributes:
         ids: of the text with its special tokens; [] where there is no text.
+        english_ids: of the same text for the English encoder; [] where there is none.
         pixels: uint8 [frames, height, width, 3] of each picture; a clip is one picture of several frames.
     """
 
     ids: list[int]
+    english_ids: list[int]
     pixels: tuple[np.ndarray, ...]
     instruction: str
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """From texts to the ids that the encoders read.
+
+    Attributes:
+        around: ids before and behind a text, the prefix among them. english: the English encoder's tokenizer, and `english_around` its ids around a text.
+    """
+
+    tokenizer: Tokenizer
+    around: tuple[list[int], list[int]]
+    english: Tokenizer | None = None
+    english_around: tuple[list[int], list[int]] = ((), ())  # type: ignore[assignment]
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], tokenizer: Tokenizer, english: Tokenizer | None = None) -> Self:
+        """As a checkpoint's `config.json` tells. Raises: EmbedderError: it tells of an English encoder, whose tokenizer is missing."""
+        prefix = tokenizer.encode(PREFIX.rstrip(), add_special_tokens=False).ids
+        around = [int(config["bos_token_id"]), *prefix], [int(config["eos_token_id"])]
+        second = config.get("english_config")
+        if not second:
+            return cls(tokenizer, around)
+        if english is None:
+            raise EmbedderError(f"the configuration tells of an English encoder, but there is no {ENGLISH_TOKENIZER}")
+        return cls(tokenizer, around, english, ([int(second["bos_token_id"])], [int(second["eos_token_id"])]))
+
+    def ids(self, text: str) -> list[int]:
+        before, behind = self.around
+        return [*before, *token_ids(self.tokenizer, text), *behind]
+
+    def english_ids(self, text: str, most: int) -> list[int]:
+        """[] without an English encoder. `most`: tokens, without those around them."""
+        if self.english is None:
+            return []
+        before, behind = self.english_around
+        return [*before, *token_ids(self.english, text)[:most], *behind]
 
 
 class CompactVlmEmbedder:
@@ -94,8 +141,12 @@ class CompactVlmEmbedder:
         device: str = "cpu",
         sidecar: Mapping[str, Any] | None = None,
         max_pixels: Mapping[Kind, int] | None = None,
+        english_tokenizer: Tokenizer | None = None,
     ) -> None:
-        """Over a model that is in memory; `load` opens one from a folder."""
+        """Over a model that is in memory; `load` opens one from a folder.
+
+        Raises: EmbedderError: the model has an English encoder, and there is no tokenizer for it.
+        """
         sidecar = sidecar or {}
         self.model = model.eval()
         self.tokenizer = tokenizer
@@ -103,15 +154,14 @@ class CompactVlmEmbedder:
         self.name = name
         self.device = device
         self.sidecar = sidecar
-        self.dim = int(config["text_config"]["hidden_size"])
+        self.dim = model.size
         self.max_pixels: Mapping[Kind, int] = max_pixels or MAX_PIXELS | sidecar.get("max_pixels", {})
         self.match_scale: Mapping[str, MatchScale] = match_scales(sidecar)
         self.page_text_tokens = int(sidecar.get("page_text_tokens", PAGE_TEXT_TOKENS))
         self.query_text_tokens = int(sidecar.get("query_text_tokens", QUERY_TEXT_TOKENS))
-        begin, end = config["bos_token_id"], config["eos_token_id"]
-        self._around = [int(begin), *self._ids(PREFIX.rstrip())], [int(end)]
+        self.tokens = Tokens.of(config, tokenizer, english_tokenizer)
         self._most_tokens = int(config["text_config"]["max_position_embeddings"])
-        self._told: dict[str, Tensor] = {"": torch.zeros(self.dim)}
+        self._told: dict[str, Tensor] = {"": torch.zeros(model.hidden)}
         self._workers: ThreadPoolExecutor | None = None
         self._building = threading.Lock()
         self.model_key = model_key(
@@ -145,6 +195,7 @@ class CompactVlmEmbedder:
             opened_model(opened),
             load_tokenizer(opened.checkpoint),
             opened.config,
+            english_tokenizer=_english_tokenizer(opened),
             name=opened.name,
             digest=opened.checkpoint.sha256(),
             device=opened.device,
@@ -163,6 +214,8 @@ class CompactVlmEmbedder:
         folder.mkdir(parents=True, exist_ok=True)
         files.write_json(folder / "config.json", dict(self.config))
         self.tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
+        if self.tokens.english is not None:
+            self.tokens.english.save(str(folder / ENGLISH_TOKENIZER), pretty=False)
         files.write_json(
             folder / files.SIDECAR,
             {
@@ -209,11 +262,12 @@ class CompactVlmEmbedder:
             device=self.device,
             sidecar={**self.sidecar, **told},
             max_pixels=dict(max_pixels),
+            english_tokenizer=self.tokens.english,
         )
 
     @property
     def preparation(self) -> Preparation:
-        return Preparation(self.tokenizer, self._around, max(self.page_text_tokens, self.query_text_tokens))
+        return Preparation(self.tokens, max(self.page_text_tokens, self.query_text_tokens))
 
     def prepare(
         self,
@@ -234,10 +288,7 @@ class CompactVlmEmbedder:
 
     def ready(self, item: EmbedInput, most_text_tokens: int) -> Ready:
         """Tokenise and resize; no tensor is computed, so it may run in another thread or process."""
-        return ready_input(self.tokenizer, self._around, item, most_text_tokens, self.max_pixels[item.kind])
-
-    def _ids(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text, add_special_tokens=False).ids
+        return ready_input(self.tokens, item, most_text_tokens, self.max_pixels[item.kind])
 
     # Vectors
 
@@ -282,21 +333,22 @@ class CompactVlmEmbedder:
             if one.ids:
                 texts.setdefault((row if one.pixels else -1, tuple(one.ids)), []).append(row)
         if texts:
-            embedded, mask = self._sequences([(inputs[rows[0]].ids, grids[rows[0]]) for rows in texts.values()])
-            found = self.model.read(embedded, mask)
+            firsts = [rows[0] for rows in texts.values()]
+            embedded, mask = self._sequences([(inputs[row].ids, grids[row]) for row in firsts])
+            found = self.model.read(embedded, mask, *self._english([inputs[row].english_ids for row in firsts]))
             for place, rows in enumerate(texts.values()):
                 read[rows] = found[place]
         return self.model.joined(read, seen, self._all_told([one.instruction for one in inputs]))
 
     def _all_told(self, instructions: Sequence[str]) -> Tensor:
-        """float32 [n, dim], as `told`. With gradients it is computed each time: an encoder that learns tells other things."""
+        """float32 [n, hidden], as `told`. With gradients it is computed each time: an encoder that learns tells other things."""
         tell = self._read_instruction if torch.is_grad_enabled() else self.told
         told = {instruction: tell(instruction) for instruction in dict.fromkeys(instructions)}
         return torch.stack([told[instruction] for instruction in instructions])
 
     @torch.inference_mode()
     def told(self, instruction: str) -> Tensor:
-        """float32 [dim], unit length: what the text encoder says of an instruction; zeros for none. Kept."""
+        """float32 [hidden], unit length: what the text encoder says of an instruction; zeros for none. Kept."""
         if instruction not in self._told:
             self._told[instruction] = self._read_instruction(instruction)
         return self._told[instruction].to(self.device)
@@ -304,9 +356,9 @@ class CompactVlmEmbedder:
     def _read_instruction(self, instruction: str) -> Tensor:
         """As `told`, with gradients if enabled."""
         if not instruction:
-            return torch.zeros(self.dim, device=self.device)
-        before, behind = self._around
-        ids = [*before, *self._ids(instruction)[: self._most_tokens - 8], *behind]
+            return torch.zeros(self.model.hidden, device=self.device)
+        before, behind = self.tokens.around
+        ids = [*before, *token_ids(self.tokenizer, instruction)[: self._most_tokens - 8], *behind]
         embedded, mask = self._sequences([(ids, [])])
         states = mean_state(self.model.text(embedded, mask), mask)[0]
         return states / states.norm()
@@ -331,7 +383,7 @@ class CompactVlmEmbedder:
 
         What is too long for the encoder loses the end of its text.
         """
-        prefix = len(self._around[0])
+        prefix = len(self.tokens.around[0])
         embedded = []
         for ids, grids in rows:
             tokens = self.model.text.tokens(torch.tensor(ids, device=self.device)).to(self._dtype)
@@ -348,6 +400,17 @@ class CompactVlmEmbedder:
         longest = min(-(-padded.shape[1] // LENGTH_STEP) * LENGTH_STEP, self._most_tokens)
         padded = nn.functional.pad(padded, (0, 0, 0, longest - padded.shape[1]))
         return padded, torch.arange(padded.shape[1], device=self.device) < lengths[:, None]
+
+    def _english(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor] | tuple[()]:
+        """Ids int64 [n, longest] for the English encoder and bool of that shape, true where a token is; () without one."""
+        if self.model.english is None:
+            return ()
+        most = len(self.model.english.positions)
+        cut = [ids if len(ids) <= most else [*ids[: most - 1], ids[-1]] for ids in rows]
+        longest = min(-(-max(map(len, cut)) // LENGTH_STEP) * LENGTH_STEP, most)
+        ids = torch.tensor([[*own, *[0] * (longest - len(own))] for own in cut], device=self.device)
+        lengths = torch.tensor([len(own) for own in cut], device=self.device)
+        return ids, torch.arange(longest, device=self.device) < lengths[:, None]
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -397,14 +460,9 @@ class ReadyBatch(tuple[Ready, ...]):
 
 @dataclass(frozen=True)
 class Preparation:
-    """From final prompts and pictures to a `ReadyBatch`. It holds no model and can be sent to another process.
+    """From final prompts and pictures to a `ReadyBatch`. It holds no model and can be sent to another process."""
 
-    Attributes:
-        around: ids before and behind a text.
-    """
-
-    tokenizer: Tokenizer
-    around: tuple[list[int], list[int]]
+    tokens: Tokens
     most_text_tokens: int
 
     def batch(
@@ -417,7 +475,7 @@ class Preparation:
         """Split into instruction and text, tokenise, resize; `max_pixels` is of each picture or frame, per prompt."""
         rows = zip(prompts, images, is_video, max_pixels, strict=True)
         return ReadyBatch(
-            ready_input(self.tokenizer, self.around, prompt_input(prompt, shown, video), self.most_text_tokens, budget)
+            ready_input(self.tokens, prompt_input(prompt, shown, video), self.most_text_tokens, budget)
             for prompt, shown, video, budget in rows
         )
 
@@ -428,17 +486,14 @@ def prompt_input(prompt: str, images: Sequence[Image.Image] | None, is_video: bo
     return EmbedInput(instruction, text, tuple(images or ()), is_video, "clip" if is_video else "image")
 
 
-def ready_input(
-    tokenizer: Tokenizer, around: tuple[list[int], list[int]], item: EmbedInput, most_text_tokens: int, budget: int
-) -> Ready:
-    """Tokenise and resize. `around`: ids before and behind a text; `budget`: pixels of each picture or frame."""
-    text = first_tokens(tokenizer, item.text, most_text_tokens) if item.text.strip() else ""
-    before, behind = around
-    ids = [*before, *token_ids(tokenizer, text), *behind] if text else []
-    if not ids and not item.images:
-        ids = [*before, *behind]  # nothing at all: what the encoder makes of an empty text
+def ready_input(tokens: Tokens, item: EmbedInput, most_text_tokens: int, budget: int) -> Ready:
+    """Tokenise and resize. `budget`: pixels of each picture or frame."""
+    text = first_tokens(tokens.tokenizer, item.text, most_text_tokens) if item.text.strip() else ""
+    is_read = bool(text) or not item.images  # nothing at all: what the encoders make of an empty text
+    ids = tokens.ids(text) if is_read else []
+    english_ids = tokens.english_ids(text, most_text_tokens) if is_read else []
     shots = [item.images] if item.is_video else [(image,) for image in item.images]
-    return Ready(ids, tuple(_pixels(shot, budget) for shot in shots), item.instruction)
+    return Ready(ids, english_ids, tuple(_pixels(shot, budget) for shot in shots), item.instruction)
 
 
 def _fewer(grid: Tensor) -> Tensor:
@@ -464,6 +519,11 @@ def _pixels(frames: Sequence[Image.Image], budget: int) -> np.ndarray:
 
 
 # Files
+
+
+def _english_tokenizer(opened: Opened) -> Tokenizer | None:
+    path = opened.checkpoint.file(ENGLISH_TOKENIZER)
+    return load_tokenizer(opened.checkpoint, ENGLISH_TOKENIZER) if path is not None else None
 
 
 def opened_model(opened: Opened) -> CompactVlm:
@@ -501,35 +561,69 @@ def stored_tensors(model: CompactVlm) -> dict[str, Tensor]:
 
 
 def stored_weights(tensors: Mapping[str, Tensor], dtype: torch.dtype = torch.bfloat16) -> dict[str, Tensor]:
-    """Tensors as a checkpoint holds them: the token table in 4 bits, as it is; the matrices of IN_8_BITS in 8 bits with a scale per row; the
-    rest in bfloat16. With float32 all but the table is stored as it is: for weights that are still worked on."""
+    """Tensors as a checkpoint holds them: token tables in 4 bits, as they are; the matrices of IN_8_BITS in 8, or in 4 where these lose nothing; the
+    rest in bfloat16. With float32 all but the tables is stored as it is: for weights that are still worked on."""
     stored: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         tensor = tensor.detach().cpu()
-        if name.startswith("text.tokens."):
+        if name.startswith(TABLES):
             stored[name] = tensor
         elif dtype == torch.float32:
             stored[name] = tensor.float()
         elif name.startswith(IN_8_BITS) and tensor.ndim >= 2:
-            rows = tensor.float().flatten(1)
-            scale = rows.abs().amax(1).clamp(min=1e-12) / 127
-            values = torch.clamp((rows / scale[:, None]).round(), -127, 127).to(torch.int8)
-            stored[name], stored[name + SCALE] = values.view(tensor.shape), scale
+            stored |= _in_few_bits(name, tensor.float())
         else:
             stored[name] = tensor.to(torch.bfloat16)
     return {name: tensor.contiguous() for name, tensor in stored.items()}
 
 
+def _in_few_bits(name: str, tensor: Tensor) -> dict[str, Tensor]:
+    """A matrix in 4 bits with a scale for each 32 weights, or in 8 with a scale per row."""
+    if _came_from_4_bits(tensor):
+        nibbles, scales = in_4_bits(tensor)
+        return {name + NIBBLES: nibbles, name + SCALES: scales}
+    rows = tensor.flatten(1)
+    scale = rows.abs().amax(1).clamp(min=1e-12) / 127
+    values = torch.clamp((rows / scale[:, None]).round(), -127, 127).to(torch.int8)
+    return {name: values.view(tensor.shape), name + SCALE: scale}
+
+
+def _came_from_4_bits(tensor: Tensor) -> bool:
+    if tensor.ndim != 2 or tensor.shape[1] % BLOCK:
+        return False
+    for some in (tensor[:8], tensor):  # a few rows tell nearly always
+        if (some - from_4_bits(*in_4_bits(some))).abs().max() > LOSSLESS * some.abs().max():
+            return False
+    return True
+
+
 def restored(stored: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """The inverse: a state dict in `dtype`, the token table in 4 bits."""
+    """The inverse: a state dict in `dtype`, token tables in 4 bits.
+
+    Raises: EmbedderError: a part of what holds a matrix in few bits is missing.
+    """
     tensors: dict[str, Tensor] = {}
     for name, tensor in stored.items():
-        if name.endswith(SCALE) and name.removesuffix(SCALE) in stored:
-            continue
-        if tensor.dtype == torch.int8:
-            scale = stored.get(name + SCALE)
-            if scale is None:
-                raise EmbedderError(f"{name} is stored in 8 bits, but its scale is missing")
-            tensor = (tensor.float().flatten(1) * scale.float()[:, None]).view(tensor.shape)
-        tensors[name] = tensor if name.startswith("text.tokens.") else tensor.to(dtype)
+        if name.startswith(TABLES):
+            tensors[name] = tensor
+        elif name.endswith(NIBBLES):
+            whole = name.removesuffix(NIBBLES)
+            tensors[whole] = from_4_bits(tensor, _scale(stored, whole, SCALES, 4)).to(dtype)
+        elif tensor.dtype == torch.int8:
+            scale = _scale(stored, name, SCALE, 8)
+            tensors[name] = (tensor.float().flatten(1) * scale.float()[:, None]).view(tensor.shape).to(dtype)
+        elif not _is_scale(stored, name):
+            tensors[name] = tensor.to(dtype)
     return tensors
+
+
+def _is_scale(stored: Mapping[str, Tensor], name: str) -> bool:
+    return (name.endswith(SCALE) and name.removesuffix(SCALE) in stored) or (
+        name.endswith(SCALES) and name.removesuffix(SCALES) + NIBBLES in stored
+    )
+
+
+def _scale(stored: Mapping[str, Tensor], name: str, suffix: str, bits: int) -> Tensor:
+    if (found := stored.get(name + suffix)) is None:
+        raise EmbedderError(f"{name} is stored in {bits} bits, but its scale is missing")
+    return found

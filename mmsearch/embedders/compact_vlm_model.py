@@ -1,9 +1,9 @@
-"""A compact vision-language model assembled from two open parts: a convolutional network that sees and a text encoder that reads.
+"""A compact vision-language model assembled from open parts: a convolutional network that sees and text encoders that read.
 
 Pictures go through an EfficientNet-Lite. Its grid of features becomes visual tokens in the input space of a BERT encoder, which reads them
 and the text in one sequence. What the encoder makes of both, and what the grid says by itself, are added:
 
-    read   = unit(out(mean(states)))                              where there is text
+    read   = fused(unit(out(mean(states))), English encoder)      where there is text
     seen   = unit(a linear and a deep map of the pooled grid      where there are pictures
                   + the names of the classes it probably shows)
     vector = unit(unit(mix[0] * (1 + gate) * read + mix[1] * seen) + shift)
@@ -11,6 +11,8 @@ and the text in one sequence. What the encoder makes of both, and what the grid 
 The instruction is read by the same text encoder, but by itself; `gate`, `mix` and `shift` are linear in what the encoder says of it. In one
 sequence with the text it drowns a short query: nDCG@5 of questions to pages 0.11 instead of 0.41 before any training
 (mmsearch/training/LOG.md).
+
+A second encoder may read beside the first: a smaller one that knows English only and knows it better. `Fusion` says how both become one vector.
 
 Sources: EfficientNet-Lite from tensorflow/tpu `models/official/efficientnet/lite` (ReLU6, no squeeze-and-excitation, fixed stem and head);
 BERT's layers from Devlin et al. 2019; gate and shift from Perez et al. 2018, "FiLM"; positions as in Vaswani et al. 2017.
@@ -38,7 +40,7 @@ STRIDE = 32
 class TokenTable(nn.Module):
     """Token embeddings in 4 bits, made float32 row by row when they are looked up; never trained.
 
-    A block of 32 weights has a scale; value = (nibble - 8) * scale; the low nibbles of 16 bytes come first.
+    A block of 32 weights has a scale; the low nibbles of 16 bytes come first (`in_4_bits`).
     """
 
     nibbles: Tensor
@@ -51,9 +53,41 @@ class TokenTable(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """float32 [*ids.shape, dim]."""
-        raw = self.nibbles[ids].unflatten(-1, (-1, BLOCK // 2))
-        weights = torch.cat(((raw & 15), (raw >> 4)), -1).float() - 8
-        return (weights * self.scales[ids].float().unsqueeze(-1)).flatten(-2)
+        return from_4_bits(self.nibbles[ids], self.scales[ids])
+
+
+def from_4_bits(nibbles: Tensor, scales: Tensor) -> Tensor:
+    """float32 [..., columns] of nibbles uint8 [..., columns / 2] and scales [..., columns / 32]: value = (nibble - 8) * scale."""
+    raw = nibbles.unflatten(-1, (-1, BLOCK // 2))
+    weights = torch.cat(((raw & 15), (raw >> 4)), -1).float() - 8
+    return (weights * scales.float().unsqueeze(-1)).flatten(-2)
+
+
+def in_4_bits(weights: Tensor) -> tuple[Tensor, Tensor]:
+    """The inverse of `from_4_bits` with the least squared error per block: nibbles uint8 and scales float16.
+
+    Weights [..., columns] that came out of `from_4_bits` go back without any.
+    """
+    blocks = weights.float().unflatten(-1, (-1, BLOCK))
+    extreme = blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True)).squeeze(-1)
+    best = torch.full_like(extreme, torch.inf)
+    nibbles, scales = torch.zeros_like(blocks, dtype=torch.uint8), torch.zeros_like(extreme, dtype=torch.float16)
+    for level in (
+        -8,
+        -7.5,
+        *range(-7, 0),
+        *range(1, 8),
+    ):  # where the scale puts the extreme weight; a scale may be negative
+        scale = (extreme / level).half()
+        divisor = scale.float().unsqueeze(-1)
+        told = (blocks / torch.where(divisor == 0, 1, divisor)).round().clamp(-8, 7)
+        error = (blocks - told * divisor).square().sum(-1)
+        better = error < best
+        best = torch.where(better, error, best)
+        scales = torch.where(better, scale, scales)
+        nibbles = torch.where(better.unsqueeze(-1), (told + 8).to(torch.uint8), nibbles)
+    low, high = nibbles.unflatten(-1, (2, BLOCK // 2)).unbind(-2)
+    return (low | high << 4).flatten(-2), scales
 
 
 class Layer(nn.Module):
@@ -98,6 +132,34 @@ class TextEncoder(nn.Module):
         for layer in self.layers:
             x = layer(x, attended)
         return x
+
+
+class Fusion(nn.Module):
+    """One vector of what the multilingual encoder and the English one say of a text.
+
+    other  = english * unit(English mean state) + (1 - english) * guess(own)
+    vector = joint([unit(own); other])
+
+    `english`, between 0 and 1, is how likely the text is English, as the multilingual encoder's state tells; `guess` is what the English encoder would say of
+    a text that it cannot read, as far as the multilingual one knows.
+    """
+
+    def __init__(self, hidden: int, english: int, size: int) -> None:
+        super().__init__()
+        self.is_english = nn.Linear(hidden, 1)
+        self.guess = nn.Linear(hidden, english)
+        self.joint = nn.Linear(hidden + english, size)
+
+    def forward(self, state: Tensor, own: Tensor, english: Tensor) -> Tensor:
+        """[n, size], any length.
+
+        Args:
+            state: [n, hidden], mean states of the multilingual encoder. own: [n, hidden], unit length, what its output map makes of them.
+            english: [n, hidden of the English encoder], its mean states.
+        """
+        share = torch.sigmoid(self.is_english(state))
+        other = share * F.normalize(english, dim=-1) + (1 - share) * self.guess(own)
+        return self.joint(torch.cat([own, other], -1))
 
 
 def mean_state(states: Tensor, mask: Tensor) -> Tensor:
@@ -245,23 +307,29 @@ class CompactVlm(nn.Module):
     """The whole model. `config` is the checkpoint's `config.json`.
 
     Attributes:
+        hidden: width of the multilingual encoder's states. size: of a vector.
+        english: the second text encoder, and `fusion` what joins both; None without an `english_config`.
         side: cells of the network along each side that become one cell of the grid, that is one visual token.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
         text, vision = config["text_config"], config["vision_config"]
-        hidden = int(text["hidden_size"])
+        second = config.get("english_config")
+        self.hidden = hidden = int(text["hidden_size"])
+        self.size = size = int(config["embedding_size"]) if second else hidden
         self.side = int(vision["side"])
         self.text = TextEncoder(text)
         self.vision = EfficientNetLite(float(vision["width"]), float(vision["depth"]), int(vision["trained_px"]))
-        self.seeing = Seeing(hidden, int(vision["inner_size"]), int(vision.get("classes", 0)))
+        self.english = TextEncoder(second) if second else None
+        self.fusion = Fusion(hidden, int(second["hidden_size"]), size) if second else None
+        self.seeing = Seeing(size, int(vision["inner_size"]), int(vision.get("classes", 0)))
         self.projector = nn.Linear(HEAD, hidden)
         self.places = nn.Linear(PLACE_WAVES * 6, hidden, bias=False)
         self.out = nn.Linear(hidden, hidden)
-        self.gate = nn.Linear(hidden, hidden)
+        self.gate = nn.Linear(hidden, size)
         self.mix = nn.Linear(hidden, 2)
-        self.shift = nn.Linear(hidden, hidden)
+        self.shift = nn.Linear(hidden, size)
 
     def grid(self, pixels: Tensor) -> Tensor:
         """Cells [n, rows, columns, 1280] of pixels [n, 3, height, width], whose sides are multiples of 32."""
@@ -282,15 +350,26 @@ class CompactVlm(nn.Module):
         cells = F.layer_norm(grids, (HEAD,))
         return (self.projector(cells) + self.places(told.to(cells.dtype))).flatten(0, 2)
 
-    def read(self, embedded: Tensor, mask: Tensor) -> Tensor:
-        """What the text encoder makes of sequences of token embeddings [n, length, hidden]: float32 [n, hidden]."""
-        return self.out(mean_state(self.text(embedded, mask), mask).to(self.out.weight.dtype)).float()
-
-    def joined(self, read: Tensor, seen: Tensor, told: Tensor) -> Tensor:
-        """Embeddings float32 [n, hidden], unit length.
+    def read(self, embedded: Tensor, mask: Tensor, ids: Tensor | None = None, ids_mask: Tensor | None = None) -> Tensor:
+        """What the text encoders make of texts: float32 [n, size].
 
         Args:
-            read, seen: [n, hidden], any length; zero rows where an input has no text, no picture.
+            embedded: token embeddings [n, length, hidden] of the multilingual encoder, visual tokens among them. mask: bool [n, length].
+            ids: int64 [n, other length], the same texts as the English encoder's tokens, where there is one. ids_mask: bool of that shape.
+        """
+        state = mean_state(self.text(embedded, mask), mask)
+        dtype = self.out.weight.dtype
+        own = self.out(state.to(dtype)).float()
+        if self.english is None or self.fusion is None or ids is None or ids_mask is None:
+            return own
+        said = mean_state(self.english(self.english.tokens(ids).to(dtype), ids_mask), ids_mask)
+        return self.fusion(state.to(dtype), F.normalize(own, dim=-1).to(dtype), said.to(dtype)).float()
+
+    def joined(self, read: Tensor, seen: Tensor, told: Tensor) -> Tensor:
+        """Embeddings float32 [n, size], unit length.
+
+        Args:
+            read, seen: [n, size], any length; zero rows where an input has no text, no picture.
             told: [n, hidden], what the text encoder says of each input's instruction; zero rows where there is none.
         """
         told = told.to(self.gate.weight.dtype)

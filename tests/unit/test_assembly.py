@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from tokenizers import processors
 
+from mmsearch.embedders.compact_vlm import CompactVlmEmbedder
 from mmsearch.embedders.compact_vlm_model import HEAD, CompactVlm, Seeing
 from mmsearch.errors import ConfigError
 from mmsearch.items import KINDS
 from mmsearch.prompts import DOCUMENT_INSTRUCTIONS, TEXT_QUERY_INSTRUCTIONS
 from mmsearch.training.assembly import join
 from mmsearch.training.assembly.finish import largest_shift_error, leave_to_kinds, tell_gates, tell_kinds, turned_basis
+from mmsearch.training.assembly.fuse import OWN, Read, examples, fused
 from mmsearch.training.assembly.grids import SIDE, cells_of, pixels, viewed
 from mmsearch.training.assembly.join import Sequences
-from mmsearch.training.assembly.material import Material, PairSources, first_title
+from mmsearch.training.assembly.material import WRITTEN_LANGUAGES, Material, PairSources, first_title
 from mmsearch.training.assembly.seeing import (
     Draws,
     Head,
@@ -30,7 +34,7 @@ from mmsearch.training.assembly.seeing import (
 from mmsearch.training.assembly.settings import RECIPES, find_assembly, load_assembly
 from mmsearch.training.assembly.settings import Seeing as SeeingSettings
 from mmsearch.training.assembly.steps import Averaged, loaded, rate, saved
-from mmsearch.training.assembly.words import Reader, caption_states
+from mmsearch.training.assembly.words import English, Reader, caption_states
 from mmsearch.training.parts import Classifier
 from tests.tiny_models import random_compact
 
@@ -47,6 +51,22 @@ def tiny() -> tuple[CompactVlm, Sequences]:
     embedder = random_compact()
     model = embedder.model.float()
     return model, Sequences(model, embedder.tokenizer)
+
+
+class TinyEnglish(English):
+    """The English encoder of a tiny model."""
+
+    def __init__(self, embedder: CompactVlmEmbedder) -> None:
+        assert embedder.model.english is not None and embedder.tokens.english is not None
+        self.encoder, self.tokenizer = embedder.model.english.float(), embedder.tokens.english
+        self.tokenizer.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+        )
+
+
+def tiny_reader(frozen: int = 0) -> tuple[Reader, English]:
+    embedder = random_compact()
+    return Reader(embedder.model.text.float(), embedder.tokenizer, frozen=frozen), TinyEnglish(embedder)
 
 
 # Recipes
@@ -107,12 +127,65 @@ def test_the_first_title_has_two_words():
 
 
 def test_a_text_alone_is_what_it_is_among_others():
-    embedder = random_compact()
-    reader = Reader(embedder.model.text.float(), embedder.tokenizer, frozen=0)
+    reader, english = tiny_reader()
     texts = ["a", "a dog on the beach", "the dog"]
-    together = caption_states(reader, texts, batch=3).astype(np.float32)
-    alone = np.concatenate([caption_states(reader, [text]) for text in texts]).astype(np.float32)
-    assert np.abs(together - alone).max() < 0.05
+    together = caption_states(reader, english, texts).astype(np.float32)
+    alone = np.concatenate([caption_states(reader, english, [text]) for text in texts]).astype(np.float32)
+    assert together.shape == (3, 32 + 64) and np.abs(together - alone).max() < 0.05
+
+
+def read_of(count: int, size: int = 24) -> Read:
+    """Texts whose meaning both encoders tell, each in its own turn; the last third is not English, and MiniLM says noise of it."""
+    meaning = torch.randn(count, 8)
+    is_english = torch.arange(count) < 2 * count // 3
+    own = F.normalize(meaning @ torch.randn(8, size), dim=1)
+    told = F.normalize(meaning @ torch.randn(8, size), dim=1)
+    english = torch.where(is_english[:, None], told, F.normalize(torch.randn(count, size), dim=1))
+    states = own + 0.2 * torch.randn(count, size)
+    states[:, 0] = is_english * 3.0 + torch.randn(count)
+    foreign = (~is_english).nonzero().squeeze(1)
+    english = torch.cat([english, told[foreign]])  # the English twins of those
+    states, own = torch.cat([states, states[foreign]]), torch.cat([own, own[foreign]])
+    states[count:, 0] += 3.0
+    is_english = torch.cat([is_english, torch.ones(len(foreign), dtype=torch.bool)])
+    return Read(states, own, english, is_english, torch.stack([foreign, torch.arange(count, len(own))], 1))
+
+
+def test_english_is_told_and_guessed_where_it_cannot_be_read():
+    read = read_of(600)
+    fusion = fused(read, 32)
+    with torch.no_grad():
+        told = fusion.is_english(read.states).squeeze(1) > 0
+        assert float((told == read.is_english).float().mean()) > 0.9
+        foreign, twin = read.twins.T
+        guessed = F.cosine_similarity(fusion.guess(read.own[foreign]), read.english[twin])
+        assert float(guessed.mean()) > 0.9
+
+
+def test_the_fusion_keeps_what_both_say_of_english_texts():
+    read = read_of(600)
+    fusion = fused(read, 48)
+    with torch.no_grad():
+        fusion.is_english.weight.zero_(), fusion.is_english.bias.fill_(60.0)
+        states, own, english = (part[read.is_english] for part in (read.states, read.own, read.english))
+        made = fusion(states, own, english)
+        whole = torch.cat([OWN**0.5 * own, (1 - OWN) ** 0.5 * english], 1)
+        whole -= whole.mean(0)
+    torch.testing.assert_close(made @ made.T, whole @ whole.T, atol=1e-4, rtol=1e-3)
+
+
+def test_examples_name_each_text_once_and_say_which_are_english():
+    class Some:
+        written: ClassVar = [
+            {"en": "tower height", "passage": "It is 330 m tall.", **dict.fromkeys(WRITTEN_LANGUAGES, "Turm")}
+        ]
+        translations: ClassVar = [{"orig": "1.jpg", "en": "a dog", "de": "ein Hund"}]
+
+    some = examples(Some(), [("tower height", "It is 330 m tall.")], random.Random(0))  # type: ignore[arg-type]
+    assert len(set(some.texts)) == len(some.texts) == len(some.is_english)
+    english = dict(zip(some.texts, some.is_english, strict=True))
+    assert english["tower height"] and not english["Turm"]
+    assert (some.texts.index("Turm"), some.texts.index("tower height")) in some.twins
 
 
 def test_only_the_upper_layers_are_trained():
@@ -264,9 +337,9 @@ def test_sequences_are_those_of_the_embedder():
 
     embedder = random_compact()
     model, text = embedder.model.float(), "a dog on the beach"
-    sequences = Sequences(model, embedder.tokenizer)
+    sequences = Sequences(model, embedder.tokenizer, TinyEnglish(random_compact()))
     with torch.no_grad():
-        read = sequences.read([sequences.one(sequences.ids(text))])
+        read = sequences.read([sequences.one(sequences.ids(text))], [text])
         told = sequences.told(DOCUMENT_INSTRUCTIONS["page"]).unsqueeze(0)
         ours = model.joined(read, torch.zeros_like(read), told)
     theirs = embedder.encode_documents([EmbedInput(DOCUMENT_INSTRUCTIONS["page"], text, kind="page")])

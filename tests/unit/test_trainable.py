@@ -189,9 +189,11 @@ def test_instructions_are_read_with_the_weights_as_they_are(place):
     item = EmbedInput(TEXT_QUERY_INSTRUCTIONS["image"], "a red boat")
     embedder.encode_queries([item])
     with torch.no_grad():
-        embedder.model.text.layers[0].down.bias.add_(torch.linspace(-2, 2, embedder.dim))
+        embedder.model.text.layers[0].down.bias.add_(torch.linspace(-2, 2, embedder.model.hidden))
         trained = trainee(embedder.prepare(PROMPTS[:1], IMAGES[:1], IS_VIDEO[:1])).numpy()
-    same = CompactVlmEmbedder(embedder.model, embedder.tokenizer, embedder.config)
+    same = CompactVlmEmbedder(
+        embedder.model, embedder.tokenizer, embedder.config, english_tokenizer=embedder.tokens.english
+    )
     np.testing.assert_allclose(trained, same.encode_queries([item]), atol=1e-5)
 
 

@@ -2,9 +2,9 @@
 
 `mmsearch train --recipe mini` runs these stages in order, each resumable, each leaving its result in the run's folder:
 
-1. `words`: the text encoder's upper layers and the output map, on pairs of texts, with MiniLM's similarities as a second teacher.
-2. `distil`: the same layers towards what they said and what MiniLM says, in one vector; queries in other languages towards their English twins.
-3. `captions`: what the encoder then says of every caption, label and translation, computed once.
+1. `words`: the multilingual encoder's upper layers and the output map, on pairs of texts, with MiniLM's similarities as a second teacher.
+2. `fuse`: one vector from what that encoder and MiniLM say of a text; in other languages than English MiniLM's part is guessed.
+3. `captions`: what both then say of every caption, label and translation, computed once.
 4. `trunk`: the last blocks of the convolutional network, against those captions.
 5. `grids`: what the network then sees in every photo, page and clip, computed once.
 6. `seeing`: from grids to vectors: photos, clips, photos cut together, beside the classes that the network was trained to tell. Several heads, merged.

@@ -34,7 +34,7 @@ RIDGE = 1e-4
 
 @torch.no_grad()
 def turned_basis(vectors: Tensor) -> Tensor:
-    """float32 [hidden, hidden]: rows that take texts `vectors` [n, hidden] into a basis of their own. The first rows, left to kinds, are zero."""
+    """float32 [size, size]: rows that take texts `vectors` [n, size] into a basis of their own. The first rows, left to kinds, are zero."""
     axes = kind_axes(vectors.numpy())
     basis = torch.from_numpy(principal_basis(vectors.numpy(), axes))
     basis[: len(axes)] = 0
@@ -54,7 +54,12 @@ def leave_to_kinds(layers: Sequence[nn.Linear | None]) -> None:
 
 @torch.no_grad()
 def finish(
-    model: CompactVlm, tokenizer: Tokenizer, config: Mapping[str, Any], recipe: Assembly, gate: Tensor
+    model: CompactVlm,
+    tokenizer: Tokenizer,
+    english_tokenizer: Tokenizer,
+    config: Mapping[str, Any],
+    recipe: Assembly,
+    gate: Tensor,
 ) -> CompactVlmEmbedder:
     """Give kinds their directions and queries for pictures their `gate`, in place, and make an embedder of the model."""
     sequences = Sequences(model, tokenizer)
@@ -68,15 +73,15 @@ def finish(
         name=recipe.name,
         sidecar={"page_text_tokens": recipe.page_text_tokens, "query_text_tokens": recipe.query_text_tokens},
         max_pixels=recipe.max_pixels,  # type: ignore[arg-type]
+        english_tokenizer=english_tokenizer,
     )
 
 
 @torch.no_grad()
 def tell_kinds(model: CompactVlm, sequences: Sequences, strength: float) -> None:
     """Set `shift` so that each known instruction moves a vector by `strength` along its kind's coordinate."""
-    hidden = model.out.out_features
     wanted = {
-        instruction: strength * torch.eye(hidden)[number]
+        instruction: strength * torch.eye(model.size)[number]
         for number, kind in enumerate(KINDS)
         for instruction in _instructions(kind)
     }
@@ -85,7 +90,7 @@ def tell_kinds(model: CompactVlm, sequences: Sequences, strength: float) -> None
 
 @torch.no_grad()
 def tell_gates(model: CompactVlm, sequences: Sequences, gate: Tensor) -> None:
-    """Set the model's gate to `gate` [hidden] for texts that look for pictures or clips; for other known instructions it stays."""
+    """Set the model's gate to `gate` [size] for texts that look for pictures or clips; for other known instructions it stays."""
     wanted = {
         instruction: model.gate(sequences.told(instruction)) for kind in KINDS for instruction in _instructions(kind)
     }
@@ -122,6 +127,6 @@ def largest_shift_error(model: CompactVlm, sequences: Sequences, strength: float
     errors = []
     for number, kind in enumerate(KINDS):
         for instruction in _instructions(kind):
-            wanted = strength * torch.eye(model.out.out_features)[number]
+            wanted = strength * torch.eye(model.size)[number]
             errors.append(float((model.shift(sequences.told(instruction)) - wanted).norm()))
     return float(np.max(errors))

@@ -30,7 +30,7 @@ from mmsearch.training.assembly.grids import Grids
 from mmsearch.training.assembly.material import Material
 from mmsearch.training.assembly.seeing import Texts
 from mmsearch.training.assembly.steps import rate
-from mmsearch.training.assembly.words import FULL
+from mmsearch.training.assembly.words import FULL, English
 from mmsearch.training.parts import BEGIN, END
 
 log = logging.getLogger(__name__)
@@ -54,13 +54,14 @@ FURTHER_PHOTOS = 1500
 PAGES, CAPTIONED = 4, 12
 """Examples a step beside its composed queries."""
 PAGE_WEIGHT = 2.0
+MOST_TOKENS = 192
 
 
 class Sequences:
     """The encoder's sequences made from token ids and grids, as `CompactVlmEmbedder` makes them."""
 
-    def __init__(self, model: CompactVlm, tokenizer: Tokenizer) -> None:
-        self.model, self._tokenizer = model, tokenizer
+    def __init__(self, model: CompactVlm, tokenizer: Tokenizer, english: English | None = None) -> None:
+        self.model, self._tokenizer, self._english = model, tokenizer, english
         self._prefix = tokenizer.encode(PREFIX.rstrip()).ids
 
     def ids(self, text: str) -> list[int]:
@@ -74,14 +75,17 @@ class Sequences:
         at = 1 + len(self._prefix)
         return torch.cat([tokens[:at], self.model.visual_tokens(grid), tokens[at:]])
 
-    def read(self, sequences: Sequence[Tensor]) -> Tensor:
-        """float32 [n, hidden]: what the encoder makes of them."""
+    def read(self, sequences: Sequence[Tensor], texts: Sequence[str]) -> Tensor:
+        """float32 [n, size]: what the encoders make of them and of the texts in them."""
         lengths = torch.tensor([len(own) for own in sequences])
         padded = nn.utils.rnn.pad_sequence(list(sequences), batch_first=True)
         mask = torch.arange(padded.shape[1]) < lengths[:, None]
         with torch.autocast("cpu", torch.bfloat16, enabled=default_dtype("cpu") == torch.bfloat16):
-            states = self.model.text(padded, mask)
-        return self.model.out(mean_state(states, mask))
+            state = mean_state(self.model.text(padded, mask), mask)
+        own = self.model.out(state)
+        if self._english is None or self.model.fusion is None:
+            return own
+        return self.model.fusion(state, F.normalize(own, dim=1), self._english(texts, MOST_TOKENS))
 
     @torch.no_grad()
     def told(self, instruction: str) -> Tensor:
@@ -93,7 +97,7 @@ class Sequences:
 
 def train_join(
     model: CompactVlm,
-    tokenizer: Tokenizer,
+    sequences: Sequences,
     material: Material,
     grids: Grids,
     texts: Texts,
@@ -101,7 +105,6 @@ def train_join(
     rng: random.Random,
 ) -> None:
     """Train `projector`, `places`, `gate` and `mix` of a model whose other weights are final."""
-    sequences = Sequences(model, tokenizer)
     model.eval().requires_grad_(False)
     cells = grids.photos(0)
     side = math.isqrt(cells.shape[1])
@@ -118,7 +121,7 @@ def train_join(
     )
     photos = [n for n, photo in enumerate(material.photos) if photo.set_name == "flickr8k" and not photo.development]
     pages = [n for n, page in enumerate(material.pages) if not page.development and len(page.text.split()) >= 8]
-    page_ids = {n: sequences.ids(" ".join(material.pages[n].text.split())[:1500]) for n in pages}
+    words = {n: material.pages[n].text.split()[:150] for n in pages}
 
     def grid(number: int) -> Tensor:
         return torch.from_numpy(cells[number].astype(np.float32)).view(1, side, side, -1)
@@ -128,7 +131,9 @@ def train_join(
 
     def composed_loss() -> Tensor:
         some = rng.sample(composed, settings.batch)
-        read = sequences.read([sequences.one(sequences.ids(text), grid(of)) for of, text, _ in some])
+        read = sequences.read(
+            [sequences.one(sequences.ids(text), grid(of)) for of, text, _ in some], [text for _, text, _ in some]
+        )
         asked = joined(read, seen[[of for of, _, _ in some]], COMPOSED)
         targets = torch.tensor([target for _, _, target in some])
         rows = torch.cat([targets, torch.tensor(rng.choices(photos, k=FURTHER_PHOTOS))])
@@ -140,19 +145,21 @@ def train_join(
 
     def page_loss() -> Tensor:
         some = rng.sample(pages, PAGES)
-        ids = [page_ids[n][: rng.choice((40, 100, 180))] for n in some]
+        texts = [" ".join(words[n][: rng.choice((30, 75, 140))]) for n in some]
+        ids = [sequences.ids(text)[: MOST_TOKENS - 12] for text in texts]
         own = [grids.page(n) for n in some]
         with torch.no_grad():
-            alone = F.normalize(sequences.read([sequences.one(row) for row in ids]), dim=1)
+            alone = F.normalize(sequences.read([sequences.one(row) for row in ids], texts), dim=1)
             looked = torch.cat([model.seeing(model.seeing.pooled(one.flatten(1, 2))) for one in own])
-        read = sequences.read([sequences.one(row, one) for row, one in zip(ids, own, strict=True)])
+        read = sequences.read([sequences.one(row, one) for row, one in zip(ids, own, strict=True)], texts)
         return 1 - (joined(read, looked, PAGE) * alone).sum(1).mean()
 
     def captioned_loss() -> Tensor:
         some = rng.choices(photos, k=CAPTIONED)
         rows = [rng.choice([one.row for one in material.said.photos[n] if one.language == "en"]) for n in some]
+        said = [material.said.texts[row] for row in rows]
         read = sequences.read(
-            [sequences.one(sequences.ids(material.said.texts[row]), grid(n)) for row, n in zip(rows, some, strict=True)]
+            [sequences.one(sequences.ids(text), grid(n)) for text, n in zip(said, some, strict=True)], said
         )
         wanted = F.normalize(texts.vectors[rows] + seen[some], dim=1)
         return 1 - (joined(read, seen[some], PHOTO) * wanted).sum(1).mean()

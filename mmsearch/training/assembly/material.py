@@ -28,15 +28,6 @@ IMAGENET = "imagenet"
 Pair = tuple[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Twin:
-    """A text in some language, its English twin, and an English passage that belongs to both (for a caption: the twin)."""
-
-    text: str
-    english: str
-    passage: str
-
-
 @dataclass(frozen=True)
 class Said:
     """What is said of a picture: `language` is "en", "de", "fr", "cs", or "label" for a name; `row` is the text's number."""
@@ -185,31 +176,6 @@ class PairSources:
         content = [word for word in words if len(word) > 3 and word.lower() not in STOP_WORDS]
         chosen = rng.sample(content, min(len(content), rng.randint(2, 5)))
         return " ".join(chosen) or passage, " ".join(words)
-
-
-class Twins:
-    """Texts in other languages, those written for this and Multi30k's captions.
-
-    Args:
-        written: the share of the former.
-    """
-
-    def __init__(self, material: Material, written: float, rng: random.Random) -> None:
-        self._rng, self._share = rng, written
-        self._written = material.written
-        self._captions = [row for row in material.translations if not is_development(row["orig"])]
-
-    def draw(self, count: int) -> list[Twin]:
-        return [self._of_written() if self._rng.random() < self._share else self._of_captions() for _ in range(count)]
-
-    def _of_written(self) -> Twin:
-        row = self._rng.choice(self._written)
-        return Twin(row[self._rng.choice(WRITTEN_LANGUAGES)], row["en"], row["passage"])
-
-    def _of_captions(self) -> Twin:
-        row = self._rng.choice(self._captions)
-        language = self._rng.choice([code for code in TRANSLATIONS if row.get(code)])
-        return Twin(row[language], row["en"], row["en"])
 
 
 def _read_pairs(data: Path, held_out: set[str]) -> Iterator[tuple[str, str, str]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,26 +14,41 @@ from mmsearch.embedders.compact_vlm_model import EfficientNetLite
 from mmsearch.evaluation.metrics import measure
 from mmsearch.evaluation.split import Split
 from mmsearch.training.assembly.grids import Grids, cells_of, pixels, viewed
-from mmsearch.training.assembly.material import Material
+from mmsearch.training.assembly.material import WRITTEN_LANGUAGES, Material
 from mmsearch.training.assembly.seeing import Head
-from mmsearch.training.assembly.words import Reader
+from mmsearch.training.assembly.words import in_turn
 
-import random  # isort: skip
+Encode = Callable[[Sequence[str], int], Tensor]
+"""Texts and the most tokens of each that are read -> unit vectors [n, size]."""
+PAGE_TOKENS, QUERY_TOKENS = 160, 48
 
 
-def pages(material: Material) -> Callable[[Reader], dict[str, float]]:
-    """nDCG@5 of questions by hand and of 200 in words of the pages, by the text alone."""
-    split = Split(material.data, material.work)
+class Pages:
+    """nDCG@5 of pages by their text alone: questions by hand, 200 queries in words of the pages, paraphrases, and questions in other languages."""
 
-    def look(reader: Reader) -> dict[str, float]:
-        found = torch.cat([reader(split.page_texts[at : at + 48], 160) for at in range(0, len(split.page_texts), 48)])
-        numbers = {}
-        for name, queries in (("questions", split.natural_queries), ("words", split.page_queries[:200])):
-            asked = reader([query for query, _ in queries], 48)
-            numbers[name] = round(measure((asked @ found.T).numpy(), [right for _, right in queries])["nDCG@5"], 3)
+    def __init__(self, material: Material) -> None:
+        split = Split(material.data, material.work)
+        self._texts = split.page_texts
+        self._queries: dict[str, Sequence[tuple[str, Any]]] = {
+            "questions": split.natural_queries,
+            "words": split.page_queries[:200],
+            "paraphrases": split.paraphrases,
+            **split.translated_queries,
+        }
+
+    def __call__(self, encode: Encode) -> dict[str, float]:
+        found = in_turn(lambda some: encode(some, PAGE_TOKENS), self._texts)
+        numbers: dict[str, float] = {}
+        foreign: list[float] = []
+        for name, queries in self._queries.items():
+            asked = in_turn(lambda some: encode(some, QUERY_TOKENS), [query for query, _ in queries])
+            number = measure((asked @ found.T).numpy(), [right for _, right in queries])["nDCG@5"]
+            if name in WRITTEN_LANGUAGES:
+                foreign.append(number)
+            else:
+                numbers[name] = round(number, 3)
+        numbers["other languages"] = round(float(np.mean(foreign)), 3)
         return numbers
-
-    return look
 
 
 def photos(material: Material, texts: Tensor) -> Callable[[Head, EfficientNetLite], str]:

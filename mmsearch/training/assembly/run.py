@@ -11,18 +11,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import yaml
-from tokenizers import Tokenizer
 
 from mmsearch.embedders.compact_vlm import CompactVlmEmbedder
-from mmsearch.embedders.compact_vlm_model import CompactVlm, EfficientNetLite, Seeing
+from mmsearch.embedders.compact_vlm_model import CompactVlm, EfficientNetLite, Fusion, Seeing
 from mmsearch.lock import locked
 from mmsearch.training import parts
 from mmsearch.training.assembly import measure
-from mmsearch.training.assembly.distil import forget_languages, train_distil
 from mmsearch.training.assembly.finish import finish, leave_to_kinds, turned_basis
+from mmsearch.training.assembly.fuse import Read, examples, fused, said
 from mmsearch.training.assembly.grids import POOLED, Grids
-from mmsearch.training.assembly.join import train_join
-from mmsearch.training.assembly.material import Material, PairSources, Twins, photo_of
+from mmsearch.training.assembly.join import Sequences, train_join
+from mmsearch.training.assembly.material import Material, PairSources, photo_of
 from mmsearch.training.assembly.seeing import (
     Draws,
     Head,
@@ -35,13 +34,15 @@ from mmsearch.training.assembly.seeing import (
 )
 from mmsearch.training.assembly.settings import Assembly
 from mmsearch.training.assembly.steps import loaded, saved
-from mmsearch.training.assembly.words import Reader, caption_states, train_words
+from mmsearch.training.assembly.words import English, Reader, caption_states, forget_languages, train_words
 from mmsearch.training.sources import data_folder
 
 log = logging.getLogger(__name__)
 
 LANGUAGE_ROWS = 400
 """Queries by which languages are compared."""
+DRAW = 20
+"""Pairs of one source that are drawn together."""
 
 
 def assemble(recipe: Assembly, run: Path, *, data: Path | None = None, work: Path = Path("runs/work")) -> Path:
@@ -65,10 +66,13 @@ class _Run:
         (run / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False), "utf-8")
 
     def all(self) -> Path:
-        reader = self.distil(self.words())
-        texts = self.captions(reader)
+        english = English()
+        reader = self.words()
+        fusion = self.fuse(reader, english)
+        texts = self.captions(reader, english, fusion)
         network, classifier = parts.read_lite2()
-        model = CompactVlm(self.config())
+        config = self.config(reader)
+        model = CompactVlm(config)
         head = Head(model.seeing)
         self.trunk(network, classifier, texts)
         grids = Grids(self.run / "grids", network, self.material, self.recipe.seeing.views)
@@ -76,16 +80,17 @@ class _Run:
         self.seeing(head, grids, classifier, texts)
         model.text.load_state_dict(reader.encoder.state_dict())
         model.out.load_state_dict(reader.out.state_dict())
+        model.english, model.fusion = english.encoder, fusion
         model.vision.load_state_dict(network.state_dict())
-        leave_to_kinds([model.out, model.seeing.linear, model.seeing.deep, model.seeing.names])
-        self.join(model, reader.tokenizer, grids, texts)
-        embedder = finish(model, reader.tokenizer, self.config(), self.recipe, head.gate.detach())
+        leave_to_kinds([fusion.joint, model.seeing.linear, model.seeing.deep, model.seeing.names])
+        self.join(model, Sequences(model, reader.tokenizer, english), grids, texts)
+        embedder = finish(model, reader.tokenizer, english.tokenizer, config, self.recipe, head.gate.detach())
         folder = self.run / "checkpoint"
         embedder.save(folder)
         log.info("the checkpoint is in %s", folder)
         return folder
 
-    def config(self) -> dict[str, Any]:
+    def config(self, reader: Reader) -> dict[str, Any]:
         """The checkpoint's `config.json`."""
         return {
             "model_type": CompactVlmEmbedder.family,
@@ -93,7 +98,9 @@ class _Run:
             "bos_token_id": parts.BEGIN,
             "eos_token_id": parts.END,
             "pad_token_id": parts.PAD,
-            "text_config": parts.text_config(),
+            "embedding_size": self.recipe.fuse.size,
+            "text_config": parts.text_config(len(reader.encoder.tokens.nibbles)),
+            "english_config": parts.english_config(),
             "vision_config": {
                 **parts.LITE2,
                 "side": POOLED,
@@ -116,56 +123,54 @@ class _Run:
                 self.recipe.words,
                 state,
                 choose=lambda: rng.choices(names, weights)[0],
-                evaluate=measure.pages(self.material),
+                evaluate=measure.Pages(self.material),
             )
+            forget_languages(reader, rng.sample(self.material.written, LANGUAGE_ROWS), self.recipe.words.query_tokens)
             saved({"encoder": reader.encoder.state_dict(), "out": reader.out.state_dict()}, done)
         found = loaded(done)
         reader.encoder.load_state_dict(found["encoder"])
         reader.out.load_state_dict(found["out"])
         return reader.requires_grad_(False).eval()
 
-    def distil(self, reader: Reader) -> Reader:
-        state, done = self.run / "distil.part.pt", self.run / "distil.pt"
-        settings = self.recipe.distil
-        if not settings.steps:
-            return reader
+    def fuse(self, reader: Reader, english: English) -> Fusion:
+        done, settings = self.run / "fuse.pt", self.recipe.fuse
+        hidden = reader.out.out_features
         if not done.exists():
-            rng = self._rng("distil")
-            pairs, twins = PairSources(self.material, rng), Twins(self.material, settings.written, rng)
+            rng = self._rng("fuse")
+            pairs = PairSources(self.material, rng)
             names, weights = zip(*settings.weights.items(), strict=True)
-            reader.train_upper()
-            train_distil(
-                reader,
-                pairs,
-                twins,
-                settings,
-                state,
-                choose=lambda: rng.choices(names, weights)[0],
-                evaluate=measure.pages(self.material),
-            )
-            forget_languages(reader, rng.sample(self.material.written, LANGUAGE_ROWS), settings.query_tokens)
-            saved({"encoder": reader.encoder.state_dict(), "out": reader.out.state_dict()}, done)
-        found = loaded(done)
-        reader.encoder.load_state_dict(found["encoder"])
-        reader.out.load_state_dict(found["out"])
-        return reader.requires_grad_(False).eval()
+            drawn = [
+                pair for _ in range(settings.pairs // DRAW) for pair in pairs.draw(rng.choices(names, weights)[0], DRAW)
+            ]
+            some = examples(self.material, drawn, rng)
+            fusion = fused(Read.of(reader, english, some, settings.tokens), settings.size)
+            pages = measure.Pages(self.material)
+            told = pages(lambda texts, most: said(reader, english, fusion, texts, most))
+            log.info("fuse: %s", told)
+            saved(fusion.state_dict(), done)
+        fusion = Fusion(hidden, english.encoder.positions.shape[1], settings.size)
+        fusion.load_state_dict(loaded(done))
+        return fusion.requires_grad_(False).eval()
 
-    def captions(self, reader: Reader) -> Texts:
-        """Every text's vector; what the development split says is not drawn from. The reader's map is turned into their basis."""
-        said, file = self.material.said, self.run / "captions.npy"
+    def captions(self, reader: Reader, english: English, fusion: Fusion) -> Texts:
+        """Every text's vector; what the development split says is not drawn from. The fusion is turned into their basis."""
+        texts, file = self.material.said.texts, self.run / "captions.npy"
         if not file.exists():
             part = file.with_suffix(".part")
             with part.open("wb") as stream:
-                np.save(stream, caption_states(reader, said.texts))
+                np.save(stream, caption_states(reader, english, texts))
             part.replace(file)
-        states = torch.from_numpy(np.load(file).astype(np.float32))
-        if len(states) != len(said.texts):
-            raise ValueError(f"{file} holds {len(states)} texts, the material {len(said.texts)}: delete it")
+        both = torch.from_numpy(np.load(file).astype(np.float32))
+        if len(both) != len(texts):
+            raise ValueError(f"{file} holds {len(both)} texts, the material {len(texts)}: delete it")
+        states, told = both.split(reader.out.in_features, 1)
+        own = F.normalize(reader.out(states), dim=1)
         with torch.no_grad():
-            basis = turned_basis(F.normalize(reader.out(states), dim=1))
-            reader.out.weight.copy_(basis @ reader.out.weight)
-            reader.out.bias.copy_(basis @ reader.out.bias)
-            vectors = F.normalize(reader.out(states), dim=1)
+            basis = turned_basis(F.normalize(fusion(states, own, told), dim=1))
+            fusion.joint.weight.copy_(basis @ fusion.joint.weight)
+            fusion.joint.bias.copy_(basis @ fusion.joint.bias)
+            vectors = F.normalize(fusion(states, own, told), dim=1)
+        said = self.material.said
         trained = [own for photo, own in zip(self.material.photos, said.photos, strict=True) if not photo.development]
         trained += [own for clip, own in zip(self.material.clips, said.clips, strict=True) if not clip.development]
         train = {one.row for own in trained for one in own}
@@ -236,11 +241,11 @@ class _Run:
         names = texts.vectors[rows].sum(1)
         know_classes(head.seeing, torch.from_numpy(some.astype(np.float32).mean(1)), classifier, names)
 
-    def join(self, model: CompactVlm, tokenizer: Tokenizer, grids: Grids, texts: Texts) -> None:
+    def join(self, model: CompactVlm, sequences: Sequences, grids: Grids, texts: Texts) -> None:
         done = self.run / "join.pt"
         names = ("projector", "places", "gate", "mix")
         if not done.exists():
-            train_join(model, tokenizer, self.material, grids, texts, self.recipe.join, self._rng("join"))
+            train_join(model, sequences, self.material, grids, texts, self.recipe.join, self._rng("join"))
             saved({name: getattr(model, name).state_dict() for name in names}, done)
         found = loaded(done)
         for name in names:

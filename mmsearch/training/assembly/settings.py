@@ -35,23 +35,12 @@ class Words(Section):
     weights: dict[str, float]
 
 
-class Distil(Section):
-    """Attributes: bank: pairs whose passages every text is compared with. twins: texts in other languages in a step. written: their share that was
-    written for this. weights: how often each source of pairs is drawn."""
+class Fuse(Section):
+    """Attributes: size: of a vector. pairs: of English texts by which the fusion is fitted. weights: how often each of their sources is drawn."""
 
-    steps: int = Field(ge=0)
-    batch: PositiveInt = 40
-    twins: PositiveInt = 40
-    written: float = 0.7
-    bank: PositiveInt = 2400
-    learning_rate: PositiveFloat = 2e-4
-    map_learning_rate: PositiveFloat = 6e-4
-    query_tokens: PositiveInt = 48
-    passage_tokens: PositiveInt = 96
-    aim_weight: float = 2.0
-    batch_weight: float = 0.5
-    pairs_weight: float = 0.3
-    evaluate_every: PositiveInt = 100
+    size: PositiveInt = 512
+    pairs: PositiveInt = 3000
+    tokens: PositiveInt = 128
     weights: dict[str, float]
 
 
@@ -103,7 +92,7 @@ class Assembly(Section):
     page_text_tokens: PositiveInt = 192
     query_text_tokens: PositiveInt = 128
     words: Words
-    distil: Distil
+    fuse: Fuse
     trunk: Trunk
     seeing: Seeing
     join: Join

@@ -3,7 +3,7 @@
 The lower layers stay as they are: what they know of a hundred languages is what English pairs would undo. The upper layers are pulled back to
 their origin a little at every step. The output map begins as the identity with the mean taken out: E5's vectors lie in a narrow cone, and
 centring alone raises nDCG@5 of questions to pages from 0.427 to 0.455. MiniLM's similarities within a batch are matched beside the
-contrastive loss: it knows which of the other passages answer too.
+contrastive loss: it knows which of the other passages answer too. At last the directions in which languages differ are taken out of the map.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,17 +25,17 @@ from torch import Tensor, nn
 from mmsearch.embedders.compact_vlm import PREFIX
 from mmsearch.embedders.compact_vlm_model import TextEncoder, mean_state
 from mmsearch.embedders.opened import default_dtype
-from mmsearch.training.assembly.material import PairSources
+from mmsearch.training.assembly.material import WRITTEN_LANGUAGES, PairSources
 from mmsearch.training.assembly.settings import Words
 from mmsearch.training.assembly.steps import Averaged, rate, saved
-from mmsearch.training.parts import padded_rows, token_rows
-from mmsearch.training.teacher import teacher_folder, teacher_model
+from mmsearch.training.parts import padded_rows, read_minilm, token_rows
 
 log = logging.getLogger(__name__)
 
 FULL = -1e4
 """Instead of minus infinity, which bfloat16 gradients do not survive."""
 CENTRING_TEXTS = 768
+CAPTIONS_TOGETHER = 64
 
 
 class Reader(nn.Module):
@@ -119,24 +119,31 @@ def _autocast() -> torch.autocast:
     return torch.autocast("cpu", torch.bfloat16, enabled=default_dtype("cpu") == torch.bfloat16)
 
 
-class Teacher:
-    """all-MiniLM-L6-v2, asked again for every batch."""
+class English:
+    """all-MiniLM-L6-v2, which stays as it is. Attributes: encoder, tokenizer: as `parts.read_minilm` gives them."""
 
     def __init__(self) -> None:
-        self._model = teacher_model().requires_grad_(False)
-        self._tokenizer = Tokenizer.from_file(str(teacher_folder() / "tokenizer.json"))
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
+        self.encoder, self.tokenizer = read_minilm()
+        self.encoder.requires_grad_(False)
 
+    @torch.no_grad()
     def __call__(self, texts: Sequence[str], most_tokens: int) -> Tensor:
         """float32 [n, 384], unit length."""
-        found = [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
-        ids, mask = padded_rows(
-            [row if len(row) <= most_tokens else [*row[: most_tokens - 1], row[-1]] for row in found]
-        )
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=default_dtype("cpu") == torch.bfloat16):
-            states = self._model(input_ids=ids * mask, attention_mask=mask.long()).last_hidden_state
+        found = [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
+        cut = [row if len(row) <= most_tokens else [*row[: most_tokens - 1], row[-1]] for row in found]
+        ids, mask = padded_rows(cut)
+        with _autocast():
+            states = self.encoder(self.encoder.tokens(ids * mask), mask)
         return F.normalize(mean_state(states, mask), dim=1)
+
+
+def in_turn(encode: Callable[[Sequence[str]], Tensor], texts: Sequence[str], batch: int = 48) -> Tensor:
+    """What `encode` makes of many texts, those of like length together; rows in the order given."""
+    order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+    found = torch.cat([encode([texts[row] for row in order[at : at + batch]]) for at in range(0, len(order), batch)])
+    back = torch.empty(len(order), dtype=torch.long)
+    back[torch.tensor(order)] = torch.arange(len(order))
+    return found[back]
 
 
 def train_words(
@@ -154,7 +161,7 @@ def train_words(
         choose: the name of the next batch's source.
         evaluate: measures the averaged weights, for the log.
     """
-    teacher = Teacher()
+    teacher = English()
     _centre(reader, pairs, choose)
     layers = [weight for layer in reader.encoder.layers[reader.frozen :] for weight in layer.parameters()]
     origin = [weight.detach().clone() for weight in layers]
@@ -213,7 +220,7 @@ def _centre(reader: Reader, pairs: PairSources, choose: Callable[[], str]) -> No
 
 
 def _losses(
-    reader: Reader, teacher: Teacher | None, batch: Sequence[tuple[str, str]], settings: Words
+    reader: Reader, teacher: English | None, batch: Sequence[tuple[str, str]], settings: Words
 ) -> dict[str, Tensor]:
     """`pairs`: which passage belongs to which query, both ways. `teacher`: how alike MiniLM finds queries and passages, and passages."""
     queries, passages = ([*side] for side in zip(*batch, strict=True))
@@ -241,12 +248,35 @@ def divergence(ours: Tensor, theirs: Tensor, temperature: float, without: Tensor
     return F.kl_div(F.log_softmax(ours, 1), F.softmax(theirs, 1), reduction="batchmean")
 
 
-def caption_states(reader: Reader, texts: Sequence[str], *, most_tokens: int = 72, batch: int = 64) -> np.ndarray:
-    """float16 [n, hidden]: the mean state of each text, before the output map."""
-    states = np.zeros((len(texts), reader.out.in_features), np.float16)
+@torch.no_grad()
+def forget_languages(reader: Reader, rows: Sequence[Mapping[str, str]], most_tokens: int) -> None:
+    """Take out of the reader's map the directions in which the mean of the same queries differs from language to language.
+
+    What language a query is written in says nothing of the page it looks for (Yang et al. 2021, "A Simple and Effective Method To Eliminate the Self
+    Language Bias in Multilingual Representations").
+
+    Args:
+        rows: queries under each language's code.
+    """
+    mean = {
+        language: in_turn(lambda some: reader(some, most_tokens), [row[language] for row in rows]).mean(0)
+        for language in ("en", *WRITTEN_LANGUAGES)
+    }
+    offsets = torch.stack([mean[language] - mean["en"] for language in WRITTEN_LANGUAGES])
+    directions = torch.linalg.qr(offsets.T)[0]
+    without = torch.eye(len(directions)) - directions @ directions.T
+    reader.out.weight.copy_(without @ reader.out.weight)
+    reader.out.bias.copy_(without @ reader.out.bias)
+    log.info("words: languages lay %.3f from English", float(offsets.norm(dim=1).mean()))
+
+
+def caption_states(reader: Reader, english: English, texts: Sequence[str], *, most_tokens: int = 72) -> np.ndarray:
+    """float16 [n, hidden + hidden of English]: of each text the mean state before the output map, and what MiniLM says."""
+    states = np.zeros((len(texts), reader.out.in_features + english.encoder.positions.shape[1]), np.float16)
     order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
     with torch.inference_mode():
-        for start in range(0, len(order), batch):
-            some = order[start : start + batch]
-            states[some] = reader.states([texts[row] for row in some], most_tokens, parts=1).numpy()
+        for start in range(0, len(order), CAPTIONS_TOGETHER):
+            rows = order[start : start + CAPTIONS_TOGETHER]
+            some = [texts[row] for row in rows]
+            states[rows] = torch.cat([reader.states(some, most_tokens, parts=1), english(some, most_tokens)], 1).numpy()
     return states
