@@ -49,6 +49,8 @@ def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:
     }
     if info.dated is not None:
         meta |= info.dated.meta()
+    if info.content_identifier is not None:
+        meta["content_identifier"] = info.content_identifier
 
     def samples() -> Iterator[clips.Sample]:
         indices = sample_indices(frames.times_s, frames.end_s)

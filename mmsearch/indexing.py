@@ -139,6 +139,9 @@ def save_batch(
             for item_id, vector in zip(ids, checked, strict=True)
         ],
     )
+    for source_id, identifier in {row[0]: row[1].meta.get("content_identifier") for row in rows}.items():
+        if identifier is not None:
+            _set(c, source_id, content_identifier=identifier)
     return ids
 
 
@@ -222,6 +225,7 @@ def copy_source(c: Connection, from_id: int, source: Source) -> int:
             "modified_ns": original.modified_ns,  # until `_restamp`
             "state": "indexed",
             "item_count": original.item_count,
+            "content_identifier": original.content_identifier,
             "model_key": original.model_key,
             "changed_at": time.time(),
         },

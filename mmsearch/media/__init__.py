@@ -31,6 +31,7 @@ from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from mmsearch.dates import Dated, parse_written
 from mmsearch.errors import CorruptFile, EncryptedFile, FileTooLarge, SourceError, UnsupportedFile
+from mmsearch.media import apple
 from mmsearch.media.picture_dates import picture_date
 
 if TYPE_CHECKING:
@@ -440,7 +441,8 @@ def _from_cmyk(image: Image.Image) -> Image.Image:
 
 
 def image_meta(image: Image.Image) -> dict[str, Any]:
-    """What a photo's header tells: `width`, `height` (upright), `captured_at` (ISO 8601), `date_source`, `camera`, `gps` [lat, lon].
+    """What a photo's header tells: `width`, `height` (upright), `captured_at` (ISO 8601), `date_source`, `camera`, `gps` [lat, lon],
+    `content_identifier` (Apple's, of a Live Photo).
 
     Takes an image from `open_header` (pixels not needed). Damaged EXIF gives fewer entries, never an error.
     """
@@ -459,6 +461,8 @@ def image_meta(image: Image.Image) -> dict[str, Any]:
             meta["camera"] = camera[:MAX_CAMERA_CHARS]
         if gps := _position(exif.get_ifd(ExifTags.IFD.GPSInfo)):
             meta["gps"] = gps
+        if identifier := apple.identifier_of_note(exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.MakerNote)):
+            meta["content_identifier"] = identifier
     except Exception:  # EXIF is a foreign format of its own: nothing in it may cost the picture
         return meta
     return meta
@@ -644,6 +648,7 @@ class VideoInfo:
 
     `pixel_shape` is the width of a stored pixel by its height, before rotation: 64/45 for a wide PAL film; `stored_size` likewise. `frame_count` is 0 where the container does not tell; `rotation` in degrees counter-clockwise: 0, 90, 180, 270.
     `stream_codecs`: of all its streams, sound and data included; "" for one that FFmpeg does not know.
+    `content_identifier`: Apple's, of a Live Photo.
     """
 
     duration_s: float
@@ -657,6 +662,7 @@ class VideoInfo:
     pixel_shape: float = 1.0
     stored_size: tuple[int, int] = (0, 0)
     stream_codecs: frozenset[str] = frozenset()
+    content_identifier: str | None = None
 
 
 @contextmanager
@@ -746,6 +752,7 @@ def probe_video(path: str | os.PathLike[str]) -> VideoInfo:
             pixel_shape=shape,
             stored_size=(first.width, first.height),
             stream_codecs=frozenset(_codec_name(one) for one in container.streams),
+            content_identifier=apple.checked_identifier(container.metadata.get(apple.VIDEO_TAG)),
         )
 
 

@@ -1,0 +1,22 @@
+"""Apple's content identifier, which the photo and the video of a Live Photo share (`mmsearch.twins`).
+
+NULL in what is there: the file has none, or was read by an older mmsearch.
+
+Revision ID: 0007
+"""
+
+from alembic import op
+
+revision = "0007"
+down_revision = "0005"
+
+STATEMENTS = """
+ALTER TABLE sources ADD COLUMN content_identifier TEXT
+
+CREATE INDEX sources_moment ON sources (content_identifier) WHERE content_identifier IS NOT NULL
+"""
+
+
+def upgrade() -> None:
+    for statement in STATEMENTS.split("\n\n"):
+        op.execute(statement)
