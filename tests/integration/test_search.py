@@ -213,7 +213,7 @@ def test_a_picture_as_the_query(library: Library, tmp_path: Path) -> None:
     [
         ("bomb.png", FileTooLarge),
         ("bomb.jpg", FileTooLarge),
-        ("truncated.webp", CorruptFile),
+        ("truncated.jp2", CorruptFile),
         ("magic.heic", CorruptFile),
         ("endless-text.png", CorruptFile),
         ("a-document.png", UnsupportedFile),
