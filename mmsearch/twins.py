@@ -257,8 +257,8 @@ def _read(c: Connection, condition: str, parameters: Sequence[Any], joined: str 
         f" WHERE +s.state = 'indexed' AND {condition}",
         tuple(parameters),
     )
-    for *columns, meta in rows.all():
-        yield _File(*columns, _facts(meta))
+    for row in rows.all():
+        yield _File(*row[:-1], meta=_facts(row[-1]))
 
 
 def _facts(meta: str | None) -> dict[str, Any]:
