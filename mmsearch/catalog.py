@@ -11,7 +11,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -515,10 +515,28 @@ class Catalog:
         with self._writing() as c:
             return indexing.save_batch(c, rows, model_key)
 
-    def finish_source(self, source_id: int) -> None:
-        """The last item of a source is saved: it counts as indexed; the source that it replaces gives way in the same commit."""
+    def finish_source(self, source_id: int, *, reader_version: int | None = None) -> None:
+        """The last item of a source is saved: it counts as indexed; the source that it replaces gives way in the same commit.
+
+        `reader_version`: of the readers that told all its items, see `read_by_older`.
+        """
         with self._writing() as c:
-            indexing.finish_source(c, source_id)
+            indexing.finish_source(c, source_id, reader_version=reader_version)
+
+    def read_by_older(self, reader_version: int) -> dict[bytes, int]:
+        """The indexed files of which something was read by older readers than these: the source's id by its path."""
+        query = "SELECT path, id FROM sources WHERE state = 'indexed' AND coalesce(reader_version, 0) < :version"
+        with self._reading() as c:
+            return dict(c.execute(text(query), {"version": reader_version}).all())
+
+    def save_facts(self, source_id: int, facts: Sequence[Mapping[str, Any]], reader_version: int) -> None:
+        """Put what a file's header tells in the place of what an older reader told; texts and vectors stay.
+
+        Args:
+            facts: metadata of all items of the source, or one for each by ordinal; empty to keep what is known.
+        """
+        with self._writing() as c:
+            indexing.save_facts(c, source_id, facts, reader_version)
 
     def fail_source(self, source: Source | Path, error: SourceError, *, replaces: int | None = None) -> int:
         """Remember that a file could not be indexed, and why. Former items of that path stay searchable.

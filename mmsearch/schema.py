@@ -98,6 +98,7 @@ sources = Table(
     Column("changed_at", Float, nullable=False),  # seconds since the epoch: when `state` was last set
     Column("ctime_ns", Integer),  # NULL: not known; see `items.Source`
     Column("content_identifier", Text),  # Apple's name of a moment, see `twins`; NULL without one
+    Column("reader_version", Integer),  # see `ingest.readers`; NULL: some item was read by an older mmsearch
     # A path has at most one source that holds its items, and at most one attempt beside it.
     Index("sources_holder", "path", unique=True, sqlite_where=text("state IN ('indexed', 'offline')")),
     Index("sources_attempt", "path", unique=True, sqlite_where=text("state IN ('pending', 'failed')")),

@@ -1,6 +1,7 @@
-"""Apple's content identifier, which the photo and the video of a Live Photo share (`mmsearch.twins`).
+"""What was read of a file, and by which version of the readers (`ingest.readers.READER_VERSION`); Apple's content identifier, which the
+photo and the video of a Live Photo share (`mmsearch.twins`).
 
-NULL in what is there: the file has none, or was read by an older mmsearch.
+NULL in what is there: read by an older mmsearch. The next ingest of the folder reads dates and other facts again.
 
 Revision ID: 0007
 """
@@ -12,6 +13,8 @@ down_revision = "0005"
 
 STATEMENTS = """
 ALTER TABLE sources ADD COLUMN content_identifier TEXT
+
+ALTER TABLE sources ADD COLUMN reader_version INTEGER
 
 CREATE INDEX sources_moment ON sources (content_identifier) WHERE content_identifier IS NOT NULL
 """
