@@ -510,9 +510,12 @@ class Run:
                 again = {source_id for source_id, _ in plan.reread}
                 plan.unchanged = [source_id for source_id in plan.unchanged if source_id not in again]
                 older = self.catalog.read_by_older(READER_VERSION)
-                ids = {source.path: older.get(os.fsencode(source.path)) for source in scan.sources if older}
-                unchanged -= again
-                plan.outread = [(ids[s.path], s) for s in scan.sources if older and ids[s.path] in unchanged]
+                by_older = {
+                    source_id: source
+                    for source in (scan.sources if older else ())
+                    if (source_id := older.get(os.fsencode(source.path))) is not None
+                }
+                plan.outread = [(one, by_older[one]) for one in plan.unchanged if one in by_older]
                 if add_new:
                     return plan
                 own = {row.path for row in self.catalog.sources(states=(*HOLDERS, "pending"))}

@@ -258,7 +258,7 @@ def _read(c: Connection, condition: str, parameters: Sequence[Any], joined: str 
         tuple(parameters),
     )
     for row in rows.all():
-        yield _File(*row[:-1], meta=_facts(row[-1]))
+        yield _File(row[0], row[1], row[2], row[3], row[4], row[5], _facts(row[6]))
 
 
 def _facts(meta: str | None) -> dict[str, Any]:
