@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ingest import clips
-from ingest.readers import Reading
+from ingest.readers import Facts, Reading
 from mmsearch import media
 from mmsearch.errors import CorruptFile, FileTooLarge
 from mmsearch.items import ItemDraft, Kind, Source
@@ -59,6 +59,21 @@ def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:
 def count_items(path: Path) -> tuple[Kind, int, float]:
     with media.open_header(path):
         return "image", 1, 0.0
+
+
+def read_facts(path: Path) -> Facts:
+    with media.open_header(path) as header:
+        is_redrawn = media.pixel_shape(header) != 1.0  # older readers took all pixels for squares
+        frame_count = getattr(header, "n_frames", 1)
+        if frame_count == 1 or header.format != "TIFF":
+            return Facts((media.image_meta(header),), is_redrawn)
+        first_date = picture_date(header)
+        metas = []
+        for index in range(frame_count):
+            header.seek(index)
+            dated = picture_date(header) or first_date
+            metas.append(dated.meta() if dated else {})
+        return Facts(tuple(metas), is_redrawn)
 
 
 def _frames(source: Source, animation: Image, frame_count: int, reading: Reading) -> Iterator[clips.Sample]:

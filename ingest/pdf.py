@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ingest.printed import page_needs_reading
-from ingest.readers import Reading
+from ingest.readers import Facts, Reading
 from mmsearch import media
 from mmsearch.dates import Dated, parse_written
 from mmsearch.errors import CorruptFile, EncryptedFile, FileTooLarge
@@ -50,8 +50,7 @@ def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:
             raise FileTooLarge(
                 source.path, f"{page_count:,} pages; the limit is {reading.max_pages:,} (setting max_pages)"
             )
-        title = _title(document)
-        created = parse_written((document.metadata or {}).get("creationDate"))
+        told = _told(document)
         drawn = 0
         damage = ""
         has_items = False
@@ -87,10 +86,7 @@ def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:
             meta: dict[str, Any] = {"page_count": page_count}
             if label and label != str(index + 1):
                 meta["page_label"] = label
-            if title:
-                meta["title"] = title
-            if created:
-                meta |= Dated(created, "document").meta()
+            meta |= told
             draft = ItemDraft(
                 source=source,
                 kind="page",
@@ -143,6 +139,21 @@ def demand_unlocked(path: Path) -> None:
         raise EncryptedFile(path, "the archive needs a password")
     if any(member.filename in LOCKS for member in members):
         raise EncryptedFile(path, "the e-book is locked by its shop (DRM)")
+
+
+def read_facts(path: Path) -> Facts:
+    demand_unlocked(path)
+    with media.open_document(path) as document:
+        return Facts((_told(document),))
+
+
+def _told(document: Any) -> dict[str, Any]:
+    told: dict[str, Any] = {}
+    if title := _title(document):
+        told["title"] = title
+    if created := parse_written((document.metadata or {}).get("creationDate")):
+        told |= Dated(created, "document").meta()
+    return told
 
 
 def count_items(path: Path) -> tuple[Kind, int, float]:

@@ -35,6 +35,7 @@ from ingest.plan import (
     sample_inputs,
 )
 from ingest.printed import with_print
+from ingest.readers import READER_VERSION, Facts
 from ingest.scan import ScanResult, find_sources, former_roots, has_changed, resolve_roots
 from ingest.subtitles import SubtitleFolder, is_current
 from ingest.workers import Event, Limits, Task, WorkerPool, default_jobs
@@ -55,6 +56,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BATCH_ITEMS = 32
+FACTS_AT_ONCE = 200
+"""Files whose facts are read again are saved together: a commit waits for the disk."""
 BATCH_WAIT_S = 5.0
 """An item waits no longer than this for its batch to fill, so that a slow video does not hold back what is found."""
 SYNC_INTERVAL_S = 60.0
@@ -153,6 +156,7 @@ class IngestReport:
     Attributes:
         plan: what it set out to do.
         items: saved, by kind. files: sources completed. copied: sources indexed from another with the same content.
+        refreshed: unchanged files whose facts (dates, sizes) were read again, since an older reader had read them.
         moved, returned, retired, offline, away, unchanged: sources, see `mmsearch.plan.Plan`; removed ones that came back count as
             returned, too.
         failures: of this run, files and folders that cannot be read included. failed_before: known failures left alone.
@@ -170,6 +174,7 @@ class IngestReport:
     items: Counter[Kind] = field(default_factory=Counter)
     files: int = 0
     copied: int = 0
+    refreshed: int = 0
     moved: int = 0
     returned: int = 0
     retired: int = 0
@@ -217,6 +222,10 @@ class IngestReport:
         ):
             if number:
                 did.append(f"{counted(number, ('file', 'files'))} {word}")
+        if self.refreshed:
+            did.append(
+                f"dates and facts of {counted(self.refreshed, ('file', 'files'))} read again by the newer reader"
+            )
         if told := self.print_sentence():
             did.append(told)
         if not did and not self.offline:
@@ -264,7 +273,7 @@ class IngestReport:
             **{
                 name: getattr(self, name)
                 for name in (
-                    "files", "copied", "moved", "returned", "retired", "offline", "away", "unchanged", "failed_before",
+                    "files", "copied", "refreshed", "moved", "returned", "retired", "offline", "away", "unchanged", "failed_before",
                     "blank_pages", "damaged_pages", "damaged_photos", "merged_clips", "without_print", "print_left", "interrupted", "dry_run",
                 )
             },
@@ -420,6 +429,7 @@ class Run:
             left = self.copy(plan.copied)  # before hours of reading: a file that was renamed shall be found meanwhile
             others = [source for _, source in plan.moved] + [source for source in plan.copied if source not in left]
             plan.reread += self.with_other_subtitles(others)
+            plan.reread += self.refresh(plan.outread)
             if plan.new or plan.changed or plan.reembed or plan.reread or left:
                 self.read(plan)
                 if left := self.copy(left):  # what failed, or changed, where it would have been copied from
@@ -499,6 +509,13 @@ class Run:
                 plan.reread = [one for one in self.with_other_subtitles(scan.sources) if one[0] in unchanged]
                 again = {source_id for source_id, _ in plan.reread}
                 plan.unchanged = [source_id for source_id in plan.unchanged if source_id not in again]
+                older = self.catalog.read_by_older(READER_VERSION)
+                by_older = {
+                    source_id: source
+                    for source in (scan.sources if older else ())
+                    if (source_id := older.get(os.fsencode(source.path))) is not None
+                }
+                plan.outread = [(one, by_older[one]) for one in plan.unchanged if one in by_older]
                 if add_new:
                     return plan
                 own = {row.path for row in self.catalog.sources(states=(*HOLDERS, "pending"))}
@@ -598,6 +615,38 @@ class Run:
         again = [self.job(source) for _, source in plan.reread]
         self.resume(jobs, plan, embedder.model_key)
         self.read_jobs([*jobs, *again], embedder)
+
+    def refresh(self, files: Sequence[tuple[int, Source]]) -> list[tuple[int, Source]]:
+        """Read the facts again of files that an older reader read, without the model. Returns those to be embedded again, too: of
+        which the model is given another picture now."""
+        redrawn: list[tuple[int, Source]] = []
+        waiting: list[tuple[int, Facts]] = []
+
+        def save() -> None:
+            with self.timed("save"), self.catalog.together():
+                for source_id, facts in waiting:
+                    self.catalog.save_facts(source_id, facts.metas, READER_VERSION)
+            self.report.refreshed += sum(bool(facts.metas) for _, facts in waiting)
+            waiting.clear()
+
+        if not files:
+            return redrawn
+        by_id = dict(files)
+        tasks = [Task(source_id, source, is_facts=True) for source_id, source in files]
+        with WorkerPool({}, jobs=self.jobs, limits=self.limits) as pool:
+            for event in pool.read(tasks):
+                if event is None or not self.is_as_scanned(event.task.source):
+                    continue
+                source_id = event.task.key
+                if event.facts is not None and event.facts.is_redrawn:
+                    redrawn.append((source_id, by_id[source_id]))
+                else:  # what cannot be read now was read before: what is known of it stays
+                    waiting.append((source_id, event.facts or Facts(())))
+                if len(waiting) >= FACTS_AT_ONCE:
+                    save()
+        save()
+        is_planned_for = not redrawn or self.library.embedder.model_key == self.model_key
+        return redrawn if is_planned_for else []  # else the next run embeds everything
 
     def job(self, source: Source, replaces: int | None = None) -> _Job:
         kind, expected = self.report.plan.expected.get(str(source.path)) or (kind_of(source), 1)
@@ -745,7 +794,9 @@ class Run:
                 if job.error is not None:
                     self.fail(job, job.error)
                 else:
-                    self.catalog.finish_source(self.begin(job))
+                    self.catalog.finish_source(
+                        self.begin(job), reader_version=None if job.resumes_at else READER_VERSION
+                    )
                     self.report.files += 1
 
     def fail(self, job: _Job, error: SourceError) -> None:

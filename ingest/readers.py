@@ -47,6 +47,10 @@ SUFFIX_TYPES: Mapping[str, str] = {
 }  # fmt: skip
 """What a name promises. It decides nothing but this: a promise that the content breaks is an error, not a shrug."""
 
+READER_VERSION = 1
+"""Grows when readers tell other facts of a file (`Facts`), or give the model another picture of it, than before. The next ingest of an
+older library then reads the facts again, and embeds again only what is another picture now."""
+
 HEAD_BYTES = 4096
 TAIL_BYTES = 65_536
 
@@ -71,6 +75,19 @@ class Reading:
     on_progress: Callable[[], None] = lambda: None
 
 
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a file's header tells, read without its pixels.
+
+    Attributes:
+        metas: entries of `ItemDraft.meta` for all items, or one after the other for each.
+        is_redrawn: an older reader gave the model another picture of the file, as far as can be told.
+    """
+
+    metas: tuple[Mapping[str, Any], ...]
+    is_redrawn: bool = False
+
+
 def read_items(source: Source, budget: Mapping[Kind, int], *, reading: Reading | None = None) -> Iterator[ItemDraft]:
     """Decode a source into drafts, in order, one at a time.
 
@@ -85,6 +102,13 @@ def read_items(source: Source, budget: Mapping[Kind, int], *, reading: Reading |
     in_name = date_in_name(source.path.name)
     for draft in importlib.import_module(READERS[file_type]).read_items(source, reading):
         yield replace(draft, meta=with_date(draft.meta, in_name))
+
+
+def read_facts(path: Path) -> Facts:
+    """The facts of a file that was read by an older reader. Raises SourceError."""
+    found: Facts = importlib.import_module(READERS[demand_type(path)]).read_facts(path)
+    in_name = date_in_name(path.name)
+    return replace(found, metas=tuple(with_date(meta, in_name) for meta in found.metas))
 
 
 def with_date(meta: Mapping[str, Any], in_name: str | None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ingest import clips
-from ingest.readers import Reading
+from ingest.readers import Facts, Reading
 from ingest.subtitles import read_subtitles
 from mmsearch import media
 from mmsearch.errors import FileTooLarge, SourceError, UnsupportedFile
@@ -41,14 +41,8 @@ def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:
     if info.width * info.height > reading.max_image_pixels:
         raise FileTooLarge(path, f"frames of {info.width} × {info.height} pixels")
     frames = media.index_frames(path, on_progress=reading.on_progress)
-    meta: dict[str, Any] = {
-        "width": info.width,
-        "height": info.height,
-        "duration_s": round(frames.end_s, 3),
-        "codec": info.codec,
-    }
-    if info.dated is not None:
-        meta |= info.dated.meta()
+    meta: dict[str, Any] = {"duration_s": round(frames.end_s, 3), "codec": info.codec}
+    meta |= _told(info)
 
     def samples() -> Iterator[clips.Sample]:
         indices = sample_indices(frames.times_s, frames.end_s)
@@ -64,6 +58,20 @@ def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:
 
     cues, remembered = read_subtitles(path)
     yield from clips.drafts(source, samples(), reading, meta=meta | remembered, cues=cues, locate=locate)
+
+
+def read_facts(path: Path) -> Facts:
+    info = media.probe_video(path)
+    return Facts((_told(info),), is_redrawn=info.pixel_shape != 1.0)  # older readers took all pixels for squares
+
+
+def _told(info: media.VideoInfo) -> dict[str, Any]:
+    told: dict[str, Any] = {"width": info.width, "height": info.height}
+    if info.dated is not None:
+        told |= info.dated.meta()
+    if info.content_identifier is not None:
+        told["content_identifier"] = info.content_identifier
+    return told
 
 
 def count_items(path: Path) -> tuple[Kind, int, float]:

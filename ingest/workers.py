@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 import mmsearch.errors
+from ingest.readers import Facts
 from mmsearch import sandbox
 from mmsearch.errors import CorruptFile, DecodeTimeout, FileTooLarge, MMSearchError, SourceError
 from mmsearch.items import TEXT_SOURCES, ItemDraft, Kind, Source
@@ -68,7 +69,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A source to read, or only to count the items of. `key` comes back with every event; items before `first_ordinal` are skipped.
+    """A source to read, or only to count the items of, or with `is_facts` to read the header of. `key` comes back with every event; items before `first_ordinal` are skipped.
 
     With `is_print` only the print of the item at `first_ordinal` is read, see `ingest.printed.read_print`; `has_print` as there.
     """
@@ -79,6 +80,7 @@ class Task:
     is_count: bool = False
     is_print: bool = False
     has_print: bool = False
+    is_facts: bool = False
 
     def deadline_s(self, limits: Limits) -> float:
         return min(limits.deadline_s, COUNT_DEADLINE_S) if self.is_count else limits.deadline_s
@@ -86,7 +88,8 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What became of a task: any number of drafts, then one "done" (with notes, for a count task with `expected`) or "failed".
+    """What became of a task: any number of drafts, then one "done" (with notes, for a count task with `expected`, for one of facts with
+    `facts`) or "failed".
 
     `seconds` is the time that the worker spent on the task, without waiting for the parent to take its drafts.
     """
@@ -98,6 +101,7 @@ class Event:
     notes: Mapping[str, int] = field(default_factory=dict)
     expected: tuple[Kind, int, float] | None = None
     seconds: float = 0.0
+    facts: Facts | None = None
 
 
 def default_jobs() -> int:
@@ -368,6 +372,7 @@ class _Worker:
                     "is_count": task.is_count,
                     "is_print": task.is_print,
                     "has_print": task.has_print,
+                    "is_facts": task.is_facts,
                 },
             )
             while True:
@@ -390,7 +395,7 @@ class _Worker:
                         return _Outcome(Event("failed", task, error=error, seconds=header["seconds"]))
                     case "done":
                         self.is_spent = header["rss"] > RECYCLE_BYTES
-                        expected = header["expected"]
+                        expected, facts = header["expected"], header["facts"]
                         return _Outcome(
                             Event(
                                 "done",
@@ -400,6 +405,7 @@ class _Worker:
                                 if expected is None
                                 else (expected[0], int(expected[1]), float(expected[2])),
                                 seconds=header["seconds"],
+                                facts=None if facts is None else Facts(tuple(map(dict, facts[0])), bool(facts[1])),
                             )
                         )
                     case other:
@@ -669,11 +675,13 @@ def _do(task: Mapping[str, Any], terms: Mapping[str, Any], stdout: IO[bytes]) ->
         first_ordinal=task["first_ordinal"],
         on_progress=clock.progress,
     )
-    expected = None
+    expected = facts = None
     answer: dict[str, Any]
     try:
         if task["is_count"]:
             expected = readers.count_items(source.path)
+        elif task["is_facts"]:
+            facts = readers.read_facts(source.path)
         elif task["is_print"]:
             read = printed.read_print(
                 source, task["first_ordinal"], _reader(terms), reading, is_known=task["has_print"]
@@ -684,6 +692,7 @@ def _do(task: Mapping[str, Any], terms: Mapping[str, Any], stdout: IO[bytes]) ->
             for draft in readers.read_items(source, reading.budget, reading=reading):
                 clock.send_draft(draft)
         answer = {"type": "done", "notes": dict(reading.notes), "expected": expected}
+        answer["facts"] = None if facts is None else [list(map(dict, facts.metas)), facts.is_redrawn]
     except SourceError as error:
         answer = {"type": "failed", "error": type(error).__name__, "reason": error.reason}
     except BrokenPipeError:

@@ -11,7 +11,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from mmsearch import copies, indexing, integrity, left_out, lexical, recognised, schema, stored_vectors
+from mmsearch import copies, indexing, integrity, left_out, lexical, recognised, schema, stored_vectors, twins
 from mmsearch.errors import CatalogError, CorruptIndex, LibraryReplaced, SourceError
 from mmsearch.filters import Filters, absolute, allowed_ids, read_ids, under_any
 from mmsearch.items import Item, ItemDraft, Kind, Source, Vectors
@@ -37,6 +37,9 @@ LITTLE_TEXT_CHARS = 60
 """A page with less text than this counts as a picture."""
 LOG_BYTES, LOG_WAIT_S = 16 << 20, 1.0
 """A write-ahead log of this size is emptied after a commit; readers that are in the middle of something are waited for so long."""
+
+BROWSED_AT_ONCE = 100
+"""Files looked at together for `Catalog.first_items`."""
 
 _ID = "SELECT value FROM meta WHERE key = 'id'"
 
@@ -512,10 +515,28 @@ class Catalog:
         with self._writing() as c:
             return indexing.save_batch(c, rows, model_key)
 
-    def finish_source(self, source_id: int) -> None:
-        """The last item of a source is saved: it counts as indexed; the source that it replaces gives way in the same commit."""
+    def finish_source(self, source_id: int, *, reader_version: int | None = None) -> None:
+        """The last item of a source is saved: it counts as indexed; the source that it replaces gives way in the same commit.
+
+        `reader_version`: of the readers that told all its items, see `read_by_older`.
+        """
         with self._writing() as c:
-            indexing.finish_source(c, source_id)
+            indexing.finish_source(c, source_id, reader_version=reader_version)
+
+    def read_by_older(self, reader_version: int) -> dict[bytes, int]:
+        """The indexed files of which something was read by older readers than these: the source's id by its path."""
+        query = "SELECT path, id FROM sources WHERE state = 'indexed' AND coalesce(reader_version, 0) < :version"
+        with self._reading() as c:
+            return dict(c.execute(text(query), {"version": reader_version}).all())
+
+    def save_facts(self, source_id: int, facts: Sequence[Mapping[str, Any]], reader_version: int) -> None:
+        """Put what a file's header tells in the place of what an older reader told; texts and vectors stay.
+
+        Args:
+            facts: metadata of all items of the source, or one for each by ordinal; empty to keep what is known.
+        """
+        with self._writing() as c:
+            indexing.save_facts(c, source_id, facts, reader_version)
 
     def fail_source(self, source: Source | Path, error: SourceError, *, replaces: int | None = None) -> int:
         """Remember that a file could not be indexed, and why. Former items of that path stay searchable.
@@ -731,25 +752,51 @@ class Catalog:
         return [found[i] for i in map(int, ids) if i in found]
 
     def first_items(
-        self, kinds: Sequence[Kind], allowed: np.ndarray | None = None, *, limit: int, offset: int = 0
+        self,
+        kinds: Sequence[Kind],
+        allowed: np.ndarray | None = None,
+        *,
+        limit: int,
+        offset: int = 0,
+        all_copies: bool = False,
     ) -> list[Item]:
-        """One visible item (its first) of each source, what was added last first: for browsing without a query."""
+        """One visible item (its first) of each source, what was added last first: for browsing without a query.
+
+        Sources that count as one answer (`twins`) give one item, of a Live Photo the photo; with `all_copies` each gives its own.
+        """
         among = "" if allowed is None else " AND id IN (SELECT value FROM json_each(:allowed))"
+        newest = text(
+            "SELECT source_id, min(id), kind FROM items WHERE visible = 1 AND kind IN (SELECT value FROM json_each(:kinds))"
+            f"{among} AND source_id < :below GROUP BY source_id ORDER BY source_id DESC LIMIT :count"
+        )
+        parameters = {"kinds": json.dumps(list(kinds)), "allowed": None if allowed is None else _json_ids(allowed)}
+        shown: dict[Any, tuple[int, Kind]] = {}
+        below, wanted = 2**63 - 1, offset + limit
         with self._reading() as c:
-            rows = c.execute(
-                text(
-                    "SELECT min(id) FROM items WHERE visible = 1 AND kind IN (SELECT value FROM json_each(:kinds))"
-                    f"{among} GROUP BY source_id ORDER BY source_id DESC LIMIT :limit OFFSET :offset"
-                ),
-                {
-                    "kinds": json.dumps(list(kinds)),
-                    "allowed": None if allowed is None else _json_ids(allowed),
-                    "limit": limit,
-                    "offset": offset,
-                },
-            )
-            ids = [row[0] for row in rows]
-        return self.items(ids)
+            while len(shown) < wanted:
+                count = max(BROWSED_AT_ONCE, wanted - len(shown))
+                rows = c.execute(newest, {**parameters, "below": below, "count": count}).all()
+                of_item = {} if all_copies else twins.keys(c, [item_id for _, item_id, _ in rows])
+                for _, item_id, kind in rows:
+                    key = of_item.get(item_id, item_id)
+                    if key not in shown or (kind == "image" and shown[key][1] != "image"):
+                        shown[key] = item_id, kind
+                if len(rows) < count:
+                    break
+                below = rows[-1][0]
+        return self.items([item_id for item_id, _ in shown.values()][offset:wanted])
+
+    def answers(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        """int64 [n], a number for each of `ids`: items of one number count as one answer, see `twins`. What is not visible stands alone."""
+        with self._reading() as c:
+            of_item = twins.keys(c, ids)
+        numbers: dict[Any, int] = {}
+        return np.array([numbers.setdefault(of_item.get(int(one), int(one)), len(numbers)) for one in ids], np.int64)
+
+    def also_at(self, items: Sequence[Item]) -> dict[int, tuple[Path, ...]]:
+        """For items by their ids: the other files that count as the same answer, those in the same folder first."""
+        with self._reading() as c:
+            return twins.also_at(c, items)
 
     def items_of(self, source_id: int) -> list[Item]:
         """The visible items of a source, by ordinal: the pages around a hit."""

@@ -283,6 +283,12 @@ def query_command(
         typer.Option(min=0.0, max=1.0, help="Cut off below this relevance; 0 shows all [default: by itself]."),
     ] = None,
     offset: Annotated[int, typer.Option(min=0, help="Leave out the first hits.")] = 0,
+    all_copies: Annotated[
+        bool,
+        typer.Option(
+            "--all-copies", help="Show each copy of a file, and photo and video of a Live Photo, as a hit of its own."
+        ),
+    ] = False,
     explain: Annotated[
         bool, typer.Option("--explain", help="Show the raw cosine and what each hit was matched by.")
     ] = False,
@@ -323,6 +329,7 @@ def query_command(
         "before": _date(before),
         "instruction": instruction,
         "min_relevance": min_relevance,
+        "all_copies": all_copies,
     }
     if queries is not None:
         if text or image or like:
@@ -578,6 +585,7 @@ def show_command(
         item = item_named(found.catalog, named)
         count = len(items_named(found.catalog, named))
         read = found.catalog.recognised_in(item) if item.text_source == "ocr" else None
+        also_at = found.catalog.also_at([item]).get(item.id, ())
     record = {
         "schema": 1,
         "id": item.id,
@@ -587,6 +595,7 @@ def show_command(
         "start_s": item.start_s,
         "end_s": item.end_s,
         "preview": None if item.preview is None else str(item.preview),
+        "also_at": [str(path) for path in also_at],
         "meta": dict(item.meta),
         "text": item.text,
         "text_source": item.text_source,
@@ -596,6 +605,8 @@ def show_command(
         print(to_json(record, indent=2))
         return
     print("  ".join(filter(None, [printable(str(item.path)), item.place, item.kind, f"id {item.id}"])))
+    for path in also_at:
+        print(f"also at {printable(str(path))}")
     for name, value in item.meta.items():
         print(f"{name}: {printable(str(value))}")
     if item.text.strip():

@@ -139,10 +139,13 @@ def save_batch(
             for item_id, vector in zip(ids, checked, strict=True)
         ],
     )
+    for source_id, identifier in {row[0]: row[1].meta.get("content_identifier") for row in rows}.items():
+        if identifier is not None:
+            _set(c, source_id, content_identifier=identifier)
     return ids
 
 
-def finish_source(c: Connection, source_id: int) -> None:
+def finish_source(c: Connection, source_id: int, *, reader_version: int | None) -> None:
     row = c.execute(select(sources).where(sources.c.id == source_id)).one()
     if row.state not in BEING_INDEXED:
         raise CatalogError(f"source {source_id} is {row.state}, not being indexed")
@@ -155,13 +158,39 @@ def finish_source(c: Connection, source_id: int) -> None:
         text("SELECT count(*) FROM items WHERE source_id = :id AND deleted_at IS NULL"), {"id": source_id}
     ).scalar_one()
     state = "indexed" if row.state == "pending" else row.state
-    _set(c, source_id, state=state, replaces=None, item_count=count, changed_at=time.time())
+    read_by = {"reader_version": reader_version} if reader_version is not None else {}
+    _set(c, source_id, state=state, replaces=None, item_count=count, changed_at=time.time(), **read_by)
     if state == "indexed":
         show(c, [source_id], generation)
     c.execute(
         text("INSERT OR IGNORE INTO embedded SELECT :source, id FROM models WHERE key = :key"),
         {"source": source_id, "key": row.model_key},
     )
+
+
+FACTS = ("captured_at", "date_source", "camera", "gps", "content_identifier", "width", "height", "title")
+"""Entries of an item's metadata that a file's header tells: `save_facts` replaces them, the others stay."""
+
+
+def save_facts(c: Connection, source_id: int, facts: Sequence[Mapping[str, Any]], reader_version: int) -> None:
+    source = c.execute(select(sources).where(sources.c.id == source_id)).one()
+    rows = c.execute(select(items.c.id, items.c.ordinal, items.c.meta).where(items.c.source_id == source_id, _LIVE))
+    changed = []
+    for row in rows.all() if facts else ():
+        try:
+            known = dict(json.loads(row.meta))
+        except (ValueError, TypeError):  # damaged
+            known = {}
+        told = facts[min(row.ordinal, len(facts) - 1)]
+        new = {**{name: value for name, value in known.items() if name not in FACTS}, **told}
+        if new != known:
+            date_s = _date_of(new, source.modified_ns)
+            changed.append({"id": row.id, "meta": json.dumps(new, ensure_ascii=True), "date_s": date_s})
+    if changed:
+        next_generation(c)
+        c.execute(text("UPDATE items SET meta = :meta, date_s = :date_s WHERE id = :id"), changed)
+    identifier = facts[0].get("content_identifier") if facts else source.content_identifier
+    _set(c, source_id, content_identifier=identifier, reader_version=reader_version)
 
 
 def fail_source(c: Connection, source: Source | Path, error: SourceError, *, replaces: int | None) -> int:
@@ -222,6 +251,8 @@ def copy_source(c: Connection, from_id: int, source: Source) -> int:
             "modified_ns": original.modified_ns,  # until `_restamp`
             "state": "indexed",
             "item_count": original.item_count,
+            "content_identifier": original.content_identifier,
+            "reader_version": original.reader_version,
             "model_key": original.model_key,
             "changed_at": time.time(),
         },
@@ -344,15 +375,14 @@ def _save_item(
     ).first()
     if former is not None:
         if tuple(former[1:]) == (draft.kind, draft.page_number, draft.start_s, draft.end_s):
+            said: dict[str, Any] = {}
             if draft.kind == "clip":  # its subtitles lie in another file, and may be others now
                 said = {
                     **normalised(draft.text)._asdict(),
                     "text_source": draft.text_source if draft.text else None,
                 }
-                new_meta = json.dumps(dict(draft.meta), ensure_ascii=True)
-                c.execute(
-                    update(items).where(items.c.id == former.id).values(**said, meta=new_meta, date_s=_date_s(draft))
-                )
+            told = {"meta": json.dumps(dict(draft.meta), ensure_ascii=True), "date_s": _date_s(draft)}
+            c.execute(update(items).where(items.c.id == former.id).values(**told, **said))
             return former.id
         _tombstone(c, items.c.id == former.id, generation)  # the file is cut in another way than before
     new = {
@@ -411,10 +441,14 @@ def _file(source: Source | Path) -> dict[str, Any]:
 
 
 def _date_s(draft: ItemDraft) -> float:
+    return _date_of(draft.meta, draft.source.modified_ns)
+
+
+def _date_of(facts: Mapping[str, Any], modified_ns: int) -> float:
     """Of a date: seconds on the clock of the place where it was taken (`dates.wall_s`). Without one: the file's time."""
-    captured = draft.meta.get("captured_at")
+    captured = facts.get("captured_at")
     seconds = wall_s(captured) if isinstance(captured, str) else None
-    return draft.source.modified_ns / 1e9 if seconds is None else seconds
+    return modified_ns / 1e9 if seconds is None else seconds
 
 
 def _redate(c: Connection, source_id: int, path: Path) -> None:

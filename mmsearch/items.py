@@ -62,7 +62,8 @@ class ItemDraft:
     `ordinal` counts the items of a source from 0; `page_number` counts from 1. A clip spans the half-open
     interval [`start_s`, `end_s`) in seconds. `images` are RGB: one for a page or an image, the frames in
     order for a clip, already within the model's pixel budget. `preview` is a small WebP file's bytes.
-    `meta` holds JSON values only (`captured_at` ISO 8601, `date_source`, `camera`, `gps` [lat, lon], `page_label`, `width`, `height`, …).
+    `meta` holds JSON values only (`captured_at` ISO 8601, `date_source`, `camera`, `gps` [lat, lon], `page_label`, `width`, `height`,
+    `content_identifier`, …).
     `has_print`: whether the picture shows print that `text` lacks; None where nobody looked. `recognised`: what was read in it,
     as `mmsearch.media.ocr.Recognised`; `text` is then the item's whole text, with the layer in front.
     """
@@ -152,7 +153,8 @@ class Query:
 @dataclass(frozen=True, slots=True)
 class Hit:
     """One answer. `rank` counts from 1, `score` is the raw cosine (None for a purely lexical hit),
-    `relevance` is calibrated to 0…1 and comparable between kinds, `matched_by` holds "dense" and/or "text"."""
+    `relevance` is calibrated to 0…1 and comparable between kinds, `matched_by` holds "dense" and/or "text".
+    `also_at`: other files that count as the same answer, see `mmsearch.twins`."""
 
     rank: int
     score: float | None
@@ -160,6 +162,7 @@ class Hit:
     matched_by: tuple[str, ...]
     item: Item
     snippet: str = ""
+    also_at: tuple[Path, ...] = ()
 
     @property
     def path(self) -> Path:
@@ -181,6 +184,7 @@ class Hit:
             "relevance": round(self.relevance, 4),
             "matched_by": list(self.matched_by),
             "snippet": self.snippet,
+            "also_at": [str(path) for path in self.also_at],
             "meta": {**item.meta, **({"text_source": item.text_source} if item.text_source else {})},
         }
 

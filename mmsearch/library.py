@@ -487,6 +487,7 @@ class Library:
         offset: int = 0,
         mode: str = "fused",
         exclude: str | Sequence[str] = (),
+        all_copies: bool = False,
     ) -> Hits:
         """Find items. See `mmsearch.search.search`; this only puts the query and the filters together.
 
@@ -497,6 +498,7 @@ class Library:
             path: one glob or several, see `Filters.path_globs`.
             min_relevance: the cut-off, 0…1; None for the default, 0 for everything.
             exclude: one text or several, as `-word` in `text`: what holds its words is left out, what is near in meaning comes later.
+            all_copies: show copies of a file, and files of one moment, each; else the best stands for all (`Hit.also_at`).
 
         Raises:
             ValueError: an unknown kind or mode, or nothing to search for. KeyError: no item `like`.
@@ -515,7 +517,14 @@ class Library:
         chosen = filters.kinds or None
         if like is not None:
             return searching.more_like(
-                self, like, k=k, kinds=chosen, filters=filters, min_relevance=min_relevance, offset=offset
+                self,
+                like,
+                k=k,
+                kinds=chosen,
+                filters=filters,
+                min_relevance=min_relevance,
+                offset=offset,
+                all_copies=all_copies,
             )
         pictures = [*images] if image is None else [image, *images]
         query = Query(
@@ -533,6 +542,7 @@ class Library:
             min_relevance=min_relevance,
             offset=offset,
             mode=mode,
+            all_copies=all_copies,
         )
 
     def picture(self, picture: Path | str | Image) -> Image:

@@ -35,14 +35,15 @@ class KnownFile:
 
 @dataclass
 class Plan:
-    """Every file of a scan stands in exactly one of the lists `new` to `failed_before`; `touched` and `returned` are of files that
-    stand there too. Numbers are source ids.
+    """Every file of a scan stands in exactly one of the lists `new` to `failed_before`; `touched`, `returned` and `outread` are of files
+    that stand there too. Numbers are source ids.
 
     Attributes:
         new: to be read and embedded.
         changed: (id of the source that it supersedes, the file as it is now).
         reembed: same content, but not yet embedded by this model; their items keep their ids.
         reread: same content, embedded, but with other text beside it now (subtitles): to be read again; their items keep their ids.
+        outread: unchanged and embedded, but read by an older reader: its facts are to be read again.
         moved: a file that is gone there and found here, perhaps in place of another one; keeps its items.
         copied: content that the catalog holds, or in this run will hold, under another path or from before: needs no model, see
             `Catalog.find_content`.
@@ -60,6 +61,7 @@ class Plan:
     changed: list[tuple[int, Source]] = field(default_factory=list)
     reembed: list[tuple[int, Source]] = field(default_factory=list)
     reread: list[tuple[int, Source]] = field(default_factory=list)
+    outread: list[tuple[int, Source]] = field(default_factory=list)
     moved: list[tuple[int, Source]] = field(default_factory=list)
     copied: list[Source] = field(default_factory=list)
     unchanged: list[int] = field(default_factory=list)

@@ -43,7 +43,7 @@ from mmsearch.terminal import size
 log = logging.getLogger(__name__)
 
 CATALOG_NAME = "catalog.sqlite3"
-SCHEMA_REVISION = "0005"
+SCHEMA_REVISION = "0007"
 """The newest revision in `migrations/versions`; revisions are numbered so that older and newer can be told apart."""
 WORDS_REVISION = "0005"
 """The newest revision that indexes the words of all items again."""
@@ -97,11 +97,14 @@ sources = Table(
     Column("model_key", Text),  # the model of the latest run that worked on it
     Column("changed_at", Float, nullable=False),  # seconds since the epoch: when `state` was last set
     Column("ctime_ns", Integer),  # NULL: not known; see `items.Source`
+    Column("content_identifier", Text),  # Apple's name of a moment, see `twins`; NULL without one
+    Column("reader_version", Integer),  # see `ingest.readers`; NULL: some item was read by an older mmsearch
     # A path has at most one source that holds its items, and at most one attempt beside it.
     Index("sources_holder", "path", unique=True, sqlite_where=text("state IN ('indexed', 'offline')")),
     Index("sources_attempt", "path", unique=True, sqlite_where=text("state IN ('pending', 'failed')")),
     Index("sources_content", "sha256"),
     Index("sources_state", "state"),
+    Index("sources_moment", "content_identifier", sqlite_where=text("content_identifier IS NOT NULL")),
     sqlite_autoincrement=True,
 )
 

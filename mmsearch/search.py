@@ -6,8 +6,8 @@ What is ranked, and how, is decided in `mmsearch.ranking` alone.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,6 +35,8 @@ _Encoded = dict[Kind, np.ndarray]
 
 DEPTH_FLOOR, TEXT_DEPTH_FLOOR = 100, 50
 """Candidates looked at by meaning, per kind, and by words, at least; else twice what is asked for."""
+DEEPER = 4
+"""So many times more are looked at where most candidates are copies of each other."""
 
 
 class Hits(list[Hit]):
@@ -86,15 +88,18 @@ def search(
     min_relevance: float | None = None,
     offset: int = 0,
     mode: str = "fused",
+    all_copies: bool = False,
 ) -> Hits:
     """The `k` items, over all kinds, that answer a query best, from `offset` on.
 
     A query with pictures is answered by meaning alone. Nothing above the cut-off is an answer too: an empty `Hits`.
+    Copies of a file, and files of one moment, count as one answer: the best of them is the hit and names the others (`Hit.also_at`).
 
     Args:
         kinds: only these; over `filters.kinds`.
         min_relevance: the cut-off, 0…1 (default `relevance.MIN_RELEVANCE`); 0 hides nothing.
         mode: "fused"; "dense" leaves out the words, "text" the model, which then is not loaded.
+        all_copies: each copy is a hit of its own.
 
     Raises:
         ValueError: an empty query, an unknown mode, or pictures in mode "text".
@@ -114,7 +119,7 @@ def search(
     if mode == "text" and has_pictures:
         raise ValueError("pictures cannot be searched for by their words")
 
-    depth = max(DEPTH_FLOOR, 2 * (k + offset))
+    depth, text_depth = max(DEPTH_FLOOR, 2 * (k + offset)), max(TEXT_DEPTH_FLOOR, 2 * (k + offset))
     named = frozenset() if has_pictures else kinds_named(query.text)
     queries: _Encoded = {}
     unwanted: list[_Encoded] = []
@@ -124,7 +129,7 @@ def search(
         scope = _scope(library, kinds, filters, excluded)
         if not scope.searched or mode == "dense" or has_pictures:
             return scope, NO_MATCHES
-        total, text_depth = sum(library.item_counts().values()), max(TEXT_DEPTH_FLOOR, 2 * (k + offset))
+        total = sum(library.item_counts().values())
         return scope, library.catalog.match_text(query.text, text_depth, scope.kinds, scope.allowed, total=total)
 
     while True:
@@ -145,12 +150,18 @@ def search(
                 if scope.searched and mode != "text" and not queries.keys() >= set(scope.kinds):
                     continue  # the first items of a kind
             near = _near(library, scope, queries, matches, depth, unwanted)
+            answers = None if all_copies else _Answers(library, near, matches)
+            while answers and answers.are_few(near, matches, depth, text_depth, k + offset):
+                depth, text_depth = DEEPER * depth, DEEPER * text_depth
+                scope, matches = look()
+                near = _near(library, scope, queries, matches, depth, unwanted)
+                answers = _Answers(library, near, matches)
             encoded: _Encoded = {kind: queries[kind] for kind in near}
             away = [{kind: other[kind] for kind in near} for other in unwanted]
             is_one_query = query.instruction is not None
             calibration = _calibration(library, encoded, away, is_text=not has_pictures, is_one_query=is_one_query)
             order = rank(near, matches, calibration, Asked(scope.searched, named, is_known, is_one_query))
-            hits = _hits(library, order, k, offset, min_relevance, query.text if len(matches) else "")
+            hits = _hits(library, order, k, offset, min_relevance, query.text if len(matches) else "", answers)
         hits.searched, hits.model_ms = scope.searched, model_ms
         hits.took_ms = 1e3 * (time.perf_counter() - started)
         return hits
@@ -165,10 +176,12 @@ def more_like(
     filters: Filters | None = None,
     min_relevance: float | None = None,
     offset: int = 0,
+    all_copies: bool = False,
 ) -> Hits:
     """Items like an item, itself left out: by its stored vector among its own kind, without the model.
 
-    Other kinds are searched only where `kinds` names them; then its preview is the query picture.
+    Other kinds are searched only where `kinds` names them; then its preview is the query picture. Copies count as in `search`;
+    those of the item itself are left out, unless `all_copies` asks for them.
 
     Raises:
         KeyError: no visible item of that id. CatalogError: it has no vector of the active model.
@@ -198,15 +211,49 @@ def more_like(
             if now != generation:
                 scope = _scope(library, chosen, filters)
             scope = replace(scope, kinds=tuple(kind for kind in scope.kinds if kind in own))
-            near = {
-                kind: Near(found.ids[found.ids != item_id], found.cosines[found.ids != item_id])
-                for kind, found in _near(library, scope, own, NO_MATCHES, depth).items()
-            }
+            near = _near(library, scope, own, NO_MATCHES, depth)
+            answers = None if all_copies else _Answers(library, near, NO_MATCHES, item_id)
+            while answers and answers.are_few(near, NO_MATCHES, depth, depth, k + offset + 1):
+                depth *= DEEPER
+                near = _near(library, scope, own, NO_MATCHES, depth)
+                answers = _Answers(library, near, NO_MATCHES, item_id)
+            near = {kind: _without(item_id, found, answers) for kind, found in near.items()}
             order = rank(near, NO_MATCHES, _calibration(library, own, is_text=False), Asked(scope.searched))
-            hits = _hits(library, order, k, offset, min_relevance, "")
+            hits = _hits(library, order, k, offset, min_relevance, "", answers)
         hits.searched, hits.model_ms = max(0, scope.searched - 1), model_ms
         hits.took_ms = 1e3 * (time.perf_counter() - started)
         return hits
+
+
+class _Answers:
+    """Which of the items that were found count as one answer (`mmsearch.twins`)."""
+
+    def __init__(self, library: Library, near: Mapping[Kind, Near], matches: TextMatches, *others: int) -> None:
+        self._ids = np.unique(np.concatenate([*(found.ids for found in near.values()), matches.ids, others])).astype(
+            np.int64
+        )
+        self._numbers = library.catalog.answers(self._ids)
+
+    def of(self, ids: np.ndarray) -> np.ndarray:
+        """int64 [n]: items of one number are one answer."""
+        return self._numbers[np.searchsorted(self._ids, ids)]
+
+    def are_few(self, near: Mapping[Kind, Near], matches: TextMatches, depth: int, text_depth: int, least: int) -> bool:
+        """Whether copies fill what was looked at, to the given depths, so that fewer than `least` answers are left somewhere."""
+        looked_at = [(found.ids, depth) for found in near.values()] + [(matches.ids, text_depth)]
+        return any(len(ids) >= to and len(np.unique(self.of(ids))) < least for ids, to in looked_at)
+
+    def once(self, order: Order) -> Order:
+        """The best item of each answer."""
+        firsts = np.sort(np.unique(self.of(order.ids), return_index=True)[1])
+        return Order(*(getattr(order, column.name)[firsts] for column in fields(order)))
+
+
+def _without(item_id: int, found: Near, answers: _Answers | None) -> Near:
+    """What was found without an item and, where `answers` tell, its copies."""
+    own = np.array([item_id])
+    kept = found.ids != own if answers is None else answers.of(found.ids) != answers.of(own)
+    return Near(found.ids[kept], found.cosines[kept])
 
 
 def _own_picture(preview: Path | None) -> Image | None:
@@ -295,8 +342,18 @@ def _is_readable(library: Library, text: str) -> bool:
     return is_readable(text, lambda word: word in held or library.knows_word(word))
 
 
-def _hits(library: Library, order: Order, k: int, offset: int, min_relevance: float | None, text: str) -> Hits:
-    """Cut off, and load only the page that is asked for."""
+def _hits(
+    library: Library,
+    order: Order,
+    k: int,
+    offset: int,
+    min_relevance: float | None,
+    text: str,
+    answers: _Answers | None,
+) -> Hits:
+    """Cut off, and load only the page that is asked for. Copies count once where `answers` tell which they are."""
+    if answers is not None:
+        order = answers.once(order)
     floor = relevance.MIN_RELEVANCE if min_relevance is None else min_relevance
     total = int(np.count_nonzero(order.relevance >= floor))
     page = range(len(order))[:total][offset : offset + k]
@@ -304,6 +361,7 @@ def _hits(library: Library, order: Order, k: int, offset: int, min_relevance: fl
     wanted = order.ids[[*page, *below]]
     items = {item.id: item for item in library.catalog.items(wanted)}
     snippets = library.catalog.snippets(text, wanted.tolist()) if text else {}
+    also_at = library.catalog.also_at([*items.values()]) if answers is not None else {}
 
     def hit(rank: int, n: int) -> Hit | None:
         item: Item | None = items.get(int(order.ids[n]))
@@ -317,6 +375,7 @@ def _hits(library: Library, order: Order, k: int, offset: int, min_relevance: fl
             matched_by=tuple(by) or ("dense",),
             item=item,
             snippet=snippets.get(item.id, ""),
+            also_at=also_at.get(item.id, ()),
         )
 
     shown = [hit(n + 1, n) for n in page]

@@ -23,6 +23,7 @@ SNIPPET_CELLS = 100
 LINE_INTERVAL_S = 10.0
 """How often progress is told where stderr is no terminal."""
 FAILURES_NAMED = 5
+COPIES_NAMED = 3
 WORTH_TELLING_S = 5.0
 """An ingest that ends sooner is not told how long it takes."""
 
@@ -85,7 +86,7 @@ def width_of(stream: TextIO) -> int:
 
 
 def hit_lines(hits: Sequence[Hit], *, explain: bool = False, stream: TextIO = sys.stdout) -> Iterable[str]:
-    """A line per hit: relevance, id, path, place, snippet, in columns; paths are never shortened.
+    """A text per hit: relevance, id, path, place, snippet, in columns, and in a second line where its copies are; paths are never shortened.
 
     `explain` adds the raw cosine and what the hit was matched by. Colour and width follow `stream`.
     """
@@ -116,7 +117,18 @@ def hit_lines(hits: Sequence[Hit], *, explain: bool = False, stream: TextIO = sy
             )
             columns[1] = f"\x1b[2m{columns[1]}\x1b[0m"
             snippet = snippet and f"\x1b[2m{snippet}\x1b[0m"
-        yield "  ".join([*columns, snippet]).rstrip()
+        line = "  ".join([*columns, snippet]).rstrip()
+        if hit.also_at:
+            told = f"{' ' * (len('0.00') + id_cells + 4)}{also_at_sentence(hit.also_at)}"
+            line += f"\n\x1b[2m{told}\x1b[0m" if colour else f"\n{told}"
+        yield line
+
+
+def also_at_sentence(paths: Sequence[Path]) -> str:
+    """`also at a/b.jpg, c.jpg`, of many the first `COPIES_NAMED` and how many more."""
+    named = [short_path(path) for path in paths[:COPIES_NAMED]]
+    more = [f"and {len(paths) - COPIES_NAMED:,} more"] if len(paths) > COPIES_NAMED else []
+    return f"also at {', '.join(named)}{' ' if more else ''}{''.join(more)}"
 
 
 KIND_NOUNS: Mapping[Kind, str] = {"page": "page", "image": "photo", "clip": "clip"}

@@ -684,11 +684,11 @@ POISON: tuple[Poison, ...] = (
         Poison(f"magic.{suffix}", then_noise(magic), error=CorruptFile, word="damaged")
         for suffix, magic in MAGIC.items()
     ),
+    Poison("truncated.jp2", truncated(picture), error=CorruptFile, word="damaged picture"),
     *(
-        Poison(f"truncated.{suffix}", truncated(picture), error=CorruptFile, word="damaged picture")
-        for suffix in ("webp", "jp2", "heic", "avif")
+        Poison(f"truncated.{suffix}", truncated(picture), items=1)
+        for suffix in ("jpg", "png", "gif", "tiff", "bmp", "webp", "heic", "avif")
     ),
-    *(Poison(f"truncated.{suffix}", truncated(picture), items=1) for suffix in ("jpg", "png", "gif", "tiff", "bmp")),
     Poison("truncated.pdf", truncated(samples.pdf, 0.2), error=CorruptFile, word="page"),
     Poison("truncated.epub", truncated(samples.epub), error=CorruptFile, word="cannot be opened"),
     Poison("truncated.cbz", truncated(samples.cbz), error=CorruptFile, word="cannot be opened"),

@@ -248,6 +248,12 @@ def _controls(library: Library, view: View) -> None:
                     max_value=LAST_DAY,
                     on_change=guarded(_asked),
                 )
+            st.checkbox(
+                "Each copy by itself",
+                key="copies",
+                help="Else copies of a file, and photo and video of a Live Photo, are one answer.",
+                on_change=guarded(_asked),
+            )
     if not view.held:
         _asked_with(view)
 
@@ -279,7 +285,14 @@ def _released() -> None:
 
 def _follow(view: View) -> None:
     """Give the widgets what the address says, where it differs (a bookmark, the browser's back button)."""
-    told = {"q": view.query, "kinds": list(view.kinds), "path": view.path, "after": view.after, "before": view.before}
+    told = {
+        "q": view.query,
+        "kinds": list(view.kinds),
+        "path": view.path,
+        "after": view.after,
+        "before": view.before,
+        "copies": view.copies,
+    }
     for key, value in told.items():
         if key not in st.session_state or st.session_state[key] != value:
             st.session_state[key] = value
@@ -296,6 +309,7 @@ def _asked() -> None:
             after=state["after"],
             before=state["before"],
             like=None if state["q"].strip() != view.query else view.like,
+            copies=state["copies"],
         )
     )
 
@@ -365,7 +379,7 @@ def _results(library: Library, view: View) -> None:
     view = replace(view, page=min(view.page, -(-len(hits) // PER_PAGE)))
     first = (view.page - 1) * PER_PAGE
     shown = hits[first : first + PER_PAGE]
-    _grid([Card(hit.item, _item_href(view, hit.item.id), hit.relevance, hit.snippet) for hit in shown])
+    _grid([Card(hit.item, _item_href(view, hit.item.id), hit.relevance, hit.snippet, hit.also_at) for hit in shown])
     _turn_pages(view, has_next=len(hits) > first + PER_PAGE)
     with st.container(key="footer", horizontal=True, horizontal_alignment="center", vertical_alignment="center"):
         st.caption(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
@@ -53,7 +53,7 @@ def show(library: Library, item: Item, view: View, go: Go, *, asked: JudgedQuery
 
     picture, words = st.columns([2.1, 1], gap="large")
     with words:
-        _words(item)
+        _words(item, shelf.also_at(library, item))
     with picture:
         _picture(library, item)
 
@@ -117,12 +117,15 @@ def _video(file: str, changed_ns: int, start_s: float, end_s: float) -> tuple[by
     return sandbox.video(file, start_s, end_s)
 
 
-def _words(item: Item) -> None:
+def _words(item: Item, also_at: Sequence[Path]) -> None:
     """What is known of the item. Everything here comes from users' files: it is shown as text, never as Markdown or HTML."""
     with st.container(key="detail-name"):
         st.text(displayable(item.path.name))
     st.text(" · ".join(filter(None, [KIND_NAMES[item.kind], item.place])))
     st.code(displayable(str(item.path)), language=None, wrap_lines=True)
+    if also_at:
+        st.text("Also at")
+        st.code("\n".join(displayable(str(path)) for path in also_at), language=None, wrap_lines=True)
     with st.container(key="detail-facts", gap=None):
         for name, value in _facts(item).items():
             with st.container(horizontal=True, gap="small"):

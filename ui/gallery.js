@@ -11,7 +11,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
     // A link, so that it can be opened in a new tab; a plain click stays in the session.
     const link = element("a", "card");
     link.href = card.href;
-    link.title = card.path;
+    link.title = [card.path, ...card.copies].join("\n");
     link.dataset.id = card.id;
     link.onclick = (event) => {
       if (event.ctrlKey || event.metaKey || event.shiftKey) return;
@@ -41,6 +41,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
       title.append(score);
     }
     caption.append(title, element("div", "snippet", card.snippet || card.folder));
+    if (card.also_at) caption.append(element("div", "also-at", card.also_at));
     link.append(thumb, caption);
     return link;
   };

@@ -19,12 +19,13 @@ KIND_NAMES: dict[Kind, str] = {"page": "Page", "image": "Photo", "clip": "Clip"}
 
 @dataclass(frozen=True)
 class Card:
-    """One item in the grid; `relevance` None where it is not the answer to a query. `href` opens it."""
+    """One item in the grid; `relevance` None where it is not the answer to a query. `href` opens it. `also_at`: its copies."""
 
     item: Item
     href: str
     relevance: float | None = None
     snippet: str = ""
+    also_at: tuple[Path, ...] = ()
 
 
 def show(cards: Sequence[Card], *, on_open: Callable[[int], None], key: str) -> None:
@@ -50,9 +51,20 @@ def _card_data(card: Card) -> dict[str, object]:
         "path": displayable(str(item.path)),
         "relevance": card.relevance,
         "snippet": displayable(card.snippet),
+        "also_at": displayable(also_at_line(item, card.also_at)),
+        "copies": [displayable(str(path)) for path in card.also_at],
         "href": card.href,
         "preview": preview(item),
     }
+
+
+def also_at_line(item: Item, paths: Sequence[Path]) -> str:
+    """`also at IMG_1.MOV` in the item's folder, else the whole path; of several how many."""
+    if not paths:
+        return ""
+    if len(paths) > 1:
+        return f"also at {len(paths):,} other places"
+    return f"also at {paths[0].name if paths[0].parent == item.path.parent else paths[0]}"
 
 
 def preview(item: Item) -> str | None:

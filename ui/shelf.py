@@ -110,7 +110,7 @@ def decode_picture(library: Library, content: bytes) -> Picture:
 
 def find(library: Library, view: View, picture: Picture | None) -> Hits:
     """The answer to the question in the address and the picture; from the cache if nothing has changed since."""
-    question = (view.query, view.kinds, view.path, view.after, view.before, view.like, view.weaker)
+    question = (view.query, view.kinds, view.path, view.after, view.before, view.like, view.weaker, view.copies)
     return _find(library, view, picture, (*_version(library), question, picture and picture.digest))
 
 
@@ -127,12 +127,13 @@ def _find(_library: Library, _view: View, _picture: Picture | None, key: tuple[o
             after=_view.after,
             before=_view.before,
             min_relevance=0.0 if _view.weaker else None,
+            all_copies=_view.copies,
         )
 
 
 def newest(library: Library, view: View, *, offset: int, count: int) -> list[Item]:
-    """The first item of each file that passes the filters, what was added last first."""
-    key = (*_version(library), view.kinds, view.path, view.after, view.before)
+    """The first item of each file that passes the filters, what was added last first; copies once, unless the view asks for each."""
+    key = (*_version(library), view.kinds, view.path, view.after, view.before, view.copies)
     return _newest(library, view, offset, count, key)
 
 
@@ -141,7 +142,7 @@ def _newest(_library: Library, _view: View, offset: int, count: int, key: tuple[
     kinds = _view.kinds or KINDS
     globs = (_view.path,) if _view.path else ()
     allowed = _library.catalog.allowed_ids(Filters(kinds, globs, _view.after, _view.before), kinds)
-    return _library.catalog.first_items(kinds, allowed, limit=count, offset=offset)
+    return _library.catalog.first_items(kinds, allowed, limit=count, offset=offset, all_copies=_view.copies)
 
 
 def suggestions(library: Library) -> list[str]:
@@ -155,6 +156,11 @@ def _suggestions(_library: Library, key: tuple[object, ...]) -> list[str]:
 
 
 # ---------------------------------------------------------------- one item
+
+
+def also_at(library: Library, item: Item) -> tuple[Path, ...]:
+    """The other files that count as the same answer."""
+    return library.catalog.also_at([item]).get(item.id, ())
 
 
 @dataclass(frozen=True)

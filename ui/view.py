@@ -20,7 +20,7 @@ MAX_NUMBER, MAX_PAGE = 2**63 - 1, 10**9
 class View:
     """One state of the page. `page` counts from 1; `item` is the opened item, `like` the item whose neighbours are sought.
 
-    `weaker` also shows hits below the cut-off. `held`: another site led here, so nothing is searched or opened yet.
+    `weaker` also shows hits below the cut-off, `copies` each copy of a file by itself. `held`: another site led here, so nothing is searched or opened yet.
     """
 
     query: str = ""
@@ -33,6 +33,7 @@ class View:
     like: int | None = None
     weaker: bool = False
     held: bool = False
+    copies: bool = False
 
     @classmethod
     def from_url(cls, parameters: Mapping[str, str]) -> View:
@@ -49,6 +50,7 @@ class View:
             like=_number(parameters.get("like")),
             weaker=parameters.get("weaker") == "1",
             held=parameters.get(HELD) == "1",
+            copies=parameters.get("copies") == "1",
         )
 
     def parameters(self) -> dict[str, str]:
@@ -62,6 +64,7 @@ class View:
             "before": self.before and self.before.isoformat(),
             "page": self.page if self.page > 1 else None,
             "weaker": 1 if self.weaker else None,
+            "copies": 1 if self.copies else None,
             "item": self.item,
             HELD: 1 if self.held else None,
         }

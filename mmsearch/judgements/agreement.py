@@ -45,7 +45,10 @@ def agreement(first: Library, second: Library, queries: Sequence[str]) -> Agreem
     overlaps, same = [], 0
     for text in queries:
         found = [
-            [hit.item.id for hit in search(library, Query(text=text), k=DEPTH, min_relevance=0.0, mode="dense")]
+            [
+                hit.item.id
+                for hit in search(library, Query(text=text), k=DEPTH, min_relevance=0.0, mode="dense", all_copies=True)
+            ]
             for library in (first, second)
         ]
         most = max(map(len, found))

@@ -279,7 +279,9 @@ class _Asking:
                 outcomes[mode] = Outcome((None,) * len(answers), (None,) * len(answers), (None,) * len(answers), 0, 0.0)
                 continue
             asked = search(self.library, sought, k=SHOWN, kinds=kinds, mode=mode)
-            deep = search(self.library, sought, k=self.depth, kinds=kinds, mode=mode, min_relevance=0.0)
+            deep = search(
+                self.library, sought, k=self.depth, kinds=kinds, mode=mode, min_relevance=0.0, all_copies=True
+            )
             outcome = self.outcome(deep, answers)
             # A text is encoded once and remembered: modes asked later would seem to encode in no time.
             encoding_ms = max(encoding_ms, asked.model_ms)

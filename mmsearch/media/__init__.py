@@ -18,7 +18,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
@@ -31,6 +31,7 @@ from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from mmsearch.dates import Dated, parse_written
 from mmsearch.errors import CorruptFile, EncryptedFile, FileTooLarge, SourceError, UnsupportedFile
+from mmsearch.media import apple, cut
 from mmsearch.media.picture_dates import picture_date
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ HEADER_LIMIT_PIXELS = 400_000_000
 """Images whose header announces more are refused before any pixel is decoded."""
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "JPEG2000", "AVIF")
 """Of Pillow's forty, those that are read: fewer decoders for hostile files, and no EPS, for which it starts Ghostscript."""
+CUT = "mmsearch.cut"
+"""In `Image.info`: which share of the file is there, where bytes are missing."""
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PREVIEW_SIDE_PX = 320
 MAX_CAMERA_CHARS = 100
@@ -193,9 +196,13 @@ def _register_heif(name: str) -> None:
 
 
 @contextmanager
-def open_header(source: PathOrFile, *, header_limit_pixels: int = HEADER_LIMIT_PIXELS) -> Iterator[Image.Image]:
+def open_header(
+    source: PathOrFile, *, header_limit_pixels: int = HEADER_LIMIT_PIXELS, filling: int = cut.FILLINGS[0]
+) -> Iterator[Image.Image]:
     """A Pillow image whose header is read and whose pixels are not; closed at the end if it was opened here.
 
+    A WebP, HEIC or AVIF file that lacks its last bytes is opened as far as it goes (`mmsearch.media.cut`): `info[CUT]` is the share that is there,
+    `filling` the byte that takes the place of those that are missing.
     Decoder errors inside the `with` become SourceErrors too.
 
     Raises:
@@ -212,7 +219,12 @@ def open_header(source: PathOrFile, *, header_limit_pixels: int = HEADER_LIMIT_P
             _register_heif(name)
         try:
             with _OWN_PIXEL_LIMIT:
-                image = Image.open(handle, formats=(*FORMATS, "HEIF") if _is_heif(head) else FORMATS)
+                copy = cut.filled(handle, filling) if handle.seekable() else None
+                image = Image.open(
+                    copy[0] if copy else handle, formats=(*FORMATS, "HEIF") if _is_heif(head) else FORMATS
+                )
+                if copy:
+                    image.info[CUT] = copy[1]
                 demand_size(image, name, header_limit_pixels)
                 yield image
         except UnidentifiedImageError:
@@ -244,7 +256,17 @@ def decode_image(
     Raises:
         UnsupportedFile, CorruptFile, FileTooLarge: see `open_header`.
     """
-    with open_header(source, header_limit_pixels=header_limit_pixels) as image:
+    return _decoded(source, max_pixels, header_limit_pixels)
+
+
+def _decoded(
+    source: PathOrFile, max_pixels: int | None, header_limit_pixels: int, *, filling: int | None = None
+) -> Image.Image:
+    """Without a `filling` a file that lacks bytes is refused."""
+    options = {} if filling is None else {"filling": filling}
+    with open_header(source, header_limit_pixels=header_limit_pixels, **options) as image:
+        if CUT in image.info and filling is None:
+            raise cut.CutShort(image.info[CUT])
         if max_pixels is not None and image.format in {"JPEG", "MPO"}:
             w, h = fitted_size(image.width, image.height, max_pixels)
             long_side = max(w, h, PREVIEW_SIDE_PX)
@@ -339,7 +361,7 @@ def decode_picture(
 ) -> Decoded:
     """Decode a photo as `decode_image`, but one that lacks its last bytes as far as it goes, as viewers show it.
 
-    JPEG, PNG, GIF, BMP and uncompressed TIFF allow that; of the other formats an incomplete file gives nothing.
+    JPEG, PNG, GIF, BMP, WebP, uncompressed TIFF, and HEIC and AVIF whose index lies in front allow that; of other files nothing is shown.
 
     Raises:
         UnsupportedFile, CorruptFile, FileTooLarge: see `open_header`. CorruptFile also where next to nothing is there.
@@ -350,17 +372,20 @@ def decode_picture(
     except CorruptFile as error:
         if "truncated" not in error.reason:  # Pillow has no class for it
             raise
-        if not isinstance(source, str | os.PathLike):
-            source.seek(0)
-        try:
-            with _LENIENT:
+        fillings = cut.FILLINGS if isinstance(error.__cause__, cut.CutShort) else cut.FILLINGS[:1]
+        part = None
+        for filling in fillings:
+            if not isinstance(source, str | os.PathLike):
+                source.seek(0)
+            with suppress(CorruptFile), _LENIENT:
                 ImageFile.LOAD_TRUNCATED_IMAGES = True
                 try:
-                    part = decode_image(source, max_pixels=max_pixels, header_limit_pixels=header_limit_pixels)
+                    part = _decoded(source, max_pixels, header_limit_pixels, filling=filling)
+                    break
                 finally:
                     ImageFile.LOAD_TRUNCATED_IMAGES = False
-        except CorruptFile:
-            raise error from None
+        if part is None:
+            raise
         if _shown_share(part) < MIN_SHOWN_SHARE:
             raise
         return Decoded(part, is_whole=False)
@@ -440,7 +465,8 @@ def _from_cmyk(image: Image.Image) -> Image.Image:
 
 
 def image_meta(image: Image.Image) -> dict[str, Any]:
-    """What a photo's header tells: `width`, `height` (upright), `captured_at` (ISO 8601), `date_source`, `camera`, `gps` [lat, lon].
+    """What a photo's header tells: `width`, `height` (upright), `captured_at` (ISO 8601), `date_source`, `camera`, `gps` [lat, lon],
+    `content_identifier` (Apple's, of a Live Photo).
 
     Takes an image from `open_header` (pixels not needed). Damaged EXIF gives fewer entries, never an error.
     """
@@ -459,6 +485,8 @@ def image_meta(image: Image.Image) -> dict[str, Any]:
             meta["camera"] = camera[:MAX_CAMERA_CHARS]
         if gps := _position(exif.get_ifd(ExifTags.IFD.GPSInfo)):
             meta["gps"] = gps
+        if identifier := apple.identifier_of_note(exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.MakerNote)):
+            meta["content_identifier"] = identifier
     except Exception:  # EXIF is a foreign format of its own: nothing in it may cost the picture
         return meta
     return meta
@@ -644,6 +672,7 @@ class VideoInfo:
 
     `pixel_shape` is the width of a stored pixel by its height, before rotation: 64/45 for a wide PAL film; `stored_size` likewise. `frame_count` is 0 where the container does not tell; `rotation` in degrees counter-clockwise: 0, 90, 180, 270.
     `stream_codecs`: of all its streams, sound and data included; "" for one that FFmpeg does not know.
+    `content_identifier`: Apple's, of a Live Photo.
     """
 
     duration_s: float
@@ -657,6 +686,7 @@ class VideoInfo:
     pixel_shape: float = 1.0
     stored_size: tuple[int, int] = (0, 0)
     stream_codecs: frozenset[str] = frozenset()
+    content_identifier: str | None = None
 
 
 @contextmanager
@@ -746,6 +776,7 @@ def probe_video(path: str | os.PathLike[str]) -> VideoInfo:
             pixel_shape=shape,
             stored_size=(first.width, first.height),
             stream_codecs=frozenset(_codec_name(one) for one in container.streams),
+            content_identifier=apple.checked_identifier(container.metadata.get(apple.VIDEO_TAG)),
         )
 
 

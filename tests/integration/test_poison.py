@@ -243,12 +243,12 @@ def test_bad_files_are_listed_left_alone_retried_and_taken_once_mended(
         }
         assert endings(library) == ingested.found
 
-        for number, name in enumerate(("truncated.webp", "magic.png", "empty.pdf", "bomb.png")):
+        for number, name in enumerate(("truncated.jp2", "magic.png", "empty.pdf", "bomb.png")):
             samples.photo(tmp_path / "good.png", (9, 9, number)).replace(ingested.folder / name)
         mended = ingest_paths(library, [ingested.folder])
         assert (mended.files, mended.failures, mended.failed_before) == (4, [], len(failed) - 4)
         now = endings(library)
-        assert {now[name] for name in (b"truncated.webp", b"magic.png", b"empty.pdf", b"bomb.png")} == {Ending(items=1)}
+        assert {now[name] for name in (b"truncated.jp2", b"magic.png", b"empty.pdf", b"bomb.png")} == {Ending(items=1)}
 
 
 ORDERS = "\x1b]0;owned\x07\x1b[31m\x9b31m\u202egpj\u2066"

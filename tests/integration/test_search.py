@@ -95,7 +95,7 @@ def test_a_word_of_a_page(library: Library) -> None:
     assert hit.record() == {
         "schema": 1, "rank": 1, "id": 6, "kind": "page", "path": "/docs/report.pdf", "page": 1, "start_s": None,
         "end_s": None, "score": round(hit.score or 0, 6), "relevance": round(hit.relevance, 4),
-        "matched_by": list(hit.matched_by), "snippet": "Annual revenue grew by ten percent", "meta": {},
+        "matched_by": list(hit.matched_by), "snippet": "Annual revenue grew by ten percent", "also_at": [], "meta": {},
     }  # fmt: skip
 
 
@@ -213,7 +213,7 @@ def test_a_picture_as_the_query(library: Library, tmp_path: Path) -> None:
     [
         ("bomb.png", FileTooLarge),
         ("bomb.jpg", FileTooLarge),
-        ("truncated.webp", CorruptFile),
+        ("truncated.jp2", CorruptFile),
         ("magic.heic", CorruptFile),
         ("endless-text.png", CorruptFile),
         ("a-document.png", UnsupportedFile),

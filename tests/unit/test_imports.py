@@ -26,6 +26,7 @@ LAYERS = [
         "mmsearch.indexing", "mmsearch.integrity", "mmsearch.lexical", "mmsearch.filters", "mmsearch.plan", "mmsearch.schema",
         "mmsearch.stored_vectors", "mmsearch.migrations", "mmsearch.prompts", "mmsearch.media", "mmsearch.pictures", "mmsearch.sandbox",
         "mmsearch.ranking", "mmsearch.lock", "mmsearch.copies", "mmsearch.presence", "mmsearch.recognised", "mmsearch.terminal",
+        "mmsearch.twins",
     },
     {
         "mmsearch.items", "mmsearch.errors", "mmsearch.config", "mmsearch.dates", "mmsearch.disk", "mmsearch.left_out", "mmsearch.plain_text",
@@ -45,6 +46,7 @@ DATABASE = {
     "migrations",
     "copies",
     "recognised",
+    "twins",
 }
 
 FORBIDDEN = {

@@ -16,6 +16,7 @@ from PIL import Image
 
 from mmsearch import media
 from mmsearch.errors import CorruptFile, EncryptedFile, FileTooLarge, SourceError, UnsupportedFile
+from mmsearch.media import cut
 from tests import poison, samples
 
 BUDGET = 200_704
@@ -229,7 +230,60 @@ def test_a_picture_without_its_last_bytes_is_shown_as_far_as_it_goes(tmp_path, s
         media.decode_picture(path)
 
 
-@pytest.mark.parametrize("suffix", ["webp", "avif", "jp2"])
+def gradient() -> Image.Image:
+    """Every row another colour, with a fine grain, so that each takes its bytes."""
+    grain = np.random.default_rng(0).integers(0, 12, (384, 256))
+    return Image.fromarray(
+        np.stack([grain + np.linspace(0, 240, 384)[:, None], grain + 100, 240 - grain], 2).astype(np.uint8)
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "save"),
+    [
+        ("a.webp", {"quality": 90}),
+        ("lossless.webp", {"lossless": True}),
+        ("exif.webp", {"quality": 90, "exif": b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0"}),
+        ("a.heic", {"quality": 90}),
+        ("a.avif", {"quality": 90}),
+    ],
+)
+@pytest.mark.parametrize("share", [0.6, 0.8, 0.97])
+def test_decoders_that_refuse_a_file_without_its_last_bytes_show_the_rest_too(tmp_path, name, save, share):
+    path = tmp_path / name
+    if path.suffix == ".heic":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    gradient().save(path, **save)
+    whole = np.asarray(media.open_image(path), int)
+    assert media.decode_picture(path).is_whole
+    samples.cut_short(path, share)
+    with pytest.raises(CorruptFile, match="truncated"):
+        media.decode_image(path)
+    for given in (path, io.BytesIO(path.read_bytes())):
+        part, is_whole = media.decode_picture(given)
+        assert part.size == (256, 384) and not is_whole
+        apart = np.abs(np.asarray(part, int) - whole).mean((1, 2))
+        assert apart[: int(384 * share * 0.6)].max() < 4 < 1000 * apart[int(384 * share) :].max()
+    samples.cut_short(path, 0.01)
+    with pytest.raises(SourceError):
+        media.decode_picture(path)
+
+
+def test_what_a_small_file_announces_takes_no_memory(tmp_path):
+    """Nobody fills up 4 GB."""
+    for name, content in {
+        "a.webp": b"RIFF\xff\xff\xff\xffWEBPVP8 \xff\xff\xff\xff" + bytes(1000),
+        "a.heic": b"\0\0\0\x18ftypheic" + bytes(12) + b"\0\0\0\1mdat" + b"\x7f" * 8 + bytes(1000),
+        "b.heic": b"\0\0\0\x18ftypheic" + bytes(12) + b"\0\0\0\0mdat" + bytes(1000),
+    }.items():
+        (tmp_path / name).write_bytes(content)
+        with (tmp_path / name).open("rb") as handle:
+            assert cut.filled(handle) is None
+        with pytest.raises(CorruptFile):
+            media.decode_picture(tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", ["jp2"])
 def test_a_truncated_picture_of_which_nothing_decodes_is_corrupt(tmp_path, suffix):
     rng = np.random.default_rng(0)
     path = tmp_path / f"a.{suffix}"

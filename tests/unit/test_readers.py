@@ -205,6 +205,16 @@ def test_a_photo_that_is_cut_short_is_an_item_and_noted(tmp_path):
         read(path)
 
 
+@pytest.mark.parametrize("suffix", ["webp", "heic", "avif"])
+def test_half_a_picture_of_the_newer_formats_is_an_item_too(tmp_path, suffix):
+    if suffix == "heic":
+        pytest.importorskip("pillow_heif")
+    (half,) = (one for one in poison.POISON if one.name == f"truncated.{suffix}")
+    half.make(tmp_path / half.name)
+    ((draft,), notes) = read(tmp_path / half.name)
+    assert draft.kind == "image" and "cut short" in draft.meta["damaged"] and notes["damaged_photos"] == 1
+
+
 # Videos
 
 

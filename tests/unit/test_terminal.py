@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,17 @@ def test_columns_line_up_and_paths_stay_whole():
     assert lines[1].split() == ["0.77", "1", "/demo.mp4", "00:12:04–00:12:18"]
     assert lines[0].index("p.12") == lines[1].index("00:12:04")
     assert long in lines[2]
+
+
+def test_copies_stand_below_their_hit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    copies = [tmp_path / "a.pdf", *(Path(f"/far/{n}.pdf") for n in range(4))]
+    one, many = hit_lines(
+        [replace(hit("/q.pdf"), also_at=(copies[0],)), replace(hit("/q.pdf"), also_at=tuple(copies))],
+        stream=io.StringIO(),
+    )
+    assert one.split("\n") == ["0.82  1  /q.pdf", "         also at a.pdf"]
+    assert many.endswith("\n         also at a.pdf, /far/0.pdf, /far/1.pdf and 2 more")
 
 
 def test_path_inside_the_working_folder_is_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

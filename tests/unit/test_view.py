@@ -9,7 +9,7 @@ import pytest
 
 from ui.view import View
 
-FULL = View("a & b?", ("page", "clip"), "talks/**", date(2024, 1, 2), date(2025, 3, 4), 3, 17, 5, True, True)
+FULL = View("a & b?", ("page", "clip"), "talks/**", date(2024, 1, 2), date(2025, 3, 4), 3, 17, 5, True, True, True)
 
 
 @pytest.mark.parametrize("view", [View(), View("red"), View(like=4), FULL], ids=["start", "query", "like", "all"])
