@@ -70,7 +70,7 @@ log = logging.getLogger(__name__)
 KIND_QUERIES = 500
 WORDS_STEP = 4
 """Of the words of pages every so many are asked in the mixed pool, so that they do not outweigh the other styles."""
-MATRYOSHKA_DIMS = (64, 128, 256, 384)
+MATRYOSHKA_DIMS = (64, 128, 256, 384, 512)
 NAMED: dict[Kind, str] = {"page": "slide about", "image": "photo of", "clip": "video of"}
 """How a person names a kind in the query itself."""
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mmsearch.plain_text import normalised
 from mmsearch.ranking.rank import NO_MATCHES, TextMatches
 from mmsearch.ranking.terms import BM25_NAME, BM25_TEXT, SUBSTRING_WEIGHT, any_of, idf, in_name, quoted, terms_of
 
@@ -45,10 +46,16 @@ class WordIndex:
     def __init__(self, texts: Sequence[str], names: Sequence[str] = ()) -> None:
         self.size = len(texts)
         self._database = sqlite3.connect(":memory:")
-        for table, tokenize in (("words", "porter unicode61 remove_diacritics 2"), ("trigrams", "trigram")):
-            self._database.execute(f"CREATE VIRTUAL TABLE {table} USING fts5(text, name, tokenize='{tokenize}')")
-            rows = zip(range(self.size), texts, names or [""] * self.size, strict=True)
-            self._database.executemany(f"INSERT INTO {table}(rowid, text, name) VALUES (?, ?, ?)", rows)
+        made = [normalised(text) for text in texts]
+        for table, columns, tokenize in (
+            ("words", "text, name, spellings", "porter unicode61 remove_diacritics 2"),
+            ("trigrams", "text, name", "trigram"),
+        ):
+            self._database.execute(f"CREATE VIRTUAL TABLE {table} USING fts5({columns}, tokenize='{tokenize}')")
+        for row, (own, name) in enumerate(zip(made, names or [""] * self.size, strict=True)):
+            self._database.execute("INSERT INTO trigrams(rowid, text, name) VALUES (?, ?, ?)", (row, own.text, name))
+            values = (row, own.text, name, own.spellings)
+            self._database.execute("INSERT INTO words(rowid, text, name, spellings) VALUES (?, ?, ?, ?)", values)
 
     def matches(self, query: str) -> TextMatches:
         """What the application's index finds: ids are the places of the texts, the best MATCH_DEPTH of them."""
@@ -58,7 +65,7 @@ class WordIndex:
             return NO_MATCHES
         masses = idf([len(ids) for ids, _ in found], self.size)
         share, bm25, name = np.zeros(self.size), np.zeros(self.size), np.zeros(self.size)
-        rank = f"SELECT rowid, bm25(words, {BM25_TEXT}, {BM25_NAME}) FROM words WHERE words MATCH ?"
+        rank = f"SELECT rowid, bm25(words, {BM25_TEXT}, {BM25_NAME}, {BM25_TEXT}) FROM words WHERE words MATCH ?"
         for row, score in self._database.execute(rank, (any_of(terms),)):
             bm25[row] = max(0.0, -score)
         for term, (ids, is_inside), mass in zip(terms, found, masses, strict=True):
