@@ -550,6 +550,7 @@ def pack_draft(draft: ItemDraft, seconds: float) -> tuple[dict[str, Any], list[b
         "text": draft.text,
         "meta": dict(draft.meta),
         "text_source": draft.text_source,
+        "description": draft.description,
         "has_print": draft.has_print,
         "recognised": None if draft.recognised is None else _pack_recognised(draft.recognised),
         "sizes": [image.size for image in draft.images],
@@ -584,6 +585,7 @@ def unpack_draft(header: Mapping[str, Any], body: bytes, source: Source) -> Item
         preview=body[at:] or None,
         meta=dict(header["meta"]),
         text_source=header["text_source"] if header["text_source"] in TEXT_SOURCES else None,
+        description=str(header["description"]),
         has_print=None if header["has_print"] is None else bool(header["has_print"]),
         recognised=None if header["recognised"] is None else _unpack_recognised(header["recognised"]),
     )

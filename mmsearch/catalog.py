@@ -361,7 +361,8 @@ class Catalog:
     def videos_read(self) -> list[VideoRead]:
         """What the clips of each indexed video remember of its subtitle files, one row for each different memory."""
         query = (
-            "SELECT s.id, s.path, s.sha256, s.changed_at, json_extract(i.meta, '$.subtitles'), max(i.text != '')"
+            "SELECT s.id, s.path, s.sha256, s.changed_at, json_extract(i.meta, '$.subtitles'),"
+            " max(i.text_source IS 'subtitle')"
             " FROM sources s JOIN items i ON i.source_id = s.id AND i.deleted_at IS NULL AND i.kind = 'clip'"
             " WHERE s.state = 'indexed' GROUP BY s.id, 5"
         )
@@ -498,7 +499,7 @@ class Catalog:
     def save_batch(self, rows: Sequence[tuple[int, ItemDraft, np.ndarray, str | None]], model_key: str) -> list[int]:
         """Save (source id, draft, vector, preview path relative to the library) rows in one transaction.
 
-        An item that stands at that place already keeps its id, and only its vector is set.
+        An item that stands at that place already keeps its id; its vector, its text and its metadata are set.
 
         Returns:
             The items' ids, in order.
@@ -722,7 +723,7 @@ class Catalog:
             rows = c.execute(
                 text(
                     "SELECT i.id, i.source_id, s.path, i.kind, i.ordinal, i.page_number, i.start_s, i.end_s, i.text, i.meta,"
-                    " i.preview, i.text_source FROM items i JOIN sources s ON s.id = i.source_id"
+                    " i.preview, i.text_source, i.description FROM items i JOIN sources s ON s.id = i.source_id"
                     " WHERE i.visible = 1 AND i.id IN (SELECT value FROM json_each(:ids))"
                 ),
                 {"ids": _json_ids(ids)},
@@ -772,6 +773,7 @@ class Catalog:
             meta=_facts(row.meta),
             preview=self.folder / row.preview if row.preview and integrity.is_preview(row.preview) else None,
             text_source=row.text_source,
+            description=row.description,
         )
 
     # ---- vectors

@@ -22,7 +22,7 @@ from mmsearch.dates import BELOW_NAME, date_in_name, wall_s
 from mmsearch.errors import CatalogError, DimensionMismatch, SourceError
 from mmsearch.filters import absolute, under_any
 from mmsearch.items import ItemDraft, Source
-from mmsearch.plain_text import normalised, readable, spellings
+from mmsearch.plain_text import described, normalised, readable, spellings
 from mmsearch.plan import HOLDERS, Plan
 from mmsearch.schema import embedded, items, meta, models, roots, sources
 from mmsearch.stored_vectors import checked_items, to_blob
@@ -226,7 +226,7 @@ def copy_source(c: Connection, from_id: int, source: Source) -> int:
             "changed_at": time.time(),
         },
     )
-    place = "kind, ordinal, page_number, start_s, end_s, date_s, preview, meta, text, spellings, text_source, has_print"
+    place = "kind, ordinal, page_number, start_s, end_s, date_s, preview, meta, text, spellings, text_source, description, has_print"
     of_items = (
         f"INSERT INTO items (source_id, visible, generation, name, {place})"
         f" SELECT :copy, 1, :generation, :name, {place} FROM items WHERE source_id = :original AND deleted_at IS NULL ORDER BY ordinal"
@@ -335,24 +335,26 @@ def _save_item(
 ) -> int:
     """The id of the item at this place of its source: the one that stands there, or a new one."""
     source_id, is_visible, _ = begun
+    description = readable(draft.description)
+    said = {
+        **normalised(described(draft.text, description))._asdict(),
+        "text_source": (draft.text_source if draft.text else None) or ("metadata" if description else None),
+        "description": description,
+        "meta": json.dumps(dict(draft.meta), ensure_ascii=True),
+        "date_s": _date_s(draft),
+    }
     former = c.execute(
         text(
-            "SELECT id, kind, page_number, start_s, end_s FROM items"
+            "SELECT id, kind, page_number, start_s, end_s, text, spellings, text_source, description, meta, date_s FROM items"
             " WHERE source_id = :source AND ordinal = :ordinal AND deleted_at IS NULL"
         ),
         {"source": source_id, "ordinal": draft.ordinal},
     ).first()
     if former is not None:
-        if tuple(former[1:]) == (draft.kind, draft.page_number, draft.start_s, draft.end_s):
-            if draft.kind == "clip":  # its subtitles lie in another file, and may be others now
-                said = {
-                    **normalised(draft.text)._asdict(),
-                    "text_source": draft.text_source if draft.text else None,
-                }
-                new_meta = json.dumps(dict(draft.meta), ensure_ascii=True)
-                c.execute(
-                    update(items).where(items.c.id == former.id).values(**said, meta=new_meta, date_s=_date_s(draft))
-                )
+        if tuple(former[1:5]) == (draft.kind, draft.page_number, draft.start_s, draft.end_s):
+            changed = {name: value for name, value in said.items() if getattr(former, name) != value}
+            if changed:  # what lies beside the file may be other now, or an older mmsearch read less
+                c.execute(update(items).where(items.c.id == former.id).values(**changed))
             return former.id
         _tombstone(c, items.c.id == former.id, generation)  # the file is cut in another way than before
     new = {
@@ -364,12 +366,9 @@ def _save_item(
         "page_number": draft.page_number,
         "start_s": draft.start_s,
         "end_s": draft.end_s,
-        "date_s": _date_s(draft),
         "preview": preview,
-        "meta": json.dumps(dict(draft.meta), ensure_ascii=True),
         "name": name,
-        **normalised(draft.text)._asdict(),
-        "text_source": draft.text_source if draft.text else None,
+        **said,
         "has_print": None if draft.has_print is None else int(draft.has_print),
     }
     return c.execute(insert(items).returning(items.c.id), new).scalar_one()

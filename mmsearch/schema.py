@@ -43,7 +43,7 @@ from mmsearch.terminal import size
 log = logging.getLogger(__name__)
 
 CATALOG_NAME = "catalog.sqlite3"
-SCHEMA_REVISION = "0005"
+SCHEMA_REVISION = "0006"
 """The newest revision in `migrations/versions`; revisions are numbered so that older and newer can be told apart."""
 WORDS_REVISION = "0005"
 """The newest revision that indexes the words of all items again."""
@@ -97,6 +97,7 @@ sources = Table(
     Column("model_key", Text),  # the model of the latest run that worked on it
     Column("changed_at", Float, nullable=False),  # seconds since the epoch: when `state` was last set
     Column("ctime_ns", Integer),  # NULL: not known; see `items.Source`
+    Column("sidecars", Text),  # the stamp of the XMP files that were read beside it; NULL: no metadata were read yet
     # A path has at most one source that holds its items, and at most one attempt beside it.
     Index("sources_holder", "path", unique=True, sqlite_where=text("state IN ('indexed', 'offline')")),
     Index("sources_attempt", "path", unique=True, sqlite_where=text("state IN ('pending', 'failed')")),
@@ -137,6 +138,7 @@ items = Table(
     Column("text_source", Text),  # see `items.TextSource`; NULL without text
     Column("has_print", Integer),  # 1: shows print that `text` lacks until it is read. 0: does not. NULL: nobody looked
     Column("spellings", Text, nullable=False, server_default=text("''")),  # for the lexical search, see `plain_text`
+    Column("description", Text, nullable=False, server_default=text("''")),  # what metadata say; `text` holds it too
     Index("items_place", "source_id", "ordinal", unique=True, sqlite_where=text("deleted_at IS NULL")),
     Index("items_source", "source_id"),
     Index("items_visible", "kind", "visible", "id"),
