@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ingest import clips
 from ingest.readers import Reading
+from ingest.sidecars import description_beside
 from mmsearch import media
 from mmsearch.descriptions import Description
 from mmsearch.errors import CorruptFile, FileTooLarge
@@ -31,7 +32,7 @@ def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:
         CorruptFile, UnsupportedFile, FileTooLarge: see `media.open_header`.
     """
     with media.open_header(source.path, header_limit_pixels=reading.max_image_pixels) as header:
-        said = picture_words(header)
+        said = description_beside(source.path).over(picture_words(header))
         meta = {**said.meta(), **media.image_meta(header)}
         frame_count = getattr(header, "n_frames", 1)
         if frame_count > 1 and header.format in ANIMATED:

@@ -36,6 +36,7 @@ from ingest.plan import (
 )
 from ingest.printed import with_print
 from ingest.scan import ScanResult, find_sources, former_roots, has_changed, resolve_roots
+from ingest.sidecars import SidecarFolder, stamp
 from ingest.subtitles import SubtitleFolder, is_current
 from ingest.workers import Event, Limits, Task, WorkerPool, default_jobs
 from mmsearch import prompts
@@ -373,6 +374,7 @@ class _Job:
     is_read: bool = False
     is_closed: bool = False
     error: SourceError | None = None
+    sidecars: str = ""
 
 
 class Run:
@@ -401,6 +403,7 @@ class Run:
         self.change_over = change_over
         self.model_key = ""
         self.elsewhere: list[Path] = []
+        self.sidecars: dict[Path, SidecarFolder] = {}
         self.terms: Terms | None = None
         self._progress = progress
         self._pool: WorkerPool | None = None
@@ -419,7 +422,7 @@ class Run:
             self.settle(scan, plan)
             left = self.copy(plan.copied)  # before hours of reading: a file that was renamed shall be found meanwhile
             others = [source for _, source in plan.moved] + [source for source in plan.copied if source not in left]
-            plan.reread += self.with_other_subtitles(others)
+            plan.reread += self.with_others_beside(others)
             if plan.new or plan.changed or plan.reembed or plan.reread or left:
                 self.read(plan)
                 if left := self.copy(left):  # what failed, or changed, where it would have been copied from
@@ -496,7 +499,7 @@ class Run:
                     prune=prune,
                 )
                 unchanged = set(plan.unchanged)
-                plan.reread = [one for one in self.with_other_subtitles(scan.sources) if one[0] in unchanged]
+                plan.reread = [one for one in self.with_others_beside(scan.sources) if one[0] in unchanged]
                 again = {source_id for source_id, _ in plan.reread}
                 plan.unchanged = [source_id for source_id in plan.unchanged if source_id not in again]
                 if add_new:
@@ -516,6 +519,29 @@ class Run:
                 plan = compare(key_now)  # the checkpoint of that name is another one than when it was last used
             self.describe(scan, plan)
         return scan, plan
+
+    def with_others_beside(self, sources: Sequence[Source]) -> list[tuple[int, Source]]:
+        """The indexed files among `sources` beside which other subtitles or sidecars lie than were read: (source id, file)."""
+        return list(dict([*self.with_other_subtitles(sources), *self.with_other_sidecars(sources)]).items())
+
+    def with_other_sidecars(self, sources: Sequence[Source]) -> list[tuple[int, Source]]:
+        """The indexed files among `sources` whose sidecars are not those that were read: (source id, file)."""
+        found = {source.path: source for source in sources}
+        again = []
+        for read in self.catalog.sidecars_read() if found else ():
+            source = found.get(read.path)
+            if source is None or source.sha256 != read.sha256 or read.stamp is None:
+                continue
+            if self.sidecars_of(read.path) != read.stamp:
+                again.append((read.source_id, source))
+        return again
+
+    def sidecars_of(self, path: Path) -> str:
+        """The stamp of the sidecars beside a file."""
+        folder = path.parent
+        if folder not in self.sidecars:
+            self.sidecars[folder] = SidecarFolder(folder)
+        return stamp(self.sidecars[folder].beside(path))
 
     def with_other_subtitles(self, sources: Sequence[Source]) -> list[tuple[int, Source]]:
         """The indexed videos among `sources` whose subtitle files are not those that were read: (source id, file)."""
@@ -601,7 +627,7 @@ class Run:
 
     def job(self, source: Source, replaces: int | None = None) -> _Job:
         kind, expected = self.report.plan.expected.get(str(source.path)) or (kind_of(source), 1)
-        return _Job(source, kind, expected, replaces)
+        return _Job(source, kind, expected, replaces, sidecars=self.sidecars_of(source.path))
 
     def resume(self, jobs: Sequence[_Job], plan: Plan, model_key: str) -> None:
         """Find out how far interrupted work on these sources got: items are saved in order."""
@@ -745,7 +771,7 @@ class Run:
                 if job.error is not None:
                     self.fail(job, job.error)
                 else:
-                    self.catalog.finish_source(self.begin(job))
+                    self.catalog.finish_source(self.begin(job), sidecars=job.sidecars)
                     self.report.files += 1
 
     def fail(self, job: _Job, error: SourceError) -> None:

@@ -79,6 +79,16 @@ class VideoRead:
     has_text: bool
 
 
+@dataclass(frozen=True, slots=True)
+class SidecarsRead:
+    """An indexed file and the stamp of its sidecars when its metadata were read (`ingest.sidecars`); None: they were not yet."""
+
+    source_id: int
+    path: Path
+    sha256: str
+    stamp: str | None
+
+
 class Catalog:
     """An opened catalog; safe to use from several threads, and from several processes at once."""
 
@@ -379,6 +389,12 @@ class Catalog:
                 for row in c.execute(text(query))
             ]
 
+    def sidecars_read(self) -> list[SidecarsRead]:
+        """The stamp of the sidecars that were read of each indexed source."""
+        with self._reading() as c:
+            rows = c.execute(text("SELECT id, path, sha256, sidecars FROM sources WHERE state = 'indexed'"))
+            return [SidecarsRead(row[0], Path(os.fsdecode(row[1])), row[2], row[3]) for row in rows]
+
     def known_files(self, roots: Sequence[Path]) -> dict[bytes, KnownFile]:
         """What is known of every path under `roots` (`os.fsencode`d): a file with this size and these times need not be opened."""
         known: dict[bytes, KnownFile] = {}
@@ -513,10 +529,14 @@ class Catalog:
         with self._writing() as c:
             return indexing.save_batch(c, rows, model_key)
 
-    def finish_source(self, source_id: int) -> None:
-        """The last item of a source is saved: it counts as indexed; the source that it replaces gives way in the same commit."""
+    def finish_source(self, source_id: int, *, sidecars: str | None = None) -> None:
+        """The last item of a source is saved: it counts as indexed; the source that it replaces gives way in the same commit.
+
+        Args:
+            sidecars: their stamp when they were read; None leaves it as it is.
+        """
         with self._writing() as c:
-            indexing.finish_source(c, source_id)
+            indexing.finish_source(c, source_id, sidecars)
 
     def fail_source(self, source: Source | Path, error: SourceError, *, replaces: int | None = None) -> int:
         """Remember that a file could not be indexed, and why. Former items of that path stay searchable.

@@ -142,7 +142,7 @@ def save_batch(
     return ids
 
 
-def finish_source(c: Connection, source_id: int) -> None:
+def finish_source(c: Connection, source_id: int, sidecars: str | None = None) -> None:
     row = c.execute(select(sources).where(sources.c.id == source_id)).one()
     if row.state not in BEING_INDEXED:
         raise CatalogError(f"source {source_id} is {row.state}, not being indexed")
@@ -156,6 +156,8 @@ def finish_source(c: Connection, source_id: int) -> None:
     ).scalar_one()
     state = "indexed" if row.state == "pending" else row.state
     _set(c, source_id, state=state, replaces=None, item_count=count, changed_at=time.time())
+    if sidecars is not None:
+        _set(c, source_id, sidecars=sidecars)
     if state == "indexed":
         show(c, [source_id], generation)
     c.execute(
@@ -223,6 +225,7 @@ def copy_source(c: Connection, from_id: int, source: Source) -> int:
             "state": "indexed",
             "item_count": original.item_count,
             "model_key": original.model_key,
+            "sidecars": original.sidecars,
             "changed_at": time.time(),
         },
     )

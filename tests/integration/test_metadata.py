@@ -137,3 +137,59 @@ def test_megabytes_of_metadata_do_not_blow_up_the_library(library: Library, fold
     (item,) = items(library)
     assert len(item.text) < 20_000 and len(json.dumps(dict(item.meta))) < 20_000
     assert (library.folder / "catalog.sqlite3").stat().st_size - before < 200_000
+
+
+# Sidecars
+
+
+def sidecar(path: Path, *keywords: str) -> Path:
+    path.write_bytes(packet(bag("dc:subject", *keywords)))
+    return path
+
+
+def test_sidecars_are_read_and_read_again_when_they_change(library: Library, folder: Path, embedded: list[str]) -> None:
+    for name, colour in (("a.jpg", samples.RED), ("b.png", samples.GREEN), ("c.jpg", samples.BLUE)):
+        samples.photo(folder / name, colour)
+    captioned(folder / "a.jpg", "A boat")
+    sidecar(folder / "a.jpg.xmp", "harbour")
+    sidecar(folder / "B.XMP", "lighthouse")
+    sidecar(folder / "another.xmp", "nothing")
+    ingest(library, folder)
+    assert found(library, "harbour") == [("a.jpg", "A boat harbour")]
+    assert [name for name, _ in found(library, "lighthouse")] == ["b.png"]
+    assert found(library, "nothing") == []
+    ids = {item.path.name: item.id for item in items(library)}
+    assert ingest(library, folder).unchanged == 3
+
+    sidecar(folder / "c.xmp", "pumpkin")
+    sidecar(folder / "a.jpg.xmp", "sunset")
+    (folder / "B.XMP").unlink()
+    embedded.clear()
+    report = ingest(library, folder)
+    assert (report.unchanged, report.items, report.failures) == (0, {"image": 3}, [])
+    assert [name for name, _ in found(library, "pumpkin")] == ["c.jpg"]
+    assert [name for name, _ in found(library, "sunset boat")] == ["a.jpg"]
+    assert found(library, "harbour") == [] and found(library, "lighthouse") == []
+    assert {item.path.name: item.id for item in items(library)} == ids
+    assert sorted(embedded) == ["", "A boat sunset", "pumpkin"]
+    assert ingest(library, folder).unchanged == 3
+
+
+def test_a_copy_has_its_own_sidecar(library: Library, folder: Path) -> None:
+    samples.photo(folder / "a.jpg")
+    sidecar(folder / "a.xmp", "harbour")
+    ingest(library, folder)
+    (folder / "copies").mkdir()
+    (folder / "copies" / "b.jpg").write_bytes((folder / "a.jpg").read_bytes())
+    sidecar(folder / "copies" / "b.xmp", "pumpkin")
+    ingest(library, folder)
+    assert [name for name, _ in found(library, "pumpkin")] == ["b.jpg"]
+    assert [name for name, _ in found(library, "harbour")] == ["a.jpg"]
+    assert ingest(library, folder).unchanged == 2
+
+
+def test_a_sidecar_that_cannot_be_read_costs_nothing(library: Library, folder: Path) -> None:
+    samples.photo(folder / "a.jpg")
+    (folder / "a.xmp").mkdir()
+    (folder / "a.jpg.xmp").write_bytes(b"<x:xmpmeta")
+    assert not ingest(library, folder).failures and len(items(library)) == 1
