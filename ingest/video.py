@@ -13,6 +13,7 @@ import numpy as np
 
 from ingest import clips
 from ingest.readers import Reading
+from ingest.sidecars import description_beside
 from ingest.subtitles import read_subtitles
 from mmsearch import media
 from mmsearch.errors import FileTooLarge, SourceError, UnsupportedFile
@@ -41,7 +42,9 @@ def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:
     if info.width * info.height > reading.max_image_pixels:
         raise FileTooLarge(path, f"frames of {info.width} × {info.height} pixels")
     frames = media.index_frames(path, on_progress=reading.on_progress)
+    said = description_beside(path).over(info.said)
     meta: dict[str, Any] = {
+        **said.meta(),
         "width": info.width,
         "height": info.height,
         "duration_s": round(frames.end_s, 3),
@@ -63,7 +66,8 @@ def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:
         return _locate(path, frames, before, after)
 
     cues, remembered = read_subtitles(path)
-    yield from clips.drafts(source, samples(), reading, meta=meta | remembered, cues=cues, locate=locate)
+    meta |= remembered
+    yield from clips.drafts(source, samples(), reading, meta=meta, description=said.text, cues=cues, locate=locate)
 
 
 def count_items(path: Path) -> tuple[Kind, int, float]:

@@ -30,8 +30,10 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from mmsearch.dates import Dated, parse_written
+from mmsearch.descriptions import NOTHING, Description
 from mmsearch.errors import CorruptFile, EncryptedFile, FileTooLarge, SourceError, UnsupportedFile
 from mmsearch.media.picture_dates import picture_date
+from mmsearch.media.video_words import video_words
 
 if TYPE_CHECKING:
     import av
@@ -643,7 +645,7 @@ class VideoInfo:
     """What a video's container says. `width` × `height` are as shown, with square pixels, after rotation.
 
     `pixel_shape` is the width of a stored pixel by its height, before rotation: 64/45 for a wide PAL film; `stored_size` likewise. `frame_count` is 0 where the container does not tell; `rotation` in degrees counter-clockwise: 0, 90, 180, 270.
-    `stream_codecs`: of all its streams, sound and data included; "" for one that FFmpeg does not know.
+    `stream_codecs`: of all its streams, sound and data included; "" for one that FFmpeg does not know. `said`: its tags, in words.
     """
 
     duration_s: float
@@ -657,6 +659,7 @@ class VideoInfo:
     pixel_shape: float = 1.0
     stored_size: tuple[int, int] = (0, 0)
     stream_codecs: frozenset[str] = frozenset()
+    said: Description = NOTHING
 
 
 @contextmanager
@@ -746,6 +749,7 @@ def probe_video(path: str | os.PathLike[str]) -> VideoInfo:
             pixel_shape=shape,
             stored_size=(first.width, first.height),
             stream_codecs=frozenset(_codec_name(one) for one in container.streams),
+            said=video_words(container.metadata),
         )
 
 

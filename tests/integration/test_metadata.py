@@ -193,3 +193,43 @@ def test_a_sidecar_that_cannot_be_read_costs_nothing(library: Library, folder: P
     (folder / "a.xmp").mkdir()
     (folder / "a.jpg.xmp").write_bytes(b"<x:xmpmeta")
     assert not ingest(library, folder).failures and len(items(library)) == 1
+
+
+# Videos
+
+
+def test_a_video_is_found_by_its_title_and_comment(library: Library, folder: Path, embedded: list[str]) -> None:
+    tags = {
+        "title": "Grandma turns eighty",
+        "comment": "Filmed at the lake",
+        "keywords": "birthday; cake",
+        "com.apple.quicktime.location.ISO6709": "+27.5916+086.5640+8850/",
+        "com.apple.quicktime.make": "Apple",
+        "com.apple.quicktime.model": "iPhone 12",
+        "encoder": "HandBrake",
+    }
+    samples.tagged_video(folder / "a.mp4", samples.scenes(folder / "plain.mp4", [2.0, 2.0, 2.0]), tags)
+    (folder / "plain.mp4").unlink()
+    ingest(library, folder)
+    clips = items(library)
+    assert len(clips) > 1
+    for query in ("grandma eighty", "filmed lake", "birthday"):
+        ((name, _),) = found(library, query)
+        assert name.startswith("a.mp4 00:00:00"), query
+    assert embedded[0] == "Grandma turns eighty Filmed at the lake birthday, cake" and set(embedded[1:]) == {""}
+    first, later = clips[0].meta, clips[-1].meta
+    assert first["gps"] == later["gps"] == [27.5916, 86.564] and later["camera"] == "Apple iPhone 12"
+    assert (
+        first["caption"] == "Filmed at the lake" and "caption" not in later and later["title"] == "Grandma turns eighty"
+    )
+
+
+def test_subtitles_that_come_later_stand_beside_the_title(library: Library, folder: Path) -> None:
+    samples.tagged_video(folder / "a.mkv", samples.scenes(folder / "b.mp4", [2.5]), {"title": "Grandma turns eighty"})
+    (folder / "b.mp4").unlink()
+    ingest(library, folder)
+    (folder / "a.srt").write_text("1\n00:00:00,000 --> 00:00:02,000\nBlow out the candles\n")
+    ingest(library, folder)
+    (item,) = items(library)
+    assert item.text == "Grandma turns eighty\nBlow out the candles" and item.text_source == "subtitle"
+    assert [name for name, _ in found(library, "grandma candles")] == ["a.mkv 00:00:00–00:00:02"]
