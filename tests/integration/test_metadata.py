@@ -11,12 +11,16 @@ import pytest
 from PIL import ExifTags, Image
 
 import mmsearch
+from ingest import readers
 from ingest.pipeline import ingest_paths
-from mmsearch.items import EmbedInput, Item
+from ingest.readers import Reading
+from mmsearch.items import EmbedInput, Item, Source
 from mmsearch.library import Library
+from mmsearch.media import load_pymupdf
 from tests import samples
 from tests.integration.test_print import LINES, printed
 from tests.unit.test_descriptions import bag, packet
+from tests.unit.test_readers import BUDGET
 
 
 @pytest.fixture
@@ -233,3 +237,83 @@ def test_subtitles_that_come_later_stand_beside_the_title(library: Library, fold
     (item,) = items(library)
     assert item.text == "Grandma turns eighty\nBlow out the candles" and item.text_source == "subtitle"
     assert [name for name, _ in found(library, "grandma candles")] == ["a.mkv 00:00:00–00:00:02"]
+
+
+# Documents
+
+
+def form(path: Path) -> Path:
+    pymupdf = load_pymupdf()
+    with pymupdf.open() as document:
+        for words in (None, "Application form", "Second page"):
+            page = document.new_page(width=300, height=200)
+            if words is None:
+                continue
+            page.insert_text((20, 40), words)
+            field = pymupdf.Widget()
+            field.field_type, field.field_name = pymupdf.PDF_WIDGET_TYPE_TEXT, f"name on {words}"
+            field.field_value, field.rect = "Rumpelstiltskin", pymupdf.Rect(20, 60, 200, 80)
+            page.add_widget(field)
+            document.xref_set_key(field.xref, "AP", "null")  # as in forms that leave drawing the values to the viewer
+        document[2].add_text_annot((200, 20), "Ask the notary about clause seven")
+        document.set_metadata(
+            {
+                "title": "Microsoft Word - x.doc",
+                "author": "Ada Lovelace",
+                "subject": "Leasing a lighthouse",
+                "keywords": "rent, deposit",
+                "producer": "Acrobat Distiller",
+            }
+        )
+        document.save(path)
+    return path
+
+
+def test_a_pdf_is_found_by_author_subject_keywords_notes_and_form(
+    library: Library, folder: Path, embedded: list[str]
+) -> None:
+    form(folder / "form.pdf")
+    ingest(library, folder)
+    for query, place in (
+        ("lovelace", "p.2"),
+        ("leasing lighthouse", "p.2"),
+        ("deposit", "p.2"),
+        ("notary clause", "p.3"),
+    ):
+        assert [name for name, _ in found(library, query)] == [f"form.pdf {place}"], query
+    assert {name for name, _ in found(library, "rumpelstiltskin")} == {"form.pdf p.2", "form.pdf p.3"}
+    assert found(library, "distiller") == found(library, "microsoft") == []
+    assert embedded == [
+        "Leasing a lighthouse rent, deposit Ada Lovelace Application form Rumpelstiltskin",
+        "Second page Rumpelstiltskin Ask the notary about clause seven",
+    ]
+    first, second = items(library)
+    assert first.meta["author"] == second.meta["author"] == "Ada Lovelace"
+    assert (
+        first.meta["keywords"] == ["rent", "deposit"] and "keywords" not in second.meta and "title" not in second.meta
+    )
+
+
+def test_a_document_that_is_read_from_its_second_page_on_keeps_its_words_where_they_are(folder: Path) -> None:
+    path = form(folder / "form.pdf")
+    status = path.stat()
+    source = Source(path, "0" * 64, status.st_size, status.st_mtime_ns)
+    said = {
+        first: [
+            draft.description for draft in readers.read_items(source, {}, reading=Reading(BUDGET, first_ordinal=first))
+        ]
+        for first in (0, 1, 2)
+    }
+    assert said[0] == said[1] and said[0][0].startswith("Leasing a lighthouse\n")
+    assert said[2] == said[0][1:]
+
+
+def test_xmp_of_a_pdf(library: Library, folder: Path) -> None:
+    with load_pymupdf().open() as document:
+        document.new_page().insert_text((20, 40), "A page")
+        document.set_xml_metadata(
+            packet(bag("dc:title", "The lease", kind="Alt") + bag("dc:subject", "lighthouse")).decode()
+        )
+        document.save(folder / "a.pdf")
+    ingest(library, folder)
+    assert [name for name, _ in found(library, "lease lighthouse")] == ["a.pdf p.1"]
