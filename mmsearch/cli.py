@@ -590,6 +590,7 @@ def show_command(
         "meta": dict(item.meta),
         "text": item.text,
         "text_source": item.text_source,
+        "description": item.description.strip(),
         "recognised": None if read is None else read.record(),
     }
     if as_json:
@@ -597,7 +598,8 @@ def show_command(
         return
     print("  ".join(filter(None, [printable(str(item.path)), item.place, item.kind, f"id {item.id}"])))
     for name, value in item.meta.items():
-        print(f"{name}: {printable(str(value))}")
+        told = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        print(f"{name}: {printable(' '.join(told.split()))}")
     if item.text.strip():
         print()
         if read is not None:

@@ -190,11 +190,16 @@ def _is_author(name: str) -> bool:
 
 
 def decoded(raw: bytes) -> str:
-    """Text of an unknown encoding: UTF-8, else Windows' western one."""
-    raw = raw[: 4 * MAX_RAW_CHARS].rstrip(b"\0")
+    """Text of an unknown encoding: a byte order mark decides, else UTF-8, else Windows' western one. Of much text the beginning."""
+    is_cut, raw = len(raw) > 4 * MAX_RAW_CHARS, raw[: 4 * MAX_RAW_CHARS]
+    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return raw.decode("utf-16", "replace")
+    raw = raw.rstrip(b"\0")
     try:
-        return raw.decode()
-    except UnicodeDecodeError:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        if is_cut and error.start > len(raw) - 4:  # within a character
+            return raw[: error.start].decode("utf-8-sig")
         return raw.decode("cp1252", "replace")
 
 

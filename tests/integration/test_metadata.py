@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from tests import samples
 from tests.integration.test_print import LINES, printed
 from tests.unit.test_descriptions import bag, packet
 from tests.unit.test_readers import BUDGET
+from ui import detail
 
 
 @pytest.fixture
@@ -317,3 +320,23 @@ def test_xmp_of_a_pdf(library: Library, folder: Path) -> None:
         document.save(folder / "a.pdf")
     ingest(library, folder)
     assert [name for name, _ in found(library, "lease lighthouse")] == ["a.pdf p.1"]
+
+
+def test_show_names_what_is_known(library: Library, folder: Path) -> None:
+    xmp = packet(bag("dc:subject", "tomato", "boat"), "xmp:Rating='4' photoshop:City='Lisboa' aux:Lens='EF-S18-55mm'")
+    captioned(folder / "a.jpg", "A boat", xmp=xmp)
+    ingest(library, folder)
+    (item,) = items(library)
+    command = [sys.executable, "-P", "-m", "mmsearch", "show", str(item.id), "--library", str(library.folder)]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout.splitlines()
+    for line in ("caption: A boat", "keywords: tomato, boat", "place: Lisboa", "rating: 4", "lens: EF-S18-55mm"):
+        assert line in said
+    facts = detail._facts(item)
+    wanted = {
+        "Caption": "A boat",
+        "Keywords": "tomato, boat",
+        "Place": "Lisboa",
+        "Rating": "★★★★",
+        "Lens": "EF-S18-55mm",
+    }
+    assert wanted.items() <= facts.items()

@@ -13,7 +13,7 @@ import pytest
 from PIL import ExifTags, Image, PngImagePlugin
 
 from mmsearch import media
-from mmsearch.descriptions import NOTHING, Description, told
+from mmsearch.descriptions import NOTHING, Description, decoded, told
 from mmsearch.errors import SourceError
 from mmsearch.media.picture_words import picture_words
 from mmsearch.media.xmp import description_of_packet
@@ -337,6 +337,11 @@ def test_generic_values_are_told_in_linear_time() -> None:
     ):
         told(value)
     assert time.process_time() - began < 0.5
+
+
+def test_long_text_is_cut_between_characters() -> None:
+    assert decoded(b"a" + "é".encode() * 400_000)[:3] == "aéé"
+    assert decoded("é".encode("utf-16")) == "é" and decoded(b"Caf\xe9") == "Café"
 
 
 # Bounds
