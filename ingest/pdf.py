@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ingest.attachments import NONE, Attachments
 from ingest.document_words import document_words, page_notes
 from ingest.printed import page_needs_reading
 from ingest.readers import Reading
@@ -53,6 +54,8 @@ def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:
             )
         said = document_words(document)
         leads = _is_first(document, reading.first_ordinal)
+        attachments = Attachments(document, reading.on_progress)
+        of_document = attachments.of_document() if leads and document.is_pdf else NONE
         created = parse_written((document.metadata or {}).get("creationDate"))
         drawn = 0
         damage = ""
@@ -76,7 +79,8 @@ def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:
                 log.debug("%s: %s", source.path, damage)
                 reading.notes["damaged_pages"] += 1
                 continue
-            is_without_content = not text and not notes and is_blank(image)
+            pinned = attachments.of_page(page) if document.is_pdf else NONE
+            is_without_content = not text and not notes and not pinned.names and is_blank(image)
             if is_without_content:
                 if warning := media.take_document_warnings():  # MuPDF leaves out what it cannot draw, and says so there
                     damage = f"page {index + 1}: {warning}"
@@ -91,6 +95,8 @@ def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:
             if label and label != str(index + 1):
                 meta["page_label"] = label
             meta |= said.meta() if leads else said.short_meta()
+            if attached := [*pinned.names, *(of_document.names if leads else ())]:
+                meta["attachments"] = attached
             if created:
                 meta |= Dated(created, "document").meta()
             draft = ItemDraft(
@@ -103,7 +109,9 @@ def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:
                 preview=media.webp_preview(_in_shape(image, *shape)),
                 meta=meta,
                 text_source="layer" if text else None,
-                description="\n\n".join([said.text if leads else "", notes]).rstrip(),
+                description="\n\n".join(
+                    [said.text if leads else "", notes, pinned.text, of_document.text if leads else ""]
+                ).rstrip(),
                 has_print=False if is_without_content else needs_reading,
             )
             if is_without_content:

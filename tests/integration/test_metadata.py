@@ -21,6 +21,7 @@ from mmsearch.library import Library
 from mmsearch.media import load_pymupdf
 from tests import samples
 from tests.integration.test_print import LINES, printed
+from tests.integration.test_text_layer import CASES
 from tests.unit.test_descriptions import bag, packet
 from tests.unit.test_readers import BUDGET
 from ui import detail
@@ -340,3 +341,70 @@ def test_show_names_what_is_known(library: Library, folder: Path) -> None:
         "Lens": "EF-S18-55mm",
     }
     assert wanted.items() <= facts.items()
+
+
+# Attachments
+
+INVOICE = b"""<?xml version="1.0"?><!-- draft --><Invoice><Item>aluminium ladder</Item><Note>fish &amp; chips</Note></Invoice>"""
+
+
+def with_attachments(path: Path, files: dict[str, bytes], pinned: dict[str, bytes] | None = None) -> Path:
+    with load_pymupdf().open() as document:
+        for number in range(2):
+            document.new_page(width=300, height=200).insert_text((20, 40), f"Cover {number}")
+        for name, content in files.items():
+            document.embfile_add(name, content, filename=name, desc="")
+        for name, content in (pinned or {}).items():
+            document[1].add_file_annot((250, 20), content, name)
+        document.save(path)
+    return path
+
+
+def test_what_is_embedded_in_a_pdf_is_found(library: Library, folder: Path, embedded: list[str]) -> None:
+    inner = samples.pdf(folder / "inner.pdf", ["Warranty of the espresso machine"]).read_bytes()
+    (folder / "inner.pdf").unlink()
+    files = {
+        "factur-x.xml": INVOICE,
+        "warranty.pdf": inner,
+        "floorplan.dwg": b"\0\1\2 unreadable",
+        "locked.pdf": samples.encrypted_pdf(folder / "locked.pdf").read_bytes(),
+    }
+    (folder / "locked.pdf").unlink()
+    with_attachments(folder / "a.pdf", files, {"remark.txt": "Zwei Möwen".encode()})
+    ingest(library, folder)
+    for query, page in (
+        ("aluminium ladder", 1),
+        ("espresso warranty", 1),
+        ("floorplan", 1),
+        ("locked", 1),
+        ("fish chips", 1),
+        ("Möwen", 2),
+        ("remark", 2),
+    ):
+        assert [name for name, _ in found(library, query)] == [f"a.pdf p.{page}"], query
+    assert found(library, "unreadable") == found(library, "draft") == []
+    first, second = items(library)
+    assert first.meta["attachments"] == list(files) and second.meta["attachments"] == ["remark.txt"]
+    assert first.text.startswith("Cover 0\n") and embedded[0].startswith("Cover 0 "), "the page itself comes first"
+
+
+def test_the_portfolio_of_the_cases(library: Library) -> None:
+    portfolio = CASES / "portfolio.pdf"
+    if not portfolio.exists():
+        pytest.skip(f"the sample files are not in {CASES}")
+    ingest(library, portfolio)
+    assert [name for name, _ in found(library, "aluminium ladder")] == ["portfolio.pdf p.1"]
+
+
+def test_embedded_bombs_are_bounded(library: Library, folder: Path) -> None:
+    words = b"<a>many words</a> " * 4_000_000
+    with_attachments(folder / "a.pdf", {"a.xml": words, **{f"b{n}.txt": words[:900_000] for n in range(30)}})
+    assert not ingest(library, folder).failures
+    first, _ = items(library)
+    assert len(first.text) < 70_000 and "a.xml" in first.meta["attachments"]
+
+
+def test_damage_in_an_attachment_costs_the_attachment_alone(library: Library, folder: Path) -> None:
+    with_attachments(folder / "a.pdf", {"broken.pdf": b"%PDF-1.7 nonsense", "factur-x.xml": INVOICE})
+    assert not ingest(library, folder).failures
+    assert [name for name, _ in found(library, "aluminium broken")] == ["a.pdf p.1"]
