@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 from mmsearch.descriptions import decoded, plain
@@ -66,7 +67,7 @@ class Attachments:
                     facts.get("ufilename") or facts.get("filename") or facts.get("name"),
                     facts.get("description"),
                     int(facts.get("size") or 0),
-                    lambda number=number: self.document.embfile_get(number),
+                    partial(self.document.embfile_get, number),
                 )
 
         return self._read(files())

@@ -67,6 +67,11 @@ def count_items(path: Path) -> tuple[Kind, int, float]:
         return "image", 1, 0.0
 
 
+def is_described(path: Path) -> bool:
+    with media.open_header(path) as header:
+        return bool(picture_words(header).text)
+
+
 def _frames(source: Source, animation: Image, frame_count: int, reading: Reading) -> Iterator[clips.Sample]:
     """The frames of an animation with their times; the last sample only says when it ends."""
     now_s = 0.0

@@ -163,6 +163,13 @@ def count_items(path: Path) -> tuple[Kind, int, float]:
         return "page", _page_count(document, path), 0.0
 
 
+def is_described(path: Path) -> bool:
+    with media.open_document(path) as document:
+        if document.is_pdf and (document.embfile_count() or document.has_annots()):
+            return True
+        return bool(document_words(document).text)
+
+
 def _page_count(document: Any, path: Path) -> int:
     try:
         page_count = document.page_count

@@ -423,6 +423,7 @@ class Run:
             left = self.copy(plan.copied)  # before hours of reading: a file that was renamed shall be found meanwhile
             others = [source for _, source in plan.moved] + [source for source in plan.copied if source not in left]
             plan.reread += self.with_others_beside(others)
+            plan.reread += self.with_unread_words(scan.sources, plan)
             if plan.new or plan.changed or plan.reembed or plan.reread or left:
                 self.read(plan)
                 if left := self.copy(left):  # what failed, or changed, where it would have been copied from
@@ -535,6 +536,36 @@ class Run:
             if self.sidecars_of(read.path) != read.stamp:
                 again.append((read.source_id, source))
         return again
+
+    def with_unread_words(self, sources: Sequence[Source], plan: Plan) -> list[tuple[int, Source]]:
+        """The indexed files of an older library whose metadata say something, which nobody has read: (source id, file).
+
+        Those whose metadata say nothing are remembered, and not looked at again.
+        """
+        planned = {source.path for source in to_read(plan)}
+        found = {source.path: source for source in sources if source.path not in planned}
+        unread = {
+            read.source_id: found[read.path]
+            for read in self.catalog.sidecars_read()
+            if read.stamp is None and read.path in found and found[read.path].sha256 == read.sha256
+        }
+        if not unread:
+            return []
+        stamps = {source_id: self.sidecars_of(source.path) for source_id, source in unread.items()}
+        again = [source_id for source_id, told in stamps.items() if told]
+        tasks = [Task(source_id, source, is_look=True) for source_id, source in unread.items() if not stamps[source_id]]
+        self.tell("plan")
+        with self.timed("plan"), WorkerPool({}, jobs=min(self.jobs, len(tasks) or 1), limits=self.limits) as pool:
+            again += [
+                event.task.key for event in pool.read(tasks) if event is not None and event.notes.get("described")
+            ]
+        self.catalog.note_sidecars(
+            {source_id: told for source_id, told in stamps.items() if source_id not in set(again)}
+        )
+        self.report.unchanged -= len(again)
+        self.report.plan.unchanged -= len(again)
+        self.report.plan.changed += len(again)
+        return [(source_id, unread[source_id]) for source_id in again]
 
     def sidecars_of(self, path: Path) -> str:
         """The stamp of the sidecars beside a file."""

@@ -75,6 +75,10 @@ def count_items(path: Path) -> tuple[Kind, int, float]:
     return "clip", max(1, round(duration_s / 7)), duration_s
 
 
+def is_described(path: Path) -> bool:
+    return bool(media.probe_video(path).said.text)
+
+
 def sample_indices(times_s: np.ndarray, end_s: float) -> list[int]:
     """Which frames to look at: the ones shown at steps of a quarter of a second, or closer in a short video."""
     start_s = float(times_s[0])

@@ -71,6 +71,7 @@ class Task:
     """A source to read, or only to count the items of. `key` comes back with every event; items before `first_ordinal` are skipped.
 
     With `is_print` only the print of the item at `first_ordinal` is read, see `ingest.printed.read_print`; `has_print` as there.
+    With `is_look` it is only found out whether the file's metadata say anything: the note `described` is then 1.
     """
 
     key: int
@@ -79,9 +80,10 @@ class Task:
     is_count: bool = False
     is_print: bool = False
     has_print: bool = False
+    is_look: bool = False
 
     def deadline_s(self, limits: Limits) -> float:
-        return min(limits.deadline_s, COUNT_DEADLINE_S) if self.is_count else limits.deadline_s
+        return min(limits.deadline_s, COUNT_DEADLINE_S) if self.is_count or self.is_look else limits.deadline_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,6 +369,7 @@ class _Worker:
                     "first_ordinal": task.first_ordinal,
                     "is_count": task.is_count,
                     "is_print": task.is_print,
+                    "is_look": task.is_look,
                     "has_print": task.has_print,
                 },
             )
@@ -676,6 +679,8 @@ def _do(task: Mapping[str, Any], terms: Mapping[str, Any], stdout: IO[bytes]) ->
     try:
         if task["is_count"]:
             expected = readers.count_items(source.path)
+        elif task["is_look"]:
+            reading.notes["described"] += readers.is_described(source.path)
         elif task["is_print"]:
             read = printed.read_print(
                 source, task["first_ordinal"], _reader(terms), reading, is_known=task["has_print"]

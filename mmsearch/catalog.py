@@ -11,7 +11,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -394,6 +394,13 @@ class Catalog:
         with self._reading() as c:
             rows = c.execute(text("SELECT id, path, sha256, sidecars FROM sources WHERE state = 'indexed'"))
             return [SidecarsRead(row[0], Path(os.fsdecode(row[1])), row[2], row[3]) for row in rows]
+
+    def note_sidecars(self, stamps: Mapping[int, str]) -> None:
+        """Remember for sources, by id, that their metadata were looked at, and the stamp of their sidecars then."""
+        if stamps:
+            with self._writing() as c:
+                rows = [{"id": source_id, "stamp": stamp} for source_id, stamp in stamps.items()]
+                c.execute(text("UPDATE sources SET sidecars = :stamp WHERE id = :id"), rows)
 
     def known_files(self, roots: Sequence[Path]) -> dict[bytes, KnownFile]:
         """What is known of every path under `roots` (`os.fsencode`d): a file with this size and these times need not be opened."""

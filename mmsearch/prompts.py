@@ -62,7 +62,7 @@ def split_prompt(prompt: str) -> tuple[str, str]:
 
 
 def document_input(draft: ItemDraft, *, with_text: bool = True) -> EmbedInput:
-    """The target side of an item: its pixels, its kind's instruction and, with `with_text`, its text and description, normalised as they are stored."""
+    """The target side of an item: its pixels, its kind's instruction and, with `with_text`, its text and description as they are stored."""
     return EmbedInput(
         instruction=DOCUMENT_INSTRUCTIONS[draft.kind],
         text=" ".join(readable(described(draft.text, draft.description)).split()) if with_text else "",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -408,3 +410,29 @@ def test_damage_in_an_attachment_costs_the_attachment_alone(library: Library, fo
     with_attachments(folder / "a.pdf", {"broken.pdf": b"%PDF-1.7 nonsense", "factur-x.xml": INVOICE})
     assert not ingest(library, folder).failures
     assert [name for name, _ in found(library, "aluminium broken")] == ["a.pdf p.1"]
+
+
+# Older libraries
+
+
+def test_metadata_of_an_older_library_are_read_once(library: Library, folder: Path, embedded: list[str]) -> None:
+    captioned(folder / "a.jpg", "A boat")
+    samples.photo(folder / "b.jpg", samples.BLUE)
+    samples.photo(folder / "c.jpg", samples.GREEN)
+    sidecar(folder / "c.xmp", "pumpkin")
+    with_attachments(folder / "d.pdf", {"factur-x.xml": INVOICE})
+    samples.pdf(folder / "e.pdf", ["Nothing else"])
+    ingest(library, folder)
+    ids = {item.path.name: item.id for item in items(library)}
+    with closing(sqlite3.connect(library.folder / "catalog.sqlite3")) as database, database:
+        database.execute("UPDATE sources SET sidecars = NULL")
+        database.execute("UPDATE items SET text = replace(text, description, ''), description = '', text_source = NULL")
+    assert found(library, "boat") == found(library, "pumpkin") == []
+    embedded.clear()
+    report = ingest(library, folder)
+    assert (report.unchanged, report.failures) == (2, []) and len(embedded) == 4
+    assert [name for name, _ in found(library, "boat")] == ["a.jpg"]
+    assert [name for name, _ in found(library, "pumpkin")] == ["c.jpg"]
+    assert [name for name, _ in found(library, "ladder")] == ["d.pdf p.1"]
+    assert {item.path.name: item.id for item in items(library)} == ids
+    assert ingest(library, folder).unchanged == 5 and len(embedded) == 4
