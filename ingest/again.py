@@ -45,7 +45,7 @@ def decoded(library: Library, embedder: Embedder, items: Sequence[Item]) -> Iter
                 if known is not None and known.kind == event.draft.kind:
                     draft = event.draft
                     if known.text_source == "ocr":  # the reader does not know what was read later
-                        draft = replace(draft, text=known.text, text_source="ocr")
+                        draft = replace(draft, text=known.text, text_source="ocr", description="")
                     yield known, draft
             elif event.error is not None:
                 log.info("%s: left out: %s", event.task.source.path, event.error.reason)

@@ -16,6 +16,7 @@ import numpy as np
 
 from ingest.readers import Reading
 from mmsearch import media
+from mmsearch.descriptions import without_long
 from mmsearch.items import ItemDraft, Source
 
 if TYPE_CHECKING:
@@ -210,27 +211,30 @@ def drafts(
     reading: Reading,
     *,
     meta: Mapping[str, Any],
+    description: str = "",
     cues: Sequence[Cue] = (),
     locate: Locate | None = None,
 ) -> Iterator[ItemDraft]:
-    """One draft per clip: up to 8 frames, the text spoken in it, a preview of its middle."""
+    """One draft per clip: up to 8 frames, the text spoken in it, a preview of its middle. The first one has the file's description."""
     for ordinal, clip in enumerate(join_still(cut(samples, locate=locate), reading)):
         frames = clip.frames()
         if ordinal < reading.first_ordinal or not frames:
             reading.on_progress()
             continue
+        said = text_within(cues, clip.start_s, clip.end_s)[:MAX_TEXT_CHARS]
         yield ItemDraft(
             source=source,
             kind="clip",
             ordinal=ordinal,
             start_s=clip.start_s,
             end_s=clip.end_s,
-            text=text_within(cues, clip.start_s, clip.end_s)[:MAX_TEXT_CHARS],
-            text_source="subtitle",
+            text=said,
+            text_source="subtitle" if said else None,
+            description="" if ordinal else description,
             has_print=False,  # clips are not read
             images=frames,
             preview=media.webp_preview(frames[len(frames) // 2]),
-            meta=dict(meta),
+            meta=without_long(meta) if ordinal else dict(meta),
         )
 
 

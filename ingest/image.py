@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 
 from ingest import clips
 from ingest.readers import Facts, Reading
+from ingest.sidecars import description_beside
 from mmsearch import media
+from mmsearch.descriptions import Description
 from mmsearch.errors import CorruptFile, FileTooLarge
 from mmsearch.items import ItemDraft, Kind, Source
 from mmsearch.media.ocr.looks import has_print
 from mmsearch.media.picture_dates import picture_date
+from mmsearch.media.picture_words import picture_words
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -29,13 +32,15 @@ def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:
         CorruptFile, UnsupportedFile, FileTooLarge: see `media.open_header`.
     """
     with media.open_header(source.path, header_limit_pixels=reading.max_image_pixels) as header:
-        meta = media.image_meta(header)
+        said = description_beside(source.path).over(picture_words(header))
+        meta = {**said.meta(), **media.image_meta(header)}
         frame_count = getattr(header, "n_frames", 1)
         if frame_count > 1 and header.format in ANIMATED:
-            yield from clips.drafts(source, _frames(source, header, frame_count, reading), reading, meta=meta)
+            frames = _frames(source, header, frame_count, reading)
+            yield from clips.drafts(source, frames, reading, meta=meta, description=said.text)
             return
         if frame_count > 1 and header.format == "TIFF":
-            yield from _tiff_pages(source, header, frame_count, reading)
+            yield from _tiff_pages(source, header, frame_count, said, reading)
             return
     if reading.first_ordinal > 0:
         return
@@ -52,6 +57,7 @@ def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:
         images=(media.fit(image, max_pixels=reading.budget["image"]),),
         preview=media.webp_preview(image),
         meta=meta,
+        description=said.text,
         has_print=has_print(image),
     )
 
@@ -76,6 +82,11 @@ def read_facts(path: Path) -> Facts:
         return Facts(tuple(metas), is_redrawn)
 
 
+def is_described(path: Path) -> bool:
+    with media.open_header(path) as header:
+        return bool(picture_words(header).text)
+
+
 def _frames(source: Source, animation: Image, frame_count: int, reading: Reading) -> Iterator[clips.Sample]:
     """The frames of an animation with their times; the last sample only says when it ends."""
     now_s = 0.0
@@ -94,7 +105,9 @@ def _frames(source: Source, animation: Image, frame_count: int, reading: Reading
     yield clips.Sample(now_s, None)
 
 
-def _tiff_pages(source: Source, header: Image, frame_count: int, reading: Reading) -> Iterator[ItemDraft]:
+def _tiff_pages(
+    source: Source, header: Image, frame_count: int, said: Description, reading: Reading
+) -> Iterator[ItemDraft]:
     if frame_count > reading.max_pages:
         raise FileTooLarge(
             source.path, f"{frame_count:,} pages; the limit is {reading.max_pages:,} (setting max_pages)"
@@ -111,6 +124,11 @@ def _tiff_pages(source: Source, header: Image, frame_count: int, reading: Readin
             page_number=index + 1,
             images=(media.fit(image, max_pixels=reading.budget["page"]),),
             preview=media.webp_preview(image),
-            meta={"page_count": frame_count, **(dated.meta() if dated else {})},
+            meta={
+                "page_count": frame_count,
+                **(said.short_meta() if index else said.meta()),
+                **(dated.meta() if dated else {}),
+            },
+            description="" if index else said.text,
             has_print=True,  # a scan, or a fax
         )

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ingest.attachments import NONE, Attachments
+from ingest.document_words import document_words, page_notes
 from ingest.printed import page_needs_reading
 from ingest.readers import Facts, Reading
 from mmsearch import media
@@ -50,6 +52,10 @@ def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:
             raise FileTooLarge(
                 source.path, f"{page_count:,} pages; the limit is {reading.max_pages:,} (setting max_pages)"
             )
+        said = document_words(document)
+        leads = _is_first(document, reading.first_ordinal)
+        attachments = Attachments(document, reading.on_progress)
+        of_document = attachments.of_document() if leads and document.is_pdf else NONE
         told = _told(document)
         drawn = 0
         damage = ""
@@ -65,6 +71,7 @@ def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:
                 label = clean_text(page.get_label())[:MAX_LABEL_CHARS] if document.is_pdf else ""
                 shape = (page.rect.width, page.rect.height)
                 needs_reading = page_needs_reading(page, text)
+                notes = page_notes(page, text) if document.is_pdf else ""
             except MemoryError:
                 raise FileTooLarge(source.path, f"page {index + 1} needs more memory than allowed") from None
             except Exception as error:  # MuPDF's classes, RuntimeError, ValueError (no area): this page only
@@ -72,7 +79,8 @@ def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:
                 log.debug("%s: %s", source.path, damage)
                 reading.notes["damaged_pages"] += 1
                 continue
-            is_without_content = not text and is_blank(image)
+            pinned = attachments.of_page(page) if document.is_pdf else NONE
+            is_without_content = not text and not notes and not pinned.names and is_blank(image)
             if is_without_content:
                 if warning := media.take_document_warnings():  # MuPDF leaves out what it cannot draw, and says so there
                     damage = f"page {index + 1}: {warning}"
@@ -86,6 +94,9 @@ def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:
             meta: dict[str, Any] = {"page_count": page_count}
             if label and label != str(index + 1):
                 meta["page_label"] = label
+            meta |= said.meta() if leads else said.short_meta()
+            if attached := [*pinned.names, *(of_document.names if leads else ())]:
+                meta["attachments"] = attached
             meta |= told
             draft = ItemDraft(
                 source=source,
@@ -97,6 +108,9 @@ def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:
                 preview=media.webp_preview(_in_shape(image, *shape)),
                 meta=meta,
                 text_source="layer" if text else None,
+                description="\n\n".join(
+                    [said.text if leads else "", notes, pinned.text, of_document.text if leads else ""]
+                ).rstrip(),
                 has_print=False if is_without_content else needs_reading,
             )
             if is_without_content:
@@ -104,7 +118,7 @@ def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:
                 continue
             if first_blank is not None and not has_items:
                 reading.notes["blank_pages"] += 1
-            has_items = True
+            has_items, leads = True, False
             yield draft
         if first_blank is not None and not has_items:
             if any(_is_sound(document, index) for index in range(reading.first_ordinal)):
@@ -144,13 +158,11 @@ def demand_unlocked(path: Path) -> None:
 def read_facts(path: Path) -> Facts:
     demand_unlocked(path)
     with media.open_document(path) as document:
-        return Facts((_told(document),))
+        return Facts((document_words(document).short_meta() | _told(document),))
 
 
 def _told(document: Any) -> dict[str, Any]:
     told: dict[str, Any] = {}
-    if title := _title(document):
-        told["title"] = title
     if created := parse_written((document.metadata or {}).get("creationDate")):
         told |= Dated(created, "document").meta()
     return told
@@ -161,6 +173,13 @@ def count_items(path: Path) -> tuple[Kind, int, float]:
         if document.is_reflowable:  # counting an e-book's pages means laying it out: guess from its size
             return "page", max(1, path.stat().st_size // 4000), 0.0
         return "page", _page_count(document, path), 0.0
+
+
+def is_described(path: Path) -> bool:
+    with media.open_document(path) as document:
+        if document.is_pdf and (document.embfile_count() or document.has_annots()):
+            return True
+        return bool(document_words(document).text)
 
 
 def _page_count(document: Any, path: Path) -> int:
@@ -189,8 +208,18 @@ def _is_sound(document: Any, index: int) -> bool:
     return not media.take_document_warnings()
 
 
-def _title(document: Any) -> str:
-    return " ".join(((document.metadata or {}).get("title") or "").split())[:300]
+def _is_first(document: Any, first_ordinal: int) -> bool:
+    """Whether the next page with content is the document's first item: no page before it has any."""
+    return not any(_has_content(document, index) for index in range(first_ordinal))
+
+
+def _has_content(document: Any, index: int) -> bool:
+    try:
+        page = document[index]
+        text = clean_text(page.get_text("text"))
+        return bool(text or page_notes(page, text)) or not is_blank(media.draw_page(page, max_pixels=LOOK_PIXELS))
+    except Exception:  # as in `read_items`: a damaged page is no item
+        return False
 
 
 def _in_shape(image: Image, width: float, height: float) -> Image:

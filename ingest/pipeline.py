@@ -37,6 +37,7 @@ from ingest.plan import (
 from ingest.printed import with_print
 from ingest.readers import READER_VERSION, Facts
 from ingest.scan import ScanResult, find_sources, former_roots, has_changed, resolve_roots
+from ingest.sidecars import SidecarFolder, stamp
 from ingest.subtitles import SubtitleFolder, is_current
 from ingest.workers import Event, Limits, Task, WorkerPool, default_jobs
 from mmsearch import prompts
@@ -382,6 +383,7 @@ class _Job:
     is_read: bool = False
     is_closed: bool = False
     error: SourceError | None = None
+    sidecars: str = ""
 
 
 class Run:
@@ -410,6 +412,7 @@ class Run:
         self.change_over = change_over
         self.model_key = ""
         self.elsewhere: list[Path] = []
+        self.sidecars: dict[Path, SidecarFolder] = {}
         self.terms: Terms | None = None
         self._progress = progress
         self._pool: WorkerPool | None = None
@@ -428,7 +431,8 @@ class Run:
             self.settle(scan, plan)
             left = self.copy(plan.copied)  # before hours of reading: a file that was renamed shall be found meanwhile
             others = [source for _, source in plan.moved] + [source for source in plan.copied if source not in left]
-            plan.reread += self.with_other_subtitles(others)
+            plan.reread += self.with_others_beside(others)
+            plan.reread += self.with_unread_words(scan.sources, plan)
             plan.reread += self.refresh(plan.outread)
             if plan.new or plan.changed or plan.reembed or plan.reread or left:
                 self.read(plan)
@@ -506,7 +510,7 @@ class Run:
                     prune=prune,
                 )
                 unchanged = set(plan.unchanged)
-                plan.reread = [one for one in self.with_other_subtitles(scan.sources) if one[0] in unchanged]
+                plan.reread = [one for one in self.with_others_beside(scan.sources) if one[0] in unchanged]
                 again = {source_id for source_id, _ in plan.reread}
                 plan.unchanged = [source_id for source_id in plan.unchanged if source_id not in again]
                 older = self.catalog.read_by_older(READER_VERSION)
@@ -533,6 +537,59 @@ class Run:
                 plan = compare(key_now)  # the checkpoint of that name is another one than when it was last used
             self.describe(scan, plan)
         return scan, plan
+
+    def with_others_beside(self, sources: Sequence[Source]) -> list[tuple[int, Source]]:
+        """The indexed files among `sources` beside which other subtitles or sidecars lie than were read: (source id, file)."""
+        return list(dict([*self.with_other_subtitles(sources), *self.with_other_sidecars(sources)]).items())
+
+    def with_other_sidecars(self, sources: Sequence[Source]) -> list[tuple[int, Source]]:
+        """The indexed files among `sources` whose sidecars are not those that were read: (source id, file)."""
+        found = {source.path: source for source in sources}
+        again = []
+        for read in self.catalog.sidecars_read() if found else ():
+            source = found.get(read.path)
+            if source is None or source.sha256 != read.sha256 or read.stamp is None:
+                continue
+            if self.sidecars_of(read.path) != read.stamp:
+                again.append((read.source_id, source))
+        return again
+
+    def with_unread_words(self, sources: Sequence[Source], plan: Plan) -> list[tuple[int, Source]]:
+        """The indexed files of an older library whose metadata say something, which nobody has read: (source id, file).
+
+        Those whose metadata say nothing are remembered, and not looked at again.
+        """
+        planned = {source.path for source in to_read(plan)}
+        found = {source.path: source for source in sources if source.path not in planned}
+        unread = {
+            read.source_id: found[read.path]
+            for read in self.catalog.sidecars_read()
+            if read.stamp is None and read.path in found and found[read.path].sha256 == read.sha256
+        }
+        if not unread:
+            return []
+        stamps = {source_id: self.sidecars_of(source.path) for source_id, source in unread.items()}
+        again = [source_id for source_id, told in stamps.items() if told]
+        tasks = [Task(source_id, source, is_look=True) for source_id, source in unread.items() if not stamps[source_id]]
+        self.tell("plan")
+        with self.timed("plan"), WorkerPool({}, jobs=min(self.jobs, len(tasks) or 1), limits=self.limits) as pool:
+            again += [
+                event.task.key for event in pool.read(tasks) if event is not None and event.notes.get("described")
+            ]
+        self.catalog.note_sidecars(
+            {source_id: told for source_id, told in stamps.items() if source_id not in set(again)}
+        )
+        self.report.unchanged -= len(again)
+        self.report.plan.unchanged -= len(again)
+        self.report.plan.changed += len(again)
+        return [(source_id, unread[source_id]) for source_id in again]
+
+    def sidecars_of(self, path: Path) -> str:
+        """The stamp of the sidecars beside a file."""
+        folder = path.parent
+        if folder not in self.sidecars:
+            self.sidecars[folder] = SidecarFolder(folder)
+        return stamp(self.sidecars[folder].beside(path))
 
     def with_other_subtitles(self, sources: Sequence[Source]) -> list[tuple[int, Source]]:
         """The indexed videos among `sources` whose subtitle files are not those that were read: (source id, file)."""
@@ -650,7 +707,7 @@ class Run:
 
     def job(self, source: Source, replaces: int | None = None) -> _Job:
         kind, expected = self.report.plan.expected.get(str(source.path)) or (kind_of(source), 1)
-        return _Job(source, kind, expected, replaces)
+        return _Job(source, kind, expected, replaces, sidecars=self.sidecars_of(source.path))
 
     def resume(self, jobs: Sequence[_Job], plan: Plan, model_key: str) -> None:
         """Find out how far interrupted work on these sources got: items are saved in order."""
@@ -794,9 +851,8 @@ class Run:
                 if job.error is not None:
                     self.fail(job, job.error)
                 else:
-                    self.catalog.finish_source(
-                        self.begin(job), reader_version=None if job.resumes_at else READER_VERSION
-                    )
+                    read_by = None if job.resumes_at else READER_VERSION
+                    self.catalog.finish_source(self.begin(job), sidecars=job.sidecars, reader_version=read_by)
                     self.report.files += 1
 
     def fail(self, job: _Job, error: SourceError) -> None:

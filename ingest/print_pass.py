@@ -162,7 +162,9 @@ class PrintPass:
         kept = {
             number: draft for number, draft in drafts.items() if self.run.is_as_scanned(self.sources[draft.source.path])
         }
-        vectors = self.embed(kept)
+        vectors = self.embed(
+            {number: replace(draft, description=self.items[number].description) for number, draft in kept.items()}
+        )
         for number, draft in kept.items():
             item, read = self.items[number], draft.recognised
             assert read is not None

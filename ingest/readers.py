@@ -1,6 +1,7 @@
 """From one source to its item drafts: the type is found by content, then one module per type reads it.
 
-To add a file type: a module with `read_items(source, reading)`, its signature in `sniff`, and a line in `READERS`.
+To add a file type: a module with `read_items(source, reading)`, `count_items(path)` and `is_described(path)`, its signature in `sniff`,
+and a line in `READERS`.
 Runs inside the worker processes of `ingest.workers`; only `sniff` is called elsewhere.
 """
 
@@ -127,6 +128,15 @@ def count_items(path: Path) -> tuple[Kind, int, float]:
     """
     file_type = demand_type(path)
     return importlib.import_module(READERS[file_type]).count_items(path)
+
+
+def is_described(path: Path) -> bool:
+    """Whether the metadata inside a file say anything in words, without decoding more than they need.
+
+    Raises:
+        SourceError: the file cannot be read.
+    """
+    return bool(importlib.import_module(READERS[demand_type(path)]).is_described(path))
 
 
 def demand_type(path: Path) -> str:

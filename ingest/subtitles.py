@@ -12,7 +12,7 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -60,19 +60,19 @@ class SubtitleFolder:
     """
 
     def __init__(self, folder: Path) -> None:
-        names = _names(folder)
-        self.videos = {_fold(os.path.splitext(n)[0]) for n in names if SUFFIX_TYPES.get(_suffix(n)) == "video"}  # noqa: PTH122
+        names = names_in(folder)
+        self.videos = {fold(os.path.splitext(n)[0]) for n in names if SUFFIX_TYPES.get(_suffix(n)) == "video"}  # noqa: PTH122
         self._found: dict[str, list[tuple[Path, str, list[str]]]] = defaultdict(list)
         for name in names:
             self._add(folder, name, "")
-            if _fold(name) in FOLDERS:
-                for inner in _names(folder / name):
+            if fold(name) in FOLDERS:
+                for inner in names_in(folder / name):
                     self._add(folder / name, inner, f"{name}/")
 
     def _add(self, folder: Path, name: str, where: str) -> None:
         if _suffix(name) not in SUFFIXES:
             return
-        parts = _fold(name).split(".")[:-1]
+        parts = fold(name).split(".")[:-1]
         for count in range(len(parts), 0, -1):
             self._found[".".join(parts[:count])].append((folder / name, where + name, parts[count:]))
             if not _TAG.fullmatch(parts[count - 1]) or SUFFIX_TYPES.get(f".{parts[count - 1]}") == "video":
@@ -81,7 +81,7 @@ class SubtitleFolder:
     def beside(self, video: Path) -> list[SubtitleFile]:
         """The subtitle files of a video in this folder, the best first: beside it, whole, with its full name, without further tags."""
         ranked = []
-        for is_stem, key in ((False, _fold(video.name)), (True, _fold(video.stem))):
+        for is_stem, key in ((False, fold(video.name)), (True, fold(video.stem))):
             for path, name, tags in self._found.get(key, ()):
                 if tags and any(".".join([key, *tags[:count]]) in self.videos for count in range(1, len(tags) + 1)):
                     continue  # another video's: there is talk.en.mp4, too
@@ -91,7 +91,8 @@ class SubtitleFolder:
         return [file for _, file in sorted(ranked, key=lambda one: one[0])][:MAX_FILES]
 
 
-def _names(folder: Path) -> list[str]:
+def names_in(folder: Path) -> list[str]:
+    """What lies in a folder; nothing where it cannot be listed."""
     try:
         return os.listdir(folder)  # noqa: PTH208 (names that need not be UTF-8)
     except OSError:
@@ -102,7 +103,7 @@ def _suffix(name: str) -> str:
     return os.path.splitext(name)[1].lower()  # noqa: PTH122
 
 
-def _fold(name: str) -> str:
+def fold(name: str) -> str:
     """Names as people compare them: disks differ in case and in how they write accents."""
     return unicodedata.normalize("NFC", name).casefold()
 
@@ -112,13 +113,18 @@ def _fold(name: str) -> str:
 
 def stamp(files: Sequence[SubtitleFile]) -> str:
     """Changes when one of the files is replaced, edited, renamed or deleted."""
+    return stamp_of((file.name, file.path) for file in files)
+
+
+def stamp_of(named: Iterable[tuple[str, Path]]) -> str:
+    """Changes with the names, sizes and times of files."""
     digest = sha256()
-    for file in files:
+    for name, path in named:
         try:
-            status = file.path.stat()
-            told = f"{file.name}\0{status.st_size}\0{status.st_mtime_ns}\0"
+            status = path.stat()
+            told = f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0"
         except OSError:
-            told = f"{file.name}\0"
+            told = f"{name}\0"
         digest.update(told.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:16]
 

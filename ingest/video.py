@@ -13,6 +13,7 @@ import numpy as np
 
 from ingest import clips
 from ingest.readers import Facts, Reading
+from ingest.sidecars import description_beside
 from ingest.subtitles import read_subtitles
 from mmsearch import media
 from mmsearch.errors import FileTooLarge, SourceError, UnsupportedFile
@@ -41,7 +42,8 @@ def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:
     if info.width * info.height > reading.max_image_pixels:
         raise FileTooLarge(path, f"frames of {info.width} × {info.height} pixels")
     frames = media.index_frames(path, on_progress=reading.on_progress)
-    meta: dict[str, Any] = {"duration_s": round(frames.end_s, 3), "codec": info.codec}
+    said = description_beside(path).over(info.said)
+    meta: dict[str, Any] = {**said.meta(), "duration_s": round(frames.end_s, 3), "codec": info.codec}
     meta |= _told(info)
 
     def samples() -> Iterator[clips.Sample]:
@@ -57,7 +59,8 @@ def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:
         return _locate(path, frames, before, after)
 
     cues, remembered = read_subtitles(path)
-    yield from clips.drafts(source, samples(), reading, meta=meta | remembered, cues=cues, locate=locate)
+    meta |= remembered
+    yield from clips.drafts(source, samples(), reading, meta=meta, description=said.text, cues=cues, locate=locate)
 
 
 def read_facts(path: Path) -> Facts:
@@ -77,6 +80,10 @@ def _told(info: media.VideoInfo) -> dict[str, Any]:
 def count_items(path: Path) -> tuple[Kind, int, float]:
     duration_s = media.video_duration(path)
     return "clip", max(1, round(duration_s / 7)), duration_s
+
+
+def is_described(path: Path) -> bool:
+    return bool(media.probe_video(path).said.text)
 
 
 def sample_indices(times_s: np.ndarray, end_s: float) -> list[int]:

@@ -72,6 +72,7 @@ class Task:
     """A source to read, or only to count the items of, or with `is_facts` to read the header of. `key` comes back with every event; items before `first_ordinal` are skipped.
 
     With `is_print` only the print of the item at `first_ordinal` is read, see `ingest.printed.read_print`; `has_print` as there.
+    With `is_look` it is only found out whether the file's metadata say anything: the note `described` is then 1.
     """
 
     key: int
@@ -80,10 +81,11 @@ class Task:
     is_count: bool = False
     is_print: bool = False
     has_print: bool = False
+    is_look: bool = False
     is_facts: bool = False
 
     def deadline_s(self, limits: Limits) -> float:
-        return min(limits.deadline_s, COUNT_DEADLINE_S) if self.is_count else limits.deadline_s
+        return min(limits.deadline_s, COUNT_DEADLINE_S) if self.is_count or self.is_look else limits.deadline_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,6 +373,7 @@ class _Worker:
                     "first_ordinal": task.first_ordinal,
                     "is_count": task.is_count,
                     "is_print": task.is_print,
+                    "is_look": task.is_look,
                     "has_print": task.has_print,
                     "is_facts": task.is_facts,
                 },
@@ -556,6 +559,7 @@ def pack_draft(draft: ItemDraft, seconds: float) -> tuple[dict[str, Any], list[b
         "text": draft.text,
         "meta": dict(draft.meta),
         "text_source": draft.text_source,
+        "description": draft.description,
         "has_print": draft.has_print,
         "recognised": None if draft.recognised is None else _pack_recognised(draft.recognised),
         "sizes": [image.size for image in draft.images],
@@ -590,6 +594,7 @@ def unpack_draft(header: Mapping[str, Any], body: bytes, source: Source) -> Item
         preview=body[at:] or None,
         meta=dict(header["meta"]),
         text_source=header["text_source"] if header["text_source"] in TEXT_SOURCES else None,
+        description=str(header["description"]),
         has_print=None if header["has_print"] is None else bool(header["has_print"]),
         recognised=None if header["recognised"] is None else _unpack_recognised(header["recognised"]),
     )
@@ -682,6 +687,8 @@ def _do(task: Mapping[str, Any], terms: Mapping[str, Any], stdout: IO[bytes]) ->
             expected = readers.count_items(source.path)
         elif task["is_facts"]:
             facts = readers.read_facts(source.path)
+        elif task["is_look"]:
+            reading.notes["described"] += readers.is_described(source.path)
         elif task["is_print"]:
             read = printed.read_print(
                 source, task["first_ordinal"], _reader(terms), reading, is_known=task["has_print"]

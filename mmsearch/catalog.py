@@ -82,6 +82,16 @@ class VideoRead:
     has_text: bool
 
 
+@dataclass(frozen=True, slots=True)
+class SidecarsRead:
+    """An indexed file and the stamp of its sidecars when its metadata were read (`ingest.sidecars`); None: they were not yet."""
+
+    source_id: int
+    path: Path
+    sha256: str
+    stamp: str | None
+
+
 class Catalog:
     """An opened catalog; safe to use from several threads, and from several processes at once."""
 
@@ -364,7 +374,8 @@ class Catalog:
     def videos_read(self) -> list[VideoRead]:
         """What the clips of each indexed video remember of its subtitle files, one row for each different memory."""
         query = (
-            "SELECT s.id, s.path, s.sha256, s.changed_at, json_extract(i.meta, '$.subtitles'), max(i.text != '')"
+            "SELECT s.id, s.path, s.sha256, s.changed_at, json_extract(i.meta, '$.subtitles'),"
+            " max(i.text_source IS 'subtitle')"
             " FROM sources s JOIN items i ON i.source_id = s.id AND i.deleted_at IS NULL AND i.kind = 'clip'"
             " WHERE s.state = 'indexed' GROUP BY s.id, 5"
         )
@@ -380,6 +391,19 @@ class Catalog:
                 )
                 for row in c.execute(text(query))
             ]
+
+    def sidecars_read(self) -> list[SidecarsRead]:
+        """The stamp of the sidecars that were read of each indexed source."""
+        with self._reading() as c:
+            rows = c.execute(text("SELECT id, path, sha256, sidecars FROM sources WHERE state = 'indexed'"))
+            return [SidecarsRead(row[0], Path(os.fsdecode(row[1])), row[2], row[3]) for row in rows]
+
+    def note_sidecars(self, stamps: Mapping[int, str]) -> None:
+        """Remember for sources, by id, that their metadata were looked at, and the stamp of their sidecars then."""
+        if stamps:
+            with self._writing() as c:
+                rows = [{"id": source_id, "stamp": stamp} for source_id, stamp in stamps.items()]
+                c.execute(text("UPDATE sources SET sidecars = :stamp WHERE id = :id"), rows)
 
     def known_files(self, roots: Sequence[Path]) -> dict[bytes, KnownFile]:
         """What is known of every path under `roots` (`os.fsencode`d): a file with this size and these times need not be opened."""
@@ -501,7 +525,7 @@ class Catalog:
     def save_batch(self, rows: Sequence[tuple[int, ItemDraft, np.ndarray, str | None]], model_key: str) -> list[int]:
         """Save (source id, draft, vector, preview path relative to the library) rows in one transaction.
 
-        An item that stands at that place already keeps its id, and only its vector is set.
+        An item that stands at that place already keeps its id; its vector, its text and its metadata are set.
 
         Returns:
             The items' ids, in order.
@@ -515,13 +539,15 @@ class Catalog:
         with self._writing() as c:
             return indexing.save_batch(c, rows, model_key)
 
-    def finish_source(self, source_id: int, *, reader_version: int | None = None) -> None:
+    def finish_source(self, source_id: int, *, sidecars: str | None = None, reader_version: int | None = None) -> None:
         """The last item of a source is saved: it counts as indexed; the source that it replaces gives way in the same commit.
 
-        `reader_version`: of the readers that told all its items, see `read_by_older`.
+        Args:
+            sidecars: their stamp when they were read; None leaves it as it is.
+            reader_version: of the readers that told all its items, see `read_by_older`.
         """
         with self._writing() as c:
-            indexing.finish_source(c, source_id, reader_version=reader_version)
+            indexing.finish_source(c, source_id, sidecars=sidecars, reader_version=reader_version)
 
     def read_by_older(self, reader_version: int) -> dict[bytes, int]:
         """The indexed files of which something was read by older readers than these: the source's id by its path."""
@@ -743,7 +769,7 @@ class Catalog:
             rows = c.execute(
                 text(
                     "SELECT i.id, i.source_id, s.path, i.kind, i.ordinal, i.page_number, i.start_s, i.end_s, i.text, i.meta,"
-                    " i.preview, i.text_source FROM items i JOIN sources s ON s.id = i.source_id"
+                    " i.preview, i.text_source, i.description FROM items i JOIN sources s ON s.id = i.source_id"
                     " WHERE i.visible = 1 AND i.id IN (SELECT value FROM json_each(:ids))"
                 ),
                 {"ids": _json_ids(ids)},
@@ -819,6 +845,7 @@ class Catalog:
             meta=_facts(row.meta),
             preview=self.folder / row.preview if row.preview and integrity.is_preview(row.preview) else None,
             text_source=row.text_source,
+            description=row.description,
         )
 
     # ---- vectors

@@ -599,6 +599,7 @@ def show_command(
         "meta": dict(item.meta),
         "text": item.text,
         "text_source": item.text_source,
+        "description": item.description.strip(),
         "recognised": None if read is None else read.record(),
     }
     if as_json:
@@ -608,7 +609,8 @@ def show_command(
     for path in also_at:
         print(f"also at {printable(str(path))}")
     for name, value in item.meta.items():
-        print(f"{name}: {printable(str(value))}")
+        told = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        print(f"{name}: {printable(' '.join(told.split()))}")
     if item.text.strip():
         print()
         if read is not None:

@@ -22,7 +22,7 @@ from mmsearch.dates import BELOW_NAME, date_in_name, wall_s
 from mmsearch.errors import CatalogError, DimensionMismatch, SourceError
 from mmsearch.filters import absolute, under_any
 from mmsearch.items import ItemDraft, Source
-from mmsearch.plain_text import normalised, readable, spellings
+from mmsearch.plain_text import described, normalised, readable, spellings
 from mmsearch.plan import HOLDERS, Plan
 from mmsearch.schema import embedded, items, meta, models, roots, sources
 from mmsearch.stored_vectors import checked_items, to_blob
@@ -145,7 +145,9 @@ def save_batch(
     return ids
 
 
-def finish_source(c: Connection, source_id: int, *, reader_version: int | None) -> None:
+def finish_source(
+    c: Connection, source_id: int, *, sidecars: str | None = None, reader_version: int | None = None
+) -> None:
     row = c.execute(select(sources).where(sources.c.id == source_id)).one()
     if row.state not in BEING_INDEXED:
         raise CatalogError(f"source {source_id} is {row.state}, not being indexed")
@@ -159,6 +161,8 @@ def finish_source(c: Connection, source_id: int, *, reader_version: int | None) 
     ).scalar_one()
     state = "indexed" if row.state == "pending" else row.state
     read_by = {"reader_version": reader_version} if reader_version is not None else {}
+    if sidecars is not None:
+        read_by["sidecars"] = sidecars
     _set(c, source_id, state=state, replaces=None, item_count=count, changed_at=time.time(), **read_by)
     if state == "indexed":
         show(c, [source_id], generation)
@@ -168,8 +172,8 @@ def finish_source(c: Connection, source_id: int, *, reader_version: int | None) 
     )
 
 
-FACTS = ("captured_at", "date_source", "camera", "gps", "content_identifier", "width", "height", "title")
-"""Entries of an item's metadata that a file's header tells: `save_facts` replaces them, the others stay."""
+FACTS = ("captured_at", "date_source", "content_identifier", "width", "height")
+"""Entries of an item's metadata that go when a file's header no longer tells them; `save_facts` puts in whatever it tells, the others stay."""
 
 
 def save_facts(c: Connection, source_id: int, facts: Sequence[Mapping[str, Any]], reader_version: int) -> None:
@@ -254,10 +258,11 @@ def copy_source(c: Connection, from_id: int, source: Source) -> int:
             "content_identifier": original.content_identifier,
             "reader_version": original.reader_version,
             "model_key": original.model_key,
+            "sidecars": original.sidecars,
             "changed_at": time.time(),
         },
     )
-    place = "kind, ordinal, page_number, start_s, end_s, date_s, preview, meta, text, spellings, text_source, has_print"
+    place = "kind, ordinal, page_number, start_s, end_s, date_s, preview, meta, text, spellings, text_source, description, has_print"
     of_items = (
         f"INSERT INTO items (source_id, visible, generation, name, {place})"
         f" SELECT :copy, 1, :generation, :name, {place} FROM items WHERE source_id = :original AND deleted_at IS NULL ORDER BY ordinal"
@@ -366,23 +371,26 @@ def _save_item(
 ) -> int:
     """The id of the item at this place of its source: the one that stands there, or a new one."""
     source_id, is_visible, _ = begun
+    description = readable(draft.description)
+    said = {
+        **normalised(described(draft.text, description))._asdict(),
+        "text_source": (draft.text_source if draft.text else None) or ("metadata" if description else None),
+        "description": description,
+        "meta": json.dumps(dict(draft.meta), ensure_ascii=True),
+        "date_s": _date_s(draft),
+    }
     former = c.execute(
         text(
-            "SELECT id, kind, page_number, start_s, end_s FROM items"
+            "SELECT id, kind, page_number, start_s, end_s, text, spellings, text_source, description, meta, date_s FROM items"
             " WHERE source_id = :source AND ordinal = :ordinal AND deleted_at IS NULL"
         ),
         {"source": source_id, "ordinal": draft.ordinal},
     ).first()
     if former is not None:
-        if tuple(former[1:]) == (draft.kind, draft.page_number, draft.start_s, draft.end_s):
-            said: dict[str, Any] = {}
-            if draft.kind == "clip":  # its subtitles lie in another file, and may be others now
-                said = {
-                    **normalised(draft.text)._asdict(),
-                    "text_source": draft.text_source if draft.text else None,
-                }
-            told = {"meta": json.dumps(dict(draft.meta), ensure_ascii=True), "date_s": _date_s(draft)}
-            c.execute(update(items).where(items.c.id == former.id).values(**told, **said))
+        if tuple(former[1:5]) == (draft.kind, draft.page_number, draft.start_s, draft.end_s):
+            changed = {name: value for name, value in said.items() if getattr(former, name) != value}
+            if changed:  # what lies beside the file may be other now, or an older mmsearch read less
+                c.execute(update(items).where(items.c.id == former.id).values(**changed))
             return former.id
         _tombstone(c, items.c.id == former.id, generation)  # the file is cut in another way than before
     new = {
@@ -394,12 +402,9 @@ def _save_item(
         "page_number": draft.page_number,
         "start_s": draft.start_s,
         "end_s": draft.end_s,
-        "date_s": _date_s(draft),
         "preview": preview,
-        "meta": json.dumps(dict(draft.meta), ensure_ascii=True),
         "name": name,
-        **normalised(draft.text)._asdict(),
-        "text_source": draft.text_source if draft.text else None,
+        **said,
         "has_print": None if draft.has_print is None else int(draft.has_print),
     }
     return c.execute(insert(items).returning(items.c.id), new).scalar_one()

@@ -65,7 +65,8 @@ class ItemDraft:
     `meta` holds JSON values only (`captured_at` ISO 8601, `date_source`, `camera`, `gps` [lat, lon], `page_label`, `width`, `height`,
     `content_identifier`, …).
     `has_print`: whether the picture shows print that `text` lacks; None where nobody looked. `recognised`: what was read in it,
-    as `mmsearch.media.ocr.Recognised`; `text` is then the item's whole text, with the layer in front.
+    as `mmsearch.media.ocr.Recognised`; `text` then holds both, the layer in front.
+    `description`: what the file's metadata say in words, see `plain_text.described`; it belongs to the first item of a file.
     """
 
     source: Source
@@ -81,11 +82,14 @@ class ItemDraft:
     text_source: TextSource | None = None
     has_print: bool | None = None
     recognised: Recognised | None = None
+    description: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """What is embedded and returned: a row of the catalog. `id` is never reused. `text_source` is None without text."""
+    """What is embedded and returned: a row of the catalog. `id` is never reused. `text_source` is None without text.
+
+    `text` holds what is in the item and its `description`, what metadata say of it."""
 
     id: int
     source_id: int
@@ -99,6 +103,7 @@ class Item:
     meta: Mapping[str, Any]
     preview: Path | None
     text_source: TextSource | None = None
+    description: str = ""
 
     @property
     def place(self) -> str:

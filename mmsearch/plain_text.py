@@ -95,6 +95,13 @@ def readable(text: str) -> str:
     return _joined(_legible(text))[0]
 
 
+def described(text: str, description: str) -> str:
+    """An item's whole text: the first paragraph of its description (title, caption, keywords, …), its own text, then the other
+    paragraphs (notes, attachments), which may be long."""
+    head, _, rest = description.partition("\n\n")
+    return "\n".join(filter(None, (head, text, rest)))
+
+
 def asked(query: str) -> str:
     """A query as its words, quotes and `-word` are looked for in: `readable`, with straight quotes and plain hyphens."""
     return readable(_MINUS.sub("-", query)).translate(_QUOTES)

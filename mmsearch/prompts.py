@@ -7,7 +7,7 @@ A final prompt is `[<|video_pad|> ][<|image_pad|> ]instruction[ text]`: no chat 
 from __future__ import annotations
 
 from mmsearch.items import EmbedInput, ItemDraft, Kind, Query
-from mmsearch.plain_text import readable
+from mmsearch.plain_text import described, readable
 
 IMAGE_TOKEN = "<|image_pad|>"
 VIDEO_TOKEN = "<|video_pad|>"
@@ -62,10 +62,10 @@ def split_prompt(prompt: str) -> tuple[str, str]:
 
 
 def document_input(draft: ItemDraft, *, with_text: bool = True) -> EmbedInput:
-    """The target side of an item: its pixels, its kind's instruction and, with `with_text`, its text, normalised as it is stored."""
+    """The target side of an item: its pixels, its kind's instruction and, with `with_text`, its text and description as they are stored."""
     return EmbedInput(
         instruction=DOCUMENT_INSTRUCTIONS[draft.kind],
-        text=" ".join(readable(draft.text).split()) if with_text else "",
+        text=" ".join(readable(described(draft.text, draft.description)).split()) if with_text else "",
         images=draft.images,
         is_video=draft.kind == "clip",
         kind=draft.kind,

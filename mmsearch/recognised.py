@@ -19,7 +19,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
 from mmsearch.items import Kind
-from mmsearch.plain_text import normalised, readable
+from mmsearch.plain_text import described, normalised, readable
 from mmsearch.stored_vectors import checked_items, to_blob
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class Waiting:
     kind: Kind
     ordinal: int
     has_print: bool | None
+    description: str = ""
 
     @property
     def place(self) -> Place:
@@ -57,7 +58,7 @@ class Reading:
 
     Attributes:
         recognised: None where there is nothing to read, or where it failed.
-        text: the items' whole text from now on. None leaves it as it is.
+        text: the items' text from now on, but for their descriptions, which stay. None leaves it as it is.
         vector: of the picture with that text, float32 [dim] or [tokens, dim]. None leaves the stored one.
         error: type and reason, where it could not be read.
     """
@@ -114,7 +115,7 @@ def waiting(
     looked at, first pages before later ones, pages before pictures."""
     rows = c.execute(
         text(
-            "SELECT s.path, s.sha256, i.kind, i.ordinal, i.has_print FROM items i JOIN sources s ON s.id = i.source_id"
+            "SELECT s.path, s.sha256, i.kind, i.ordinal, i.has_print, i.description FROM items i JOIN sources s ON s.id = i.source_id"
             f" WHERE i.visible = 1 AND s.state = 'indexed' AND i.kind IN ('page', 'image') AND ({condition})"
             " AND coalesce(i.has_print, 1) = 1 AND s.sha256 != ''"
             " AND NOT EXISTS (SELECT 1 FROM recognised r WHERE r.sha256 = s.sha256 AND r.ordinal = i.ordinal"
@@ -124,8 +125,10 @@ def waiting(
         {**parameters, "languages": languages, "engines": json.dumps(list(engines)), "retry": int(retry_failed)},
     )
     return [
-        Waiting(Path(os.fsdecode(path)), sha256, kind, ordinal, None if has_print is None else bool(has_print))
-        for path, sha256, kind, ordinal, has_print in rows
+        Waiting(
+            Path(os.fsdecode(path)), sha256, kind, ordinal, None if has_print is None else bool(has_print), description
+        )
+        for path, sha256, kind, ordinal, has_print, description in rows
     ]
 
 
@@ -189,13 +192,14 @@ def save(c: Connection, reading: Reading, languages: str, model_key: str, genera
     )
     if reading.text is None:
         return 0
-    changed = c.execute(
-        text(
-            "UPDATE items SET text = :text, spellings = :spellings, text_source = 'ocr', has_print = 1"
-            f" WHERE id IN {ids}"
-        ),
-        {**parameters, **normalised(reading.text)._asdict()},
-    ).rowcount
+    rows = c.execute(text(f"SELECT id, description FROM items WHERE id IN {ids}"), parameters).all()
+    for item_id, description in rows:
+        c.execute(
+            text(
+                "UPDATE items SET text = :text, spellings = :spellings, text_source = 'ocr', has_print = 1 WHERE id = :id"
+            ),
+            {"id": item_id, **normalised(described(reading.text, description))._asdict()},
+        )
     if reading.vector is not None:
         (vector,) = checked_items([reading.vector])
         c.execute(
@@ -205,7 +209,7 @@ def save(c: Connection, reading: Reading, languages: str, model_key: str, genera
             ),
             {**parameters, "data": to_blob(vector), "generation": generation, "key": model_key},
         )
-    return changed
+    return len(rows)
 
 
 def texts(c: Connection, places: Iterable[Place]) -> dict[Place, str]:

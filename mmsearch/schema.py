@@ -99,6 +99,7 @@ sources = Table(
     Column("ctime_ns", Integer),  # NULL: not known; see `items.Source`
     Column("content_identifier", Text),  # Apple's name of a moment, see `twins`; NULL without one
     Column("reader_version", Integer),  # see `ingest.readers`; NULL: some item was read by an older mmsearch
+    Column("sidecars", Text),  # the stamp of the XMP files that were read beside it; NULL: no metadata were read yet
     # A path has at most one source that holds its items, and at most one attempt beside it.
     Index("sources_holder", "path", unique=True, sqlite_where=text("state IN ('indexed', 'offline')")),
     Index("sources_attempt", "path", unique=True, sqlite_where=text("state IN ('pending', 'failed')")),
@@ -140,6 +141,7 @@ items = Table(
     Column("text_source", Text),  # see `items.TextSource`; NULL without text
     Column("has_print", Integer),  # 1: shows print that `text` lacks until it is read. 0: does not. NULL: nobody looked
     Column("spellings", Text, nullable=False, server_default=text("''")),  # for the lexical search, see `plain_text`
+    Column("description", Text, nullable=False, server_default=text("''")),  # what metadata say; `text` holds it too
     Index("items_place", "source_id", "ordinal", unique=True, sqlite_where=text("deleted_at IS NULL")),
     Index("items_source", "source_id"),
     Index("items_visible", "kind", "visible", "id"),

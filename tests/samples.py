@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -250,6 +250,21 @@ def scenes(path: Path, lengths_s: Sequence[float], *, fps: int = 20, moving: boo
     of_frame = [n for n, length_s in enumerate(lengths_s) for _ in range(round(length_s * fps))]
     times_ms = [round(number * 1000 / fps) for number in range(len(of_frame))]
     return video(path, lambda number: scene(colours[of_frame[number] % 6], number if moving else 0), times_ms, **encode)
+
+
+def tagged_video(path: Path, plain: Path, tags: Mapping[str, str]) -> Path:
+    """The video `plain` with the tags of a container."""
+    import av
+
+    options = {"movflags": "use_metadata_tags"} if path.suffix in (".mp4", ".mov") else {}
+    with av.open(os.fspath(plain)) as source, av.open(os.fspath(path), "w", options=options) as target:
+        target.metadata.update(tags)
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(source.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    return path
 
 
 def cut_short(path: Path, share: float) -> Path:

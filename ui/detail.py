@@ -136,6 +136,13 @@ def _words(item: Item, also_at: Sequence[Path]) -> None:
             st.text(text)
 
 
+LABELS = {
+    "title": "Title", "caption": "Caption", "people": "People", "keywords": "Keywords", "place": "Place", "author": "Author",
+    "camera": "Camera", "lens": "Lens", "page_label": "Label", "attachments": "Attached",
+}  # fmt: skip
+"""Of the metadata that are shown as they are, in order."""
+
+
 def _facts(item: Item) -> dict[str, str]:
     """The metadata worth showing, by name."""
     meta = item.meta
@@ -146,11 +153,13 @@ def _facts(item: Item) -> dict[str, str]:
         facts[label] = str(meta["captured_at"]).replace("T", " ") + by_name
     if meta.get("width") and meta.get("height"):
         facts["Size"] = f"{meta['width']} × {meta['height']}"
-    for name, label in (("camera", "Camera"), ("title", "Title"), ("page_label", "Label"), ("caption", "Caption")):
-        if meta.get(name):
-            facts[label] = str(meta[name])
+    for name, label in LABELS.items():
+        if value := meta.get(name):
+            facts[label] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    if isinstance(meta.get("rating"), int):
+        facts["Rating"] = "★" * min(meta["rating"], 5)
     if meta.get("gps"):
-        facts["Place"] = ", ".join(f"{float(angle):.5f}" for angle in meta["gps"])
+        facts["Position"] = ", ".join(f"{float(angle):.5f}" for angle in meta["gps"])
     if (changed := _changed(item.path)) is not None:
         facts["Changed"] = f"{changed:%Y-%m-%d %H:%M}"
     return {name: displayable(value) for name, value in facts.items()}

@@ -30,9 +30,11 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from mmsearch.dates import Dated, parse_written
+from mmsearch.descriptions import NOTHING, Description
 from mmsearch.errors import CorruptFile, EncryptedFile, FileTooLarge, SourceError, UnsupportedFile
 from mmsearch.media import apple, cut
 from mmsearch.media.picture_dates import picture_date
+from mmsearch.media.video_words import video_words
 
 if TYPE_CHECKING:
     import av
@@ -672,7 +674,7 @@ class VideoInfo:
 
     `pixel_shape` is the width of a stored pixel by its height, before rotation: 64/45 for a wide PAL film; `stored_size` likewise. `frame_count` is 0 where the container does not tell; `rotation` in degrees counter-clockwise: 0, 90, 180, 270.
     `stream_codecs`: of all its streams, sound and data included; "" for one that FFmpeg does not know.
-    `content_identifier`: Apple's, of a Live Photo.
+    `content_identifier`: Apple's, of a Live Photo. `said`: its tags, in words.
     """
 
     duration_s: float
@@ -687,6 +689,7 @@ class VideoInfo:
     stored_size: tuple[int, int] = (0, 0)
     stream_codecs: frozenset[str] = frozenset()
     content_identifier: str | None = None
+    said: Description = NOTHING
 
 
 @contextmanager
@@ -777,6 +780,7 @@ def probe_video(path: str | os.PathLike[str]) -> VideoInfo:
             stored_size=(first.width, first.height),
             stream_codecs=frozenset(_codec_name(one) for one in container.streams),
             content_identifier=apple.checked_identifier(container.metadata.get(apple.VIDEO_TAG)),
+            said=video_words(container.metadata),
         )
 
 

@@ -288,6 +288,8 @@ def age_schema(library: Path) -> None:
             ("items", "text_source"),
             ("items", "has_print"),
             ("items", "spellings"),
+            ("items", "description"),
+            ("sources", "sidecars"),
         ):
             if column in {row[1] for row in database.execute(f"PRAGMA table_info({table})")}:
                 database.execute(f"ALTER TABLE {table} DROP COLUMN {column}")

@@ -30,6 +30,7 @@ LAYERS = [
     },
     {
         "mmsearch.items", "mmsearch.errors", "mmsearch.config", "mmsearch.dates", "mmsearch.disk", "mmsearch.left_out", "mmsearch.plain_text",
+        "mmsearch.descriptions",
     },
     {"mmsearch"},
 ]  # fmt: skip

@@ -9,7 +9,7 @@ Revision ID: 0007
 from alembic import op
 
 revision = "0007"
-down_revision = "0005"
+down_revision = "0006"
 
 STATEMENTS = """
 ALTER TABLE sources ADD COLUMN content_identifier TEXT

@@ -1,0 +1,188 @@
+"""What a picture's own metadata say in words: XMP, IPTC, EXIF, the text chunks of a PNG, the comments of a JPEG and a GIF."""
+
+from __future__ import annotations
+
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from typing import IO, Any
+
+from PIL import ExifTags, Image, IptcImagePlugin
+
+from mmsearch.descriptions import MAX_RAW_CHARS, NOTHING, Description, decoded
+from mmsearch.media.xmp import MAX_XMP_BYTES, description_of_packet, split_keywords
+
+MAX_CHUNKS = 100_000
+"""Of a PNG file; pixels are skipped, not read."""
+PNG_XMP = "XML:com.adobe.xmp"
+
+_XP_TITLE, _XP_COMMENT, _XP_AUTHOR, _XP_KEYWORDS, _XP_SUBJECT = range(0x9C9B, 0x9CA0)
+"""What Windows' Explorer writes, in UTF-16."""
+
+
+def picture_words(image: Image.Image) -> Description:
+    """What is said of a picture. Takes an image from `media.open_header`; damage in one block costs that block alone.
+
+    The position of `image` in its file is left as it was.
+    """
+    texts: dict[str, str] = {}
+    with suppress(Exception):
+        texts = dict(_png_texts(image))
+    said = NOTHING
+    blocks: tuple[Callable[[Image.Image], Description], ...] = (
+        partial(_of_xmp, texts=texts),
+        _of_iptc,
+        _of_exif,
+        partial(_of_comments, texts=texts),
+    )
+    for read in blocks:
+        with suppress(Exception):  # foreign formats of their own: nothing in them may cost the picture
+            said = said.over(read(image))
+    return said
+
+
+def _of_xmp(image: Image.Image, *, texts: dict[str, str]) -> Description:
+    packet = image.info.get("xmp") or image.info.get(PNG_XMP) or texts.get(PNG_XMP)
+    return description_of_packet(packet) if packet else NOTHING
+
+
+def _of_iptc(image: Image.Image) -> Description:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        datasets = IptcImagePlugin.getiptcinfo(image) or {}  # type: ignore[arg-type]
+
+    def values(*numbers: int) -> list[str]:
+        found = []
+        for number in numbers:
+            value = datasets.get((2, number))
+            found += [decoded(one) for one in (value if isinstance(value, list) else [value]) if isinstance(one, bytes)]
+        return found
+
+    return Description.of(
+        titles=values(5, 105),  # object name, headline
+        captions=values(105, 120),  # headline, caption
+        keywords=values(25),
+        places=values(92, 90, 95, 101),  # sublocation, city, province, country
+        authors=values(80),  # by-line
+    )
+
+
+def _of_exif(image: Image.Image) -> Description:
+    exif = image.getexif()
+    details: Any = {}
+    with suppress(Exception):  # a damaged block of details leaves what stands before it
+        details = exif.get_ifd(ExifTags.IFD.Exif)
+    base = ExifTags.Base
+    maker, model = (_of_tag(exif.get(tag)) for tag in (base.Make, base.Model))
+    return Description.of(
+        titles=[_utf16(exif.get(_XP_TITLE))],
+        captions=[
+            _of_tag(exif.get(base.ImageDescription)),
+            _utf16(exif.get(_XP_SUBJECT)),
+            _utf16(exif.get(_XP_COMMENT)),
+            _user_comment(details.get(base.UserComment), is_big_endian=exif.endian == ">"),
+        ],
+        keywords=split_keywords(_utf16(exif.get(_XP_KEYWORDS))),
+        authors=[*split_keywords(_of_tag(exif.get(base.Artist))), *split_keywords(_utf16(exif.get(_XP_AUTHOR)))],
+        rating=exif.get(base.Rating),
+        machine=f"{maker} {model}",
+        lens=_of_tag(details.get(base.LensModel)),
+    )
+
+
+def _of_tag(value: Any) -> str:
+    """An EXIF text: ASCII by the standard, UTF-8 or Windows' western encoding by what programs write."""
+    if isinstance(value, bytes):
+        return decoded(value)
+    if not isinstance(value, str):
+        return ""
+    with suppress(UnicodeError):
+        return value.encode("latin-1").decode()
+    return value
+
+
+def _utf16(value: Any) -> str:
+    if isinstance(value, tuple | list):
+        with suppress(TypeError, ValueError):
+            value = bytes(value)
+    return value[: 2 * MAX_RAW_CHARS].decode("utf-16-le", "replace").strip("\0 ") if isinstance(value, bytes) else ""
+
+
+def _user_comment(value: Any, *, is_big_endian: bool) -> str:
+    """EXIF's UserComment: eight bytes name its encoding. Cameras fill it with blanks and zeros, programs leave the name out."""
+    if isinstance(value, str):
+        value = value.encode("latin-1", "replace")
+    if not isinstance(value, bytes):
+        return ""
+    name, content = value[:8], value[8 : 8 + 4 * MAX_RAW_CHARS]
+    if name.rstrip(b"\0 ").upper() == b"UNICODE":
+        if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            return content.decode("utf-16", "replace")
+        if content.rstrip(b"\0 ").isascii() and b"\0" not in content.rstrip(b"\0 "):
+            return decoded(content)
+        zeros = content[::2].count(0) - content[1::2].count(
+            0
+        )  # western text tells by itself; not every program heeds the byte order
+        is_big = zeros > 0 if zeros else is_big_endian
+        return content.decode("utf-16-be" if is_big else "utf-16-le", "replace").strip("\0 ")
+    if name.rstrip(b"\0 ").upper() == b"JIS":
+        return content.decode("iso2022_jp", "replace")
+    return decoded(content if name.rstrip(b"\0 ").upper() in (b"ASCII", b"") else value)
+
+
+def _of_comments(image: Image.Image, *, texts: dict[str, str]) -> Description:
+    told = {name.casefold(): value for name, value in texts.items()}
+    return Description.of(
+        titles=[told.get("title")],
+        captions=[told.get("description"), told.get("comment"), image.info.get("comment")],
+        keywords=split_keywords(told.get("keywords")),
+        authors=[told.get("author")],
+    )
+
+
+# The text chunks of a PNG, those behind the pixels too: Pillow reads them only when it decodes the picture.
+
+
+def _png_texts(image: Image.Image) -> Iterator[tuple[str, str]]:
+    """(keyword, text) of each tEXt, zTXt and iTXt chunk."""
+    handle: IO[bytes] | None = getattr(image, "fp", None)
+    if image.format != "PNG" or handle is None:
+        return
+    before = handle.tell()
+    try:
+        handle.seek(8)
+        for _ in range(MAX_CHUNKS):
+            head = handle.read(8)
+            if len(head) < 8 or head[4:] == b"IEND":
+                return
+            size, name = int.from_bytes(head[:4], "big"), head[4:]
+            if name in (b"tEXt", b"zTXt", b"iTXt") and size <= MAX_XMP_BYTES:
+                content = handle.read(size)
+                handle.seek(4, 1)
+                with suppress(ValueError, zlib.error, IndexError):
+                    yield _png_text(name, content)
+            else:
+                handle.seek(size + 4, 1)
+    finally:
+        handle.seek(before)
+
+
+def _png_text(name: bytes, content: bytes) -> tuple[str, str]:
+    keyword, _, rest = content.partition(b"\0")
+    if name == b"tEXt":
+        return keyword.decode("latin-1"), decoded(rest)
+    if name == b"zTXt":
+        return keyword.decode("latin-1"), decoded(_inflated(rest[1:]))
+    is_compressed = rest[0] == 1
+    _language, _, rest = rest[2:].partition(b"\0")
+    _translated, _, rest = rest.partition(b"\0")
+    return keyword.decode("latin-1"), (_inflated(rest) if is_compressed else rest).decode("utf-8", "replace")
+
+
+def _inflated(raw: bytes) -> bytes:
+    return zlib.decompressobj().decompress(raw, MAX_XMP_BYTES)
+
+
+__all__ = ["picture_words"]
