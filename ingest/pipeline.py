@@ -40,7 +40,7 @@ from ingest.subtitles import SubtitleFolder, is_current
 from ingest.workers import Event, Limits, Task, WorkerPool, default_jobs
 from mmsearch import prompts
 from mmsearch.disk import disk_faults
-from mmsearch.errors import CorruptFile, SourceError
+from mmsearch.errors import CorruptFile, SourceError, WorkerFailed
 from mmsearch.items import ItemDraft, Kind, Source, Vectors
 from mmsearch.library import is_multi_vector
 from mmsearch.media.ocr import Terms, find_terms
@@ -164,6 +164,7 @@ class IngestReport:
         print_read: pages and pictures whose print was read in this run, by kind. without_print: looked at, and no text was found.
         print_left: not reached. print_failures: could not be read; they stay searchable by sight, and `retry_failed` tries them again.
         interrupted: stopped by KeyboardInterrupt; what was saved stays.
+        stopped: why the run could not go on, "" if it did: no decoding process could be started. What was saved stays here, too.
     """
 
     plan: IngestPlan = field(default_factory=IngestPlan)
@@ -190,12 +191,16 @@ class IngestReport:
     seconds: float = 0.0
     seconds_by_stage: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     interrupted: bool = False
+    stopped: str = ""
     dry_run: bool = False
 
     def sentence(self) -> str:
         """`3,120 photos, 1,902 pages and 96 clips added in 37 min · 3 files failed`."""
         if self.dry_run:
             return self.plan.sentence()
+        if self.stopped:
+            saved, expected = sum(self.items.values()), max(sum(self.plan.items.values()), sum(self.items.values()))
+            return f"stopped with {saved:,} of {expected:,} items: {self.stopped}"
         if self.interrupted and self.print_left:
             return (
                 f"interrupted while reading print: everything can be found by sight, "
@@ -265,7 +270,8 @@ class IngestReport:
                 name: getattr(self, name)
                 for name in (
                     "files", "copied", "moved", "returned", "retired", "offline", "away", "unchanged", "failed_before",
-                    "blank_pages", "damaged_pages", "damaged_photos", "merged_clips", "without_print", "print_left", "interrupted", "dry_run",
+                    "blank_pages", "damaged_pages", "damaged_photos", "merged_clips", "without_print", "print_left", "interrupted", "stopped",
+                    "dry_run",
                 )
             },
             "print_read": dict(self.print_read),
@@ -314,7 +320,9 @@ def ingest_paths(
     Raises:
         LibraryLocked, CatalogError, EmbedderError: the library or the model cannot be used.
         ConfigError: print shall be read in a language whose data are not installed.
-        Files that cannot be read stand in the report; KeyboardInterrupt ends in a report with `interrupted`.
+        WorkerFailed: with `dry_run`, no decoding process can be started.
+        Files that cannot be read stand in the report; KeyboardInterrupt ends in a report with `interrupted`, and a machine on which
+        no decoding process can be started in one with `stopped`.
     """
     options: dict[str, Any] = {
         "retry_failed": retry_failed,
@@ -430,6 +438,8 @@ class Run:
                 PrintPass(self, self.terms).read(scan.sources, retry_failed=options["retry_failed"])
         except KeyboardInterrupt:
             self.report.interrupted = True
+        except WorkerFailed as error:
+            self.report.stopped = str(error)
         finally:
             self.close()
         try:
@@ -684,9 +694,13 @@ class Run:
         tasks = [Task(key, job.source, job.resumes_at) for key, job in enumerate(jobs, offset)]
         self.tell("read", always=True)
         events = self.pool(embedder).read(tasks, tick_s=min(1.0, BATCH_WAIT_S))
+        stopped: WorkerFailed | None = None
         while True:
-            with self.timed("wait"):
-                event = next(events, _END)
+            try:
+                with self.timed("wait"):
+                    event = next(events, _END)
+            except WorkerFailed as error:  # what was decoded before is saved first
+                stopped, event = error, _END
             if event is _END:
                 break
             if isinstance(event, Event):
@@ -701,6 +715,8 @@ class Run:
         self.flush(embedder)
         self.close_complete()
         self.tell("read", always=True)
+        if stopped is not None:
+            raise stopped
 
     def take(self, event: Event) -> None:
         job = self.jobs_by_key[event.task.key]
