@@ -43,6 +43,7 @@ from mmsearch.disk import disk_faults
 from mmsearch.errors import CorruptFile, SourceError, WorkerFailed
 from mmsearch.items import ItemDraft, Kind, Source, Vectors
 from mmsearch.library import is_multi_vector
+from mmsearch.media.limits import default_image_pixels
 from mmsearch.media.ocr import Terms, find_terms
 from mmsearch.plan import HOLDERS, Plan, is_under
 from mmsearch.presence import look_for
@@ -61,6 +62,9 @@ SYNC_INTERVAL_S = 60.0
 PROGRESS_INTERVAL_S = 0.2
 PROGRESS_SHARE = 0.05
 """No more of the time goes into telling: with 100,000 files in the run a sentence takes a tenth of a second to make."""
+
+CUT_NAMED = 3
+"""So many of the files whose text was cut are named in the sentence; JSON has them all."""
 
 PACE_WINDOW_S, PACE_WAIT_S, PACE_ITEMS = 30.0, 10.0, 8
 """The time that is left is told by the pace of the last seconds, once so many items are done, or any after some seconds."""
@@ -158,7 +162,7 @@ class IngestReport:
         failures: of this run, files and folders that cannot be read included. failed_before: known failures left alone.
         changing: files that changed while they were read; the next run takes them.
         blank_pages, damaged_pages, merged_clips: what was not made an item. damaged_photos: files that are cut short; what is there
-            of them is an item.
+            of them is an item. cut_texts: files with more text than is kept of an item or a file, and of how many items it was cut.
         seconds: of the whole run; seconds_by_stage: scan, plan, embed, save, sync; `wait` for decoders; `decode`: in the workers,
             beside the rest.
         print_read: pages and pictures whose print was read in this run, by kind. without_print: looked at, and no text was found.
@@ -183,6 +187,7 @@ class IngestReport:
     blank_pages: int = 0
     damaged_pages: int = 0
     damaged_photos: int = 0
+    cut_texts: dict[Path, int] = field(default_factory=dict)
     merged_clips: int = 0
     print_read: Counter[Kind] = field(default_factory=Counter)
     without_print: int = 0
@@ -239,6 +244,12 @@ class IngestReport:
             did.append(counted(self.damaged_photos, (one, many)))
         if self.damaged_pages:
             did.append(f"{counted(self.damaged_pages, ('damaged page', 'damaged pages'))} left out")
+        if self.cut_texts:
+            named = ", ".join(
+                f"{path.name} ({counted(n, ('item', 'items'))})" for path, n in [*self.cut_texts.items()][:CUT_NAMED]
+            )
+            more = f" and {len(self.cut_texts) - CUT_NAMED:,} more" if len(self.cut_texts) > CUT_NAMED else ""
+            did.append(f"too much text: cut in {named}{more}")
         if self.failures:
             did.append(f"{counted(len(self.failures), ('file', 'files'))} failed")
         if self.changing:
@@ -274,6 +285,7 @@ class IngestReport:
                     "dry_run",
                 )
             },
+            "cut_texts": [{"path": os.fspath(path), "items": number} for path, number in self.cut_texts.items()],
             "print_read": dict(self.print_read),
             "print_failures": [{"path": os.fspath(f.path), "type": f.type, "reason": f.reason} for f in self.print_failures],
             "failures": [{"path": os.fspath(f.path), "type": f.type, "reason": f.reason} for f in self.failures],
@@ -415,7 +427,7 @@ class Run:
         self.limits = Limits(
             deadline_s=self.settings.decode_timeout_s,
             memory_bytes=self.settings.decode_memory_bytes,
-            max_image_pixels=self.settings.max_image_pixels,
+            max_image_pixels=self.settings.max_image_pixels or default_image_pixels(),
             max_pages=self.settings.max_pages,
         )
 
@@ -734,6 +746,8 @@ class Run:
         self.report.damaged_pages += event.notes.get("damaged_pages", 0)
         self.report.damaged_photos += event.notes.get("damaged_photos", 0)
         self.report.merged_clips += event.notes.get("merged_clips", 0)
+        if number := event.notes.get("cut_texts", 0):
+            self.report.cut_texts[job.source.path] = number
         job.is_read = True
         job.error = job.error or event.error
         self.closing.append(job)

@@ -48,9 +48,9 @@ RECYCLE_BYTES = 1 << 30
 """A worker that holds more than this after a file is replaced: native decoders leak."""
 ATTEMPTS = 2
 """How often a file is tried on which the worker dies; one that ran out of time is not tried again."""
-TOTAL_DEADLINES = 10
+TOTAL_DEADLINES = 5
 """A file that keeps making progress may take this many deadlines, plus one per `BYTES_PER_DEADLINE`."""
-BYTES_PER_DEADLINE = 50 << 20
+BYTES_PER_DEADLINE = 25 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -463,8 +463,13 @@ class _Worker:
         except (EOFError, BrokenPipeError, ValueError, KeyError, TypeError, IndexError, ArithmeticError):
             self.is_spent = True
             if watch.has_expired:
-                limit = deadline_s if worked_s < allowed_s else allowed_s
-                error = DecodeTimeout(source.path, f"decoding made no progress for {limit:.0f} s and was stopped")
+                if worked_s < allowed_s:
+                    reason = f"decoding made no progress for {deadline_s:.0f} s and was stopped"
+                else:
+                    reason = (
+                        f"decoding took more than {allowed_s:.0f} s in all and was stopped (setting decode_timeout_s)"
+                    )
+                error = DecodeTimeout(source.path, reason)
                 return _Outcome(Event("failed", task, error=error, seconds=worked_s))
             return _Outcome(died=self._last_words(source.path), next_ordinal=next_ordinal, seconds=worked_s)
 

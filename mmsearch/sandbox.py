@@ -133,14 +133,25 @@ def _decode(what: str, path: str | os.PathLike[str], **arguments: Any) -> bytes:
 
 def _query(path: Path, max_pixels: int) -> bytes:
     from mmsearch import media
+    from mmsearch.media.limits import default_image_pixels
 
-    return _encoded(media.open_image(path, max_pixels=max_pixels), "PNG", compress_level=1)
+    return _encoded(
+        media.open_image(path, max_pixels=max_pixels, header_limit_pixels=default_image_pixels()),
+        "PNG",
+        compress_level=1,
+    )
 
 
 def _photo(path: Path, max_pixels: int) -> bytes:
     from mmsearch import media
+    from mmsearch.media.limits import default_image_pixels
 
-    return _encoded(media.open_image(path, max_pixels=max_pixels), "WEBP", quality=86, method=2)
+    return _encoded(
+        media.open_image(path, max_pixels=max_pixels, header_limit_pixels=default_image_pixels()),
+        "WEBP",
+        quality=86,
+        method=2,
+    )
 
 
 def _page(path: Path, page_number: int, dpi: float) -> bytes:
@@ -153,14 +164,16 @@ def _page(path: Path, page_number: int, dpi: float) -> bytes:
 def _tiff_page(path: Path, index: int) -> Image | None:
     """None where the file is no TIFF: MuPDF draws the pages of all other documents."""
     from mmsearch import media
+    from mmsearch.media.limits import default_image_pixels
 
     with path.open("rb") as handle:
         if handle.read(4) not in media.TIFF_SIGNATURES:
             return None
-    with media.open_header(path) as header:
+    limit = default_image_pixels()
+    with media.open_header(path, header_limit_pixels=limit) as header:
         if index >= getattr(header, "n_frames", 1):
             raise CorruptFile(path, f"there is no page {index + 1} any longer")
-        return media.decode_tiff_page(header, index, str(path))
+        return media.decode_tiff_page(header, index, str(path), limit_pixels=limit)
 
 
 def _video(path: Path, start_s: float, end_s: float) -> bytes:

@@ -215,6 +215,16 @@ def test_the_deadline_counts_from_the_last_progress(bad_decoders):
 
 
 @pytest.mark.slow
+def test_a_file_has_a_deadline_as_a_whole_too(bad_decoders, monkeypatch):
+    """However steadily it goes on: what came until then stays."""
+    monkeypatch.setattr("ingest.workers.TOTAL_DEADLINES", 1)
+    slow = samples.pdf(bad_decoders / "slow.pdf", ["a"] * 20)  # 14 s in all
+    events = do(tasks(slow), limits=Limits(deadline_s=3.0))
+    assert events[0].type == "draft" and len(events) < 20
+    assert isinstance(events[-1].error, DecodeTimeout) and "more than 3 s in all" in events[-1].error.reason
+
+
+@pytest.mark.slow
 def test_workers_wait_for_a_busy_parent_without_being_killed(tmp_path):
     path = samples.pdf(tmp_path / "a.pdf", [f"page {n}" for n in range(40)])
     seen = []
