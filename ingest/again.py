@@ -12,6 +12,7 @@ from ingest.workers import Event, Limits, Task, WorkerPool, default_jobs
 from mmsearch.embedders import Embedder
 from mmsearch.items import Item, ItemDraft, Source
 from mmsearch.library import Library
+from mmsearch.media.limits import default_image_pixels
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ def decoded(library: Library, embedder: Embedder, items: Sequence[Item]) -> Iter
     limits = Limits(
         deadline_s=settings.decode_timeout_s,
         memory_bytes=settings.decode_memory_bytes,
-        max_image_pixels=settings.max_image_pixels,
+        max_image_pixels=settings.max_image_pixels or default_image_pixels(),
         max_pages=settings.max_pages,
     )
     with WorkerPool(embedder.max_pixels, jobs=settings.jobs or default_jobs(), limits=limits) as pool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ingest.readers import Reading
+from ingest.readers import MAX_TEXT_CHARS, Reading
 from mmsearch import media
 from mmsearch.descriptions import without_long
 from mmsearch.items import ItemDraft, Source
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 MIN_CLIP_S = 2.0
 MAX_CLIP_S = 20.0
 FRAMES_PER_CLIP = 8
-MAX_TEXT_CHARS = 100_000
-"""What is said within a clip, beyond this, is cut: no people speak so fast, broken subtitles do."""
 SAMPLES_KEPT = 48
 """Per clip; beyond it every other one is dropped. Eight frames are chosen among them."""
 
@@ -221,7 +219,7 @@ def drafts(
         if ordinal < reading.first_ordinal or not frames:
             reading.on_progress()
             continue
-        said = text_within(cues, clip.start_s, clip.end_s)[:MAX_TEXT_CHARS]
+        said = text_within(cues, clip.start_s, clip.end_s)[: MAX_TEXT_CHARS + 1]  # the one more tells that it was cut
         yield ItemDraft(
             source=source,
             kind="clip",
@@ -241,7 +239,11 @@ def drafts(
 def text_within(cues: Sequence[Cue], start_s: float, end_s: float) -> str:
     """The subtitles shown during [`start_s`, `end_s`), in order, repeats left out."""
     lines: list[str] = []
+    chars = 0
     for cue in cues:
+        if chars > MAX_TEXT_CHARS:
+            break
         if cue.start_s < end_s and cue.end_s > start_s and (not lines or lines[-1] != cue.text):
             lines.append(cue.text)
+            chars += len(cue.text)
     return "\n".join(lines)

@@ -18,7 +18,7 @@ import numpy as np
 from ingest.attachments import NONE, Attachments
 from ingest.document_words import document_words, page_notes
 from ingest.printed import page_needs_reading
-from ingest.readers import Facts, Reading
+from ingest.readers import MAX_TEXT_CHARS, Facts, Reading
 from mmsearch import media
 from mmsearch.dates import Dated, parse_written
 from mmsearch.errors import CorruptFile, EncryptedFile, FileTooLarge
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_TEXT_CHARS = 100_000
-"""A page's text beyond this is cut: no page for people holds more, machine-made ones do."""
 MAX_LABEL_CHARS = 100
 LOOK_PIXELS = 500_000
 """Enough to see whether a page shows anything."""
@@ -243,4 +241,4 @@ def clean_text(text: str) -> str:
     """Text that any store takes: no NUL, no lone surrogates, no endless runs of blanks."""
     text = text.encode("utf-8", "replace").decode("utf-8").replace("\0", " ")
     lines = (" ".join(line.split()) for line in text[: 4 * MAX_TEXT_CHARS].splitlines())
-    return "\n".join(line for line in lines if line)[:MAX_TEXT_CHARS]
+    return "\n".join(line for line in lines if line)[: MAX_TEXT_CHARS + 1]  # the one more tells that it was cut

@@ -42,9 +42,10 @@ from ingest.subtitles import SubtitleFolder, is_current
 from ingest.workers import Event, Limits, Task, WorkerPool, default_jobs
 from mmsearch import prompts
 from mmsearch.disk import disk_faults
-from mmsearch.errors import CorruptFile, SourceError
+from mmsearch.errors import CorruptFile, SourceError, WorkerFailed
 from mmsearch.items import ItemDraft, Kind, Source, Vectors
 from mmsearch.library import is_multi_vector
+from mmsearch.media.limits import default_image_pixels
 from mmsearch.media.ocr import Terms, find_terms
 from mmsearch.plan import HOLDERS, Plan, is_under
 from mmsearch.presence import look_for
@@ -65,6 +66,9 @@ SYNC_INTERVAL_S = 60.0
 PROGRESS_INTERVAL_S = 0.2
 PROGRESS_SHARE = 0.05
 """No more of the time goes into telling: with 100,000 files in the run a sentence takes a tenth of a second to make."""
+
+CUT_NAMED = 3
+"""So many of the files whose text was cut are named in the sentence; JSON has them all."""
 
 PACE_WINDOW_S, PACE_WAIT_S, PACE_ITEMS = 30.0, 10.0, 8
 """The time that is left is told by the pace of the last seconds, once so many items are done, or any after some seconds."""
@@ -163,12 +167,13 @@ class IngestReport:
         failures: of this run, files and folders that cannot be read included. failed_before: known failures left alone.
         changing: files that changed while they were read; the next run takes them.
         blank_pages, damaged_pages, merged_clips: what was not made an item. damaged_photos: files that are cut short; what is there
-            of them is an item.
+            of them is an item. cut_texts: files with more text than is kept of an item or a file, and of how many items it was cut.
         seconds: of the whole run; seconds_by_stage: scan, plan, embed, save, sync; `wait` for decoders; `decode`: in the workers,
             beside the rest.
         print_read: pages and pictures whose print was read in this run, by kind. without_print: looked at, and no text was found.
         print_left: not reached. print_failures: could not be read; they stay searchable by sight, and `retry_failed` tries them again.
         interrupted: stopped by KeyboardInterrupt; what was saved stays.
+        stopped: why the run could not go on, "" if it did: no decoding process could be started. What was saved stays here, too.
     """
 
     plan: IngestPlan = field(default_factory=IngestPlan)
@@ -188,6 +193,7 @@ class IngestReport:
     blank_pages: int = 0
     damaged_pages: int = 0
     damaged_photos: int = 0
+    cut_texts: dict[Path, int] = field(default_factory=dict)
     merged_clips: int = 0
     print_read: Counter[Kind] = field(default_factory=Counter)
     without_print: int = 0
@@ -196,12 +202,16 @@ class IngestReport:
     seconds: float = 0.0
     seconds_by_stage: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     interrupted: bool = False
+    stopped: str = ""
     dry_run: bool = False
 
     def sentence(self) -> str:
         """`3,120 photos, 1,902 pages and 96 clips added in 37 min · 3 files failed`."""
         if self.dry_run:
             return self.plan.sentence()
+        if self.stopped:
+            saved, expected = sum(self.items.values()), max(sum(self.plan.items.values()), sum(self.items.values()))
+            return f"stopped with {saved:,} of {expected:,} items: {self.stopped}"
         if self.interrupted and self.print_left:
             return (
                 f"interrupted while reading print: everything can be found by sight, "
@@ -244,6 +254,12 @@ class IngestReport:
             did.append(counted(self.damaged_photos, (one, many)))
         if self.damaged_pages:
             did.append(f"{counted(self.damaged_pages, ('damaged page', 'damaged pages'))} left out")
+        if self.cut_texts:
+            named = ", ".join(
+                f"{path.name} ({counted(n, ('item', 'items'))})" for path, n in [*self.cut_texts.items()][:CUT_NAMED]
+            )
+            more = f" and {len(self.cut_texts) - CUT_NAMED:,} more" if len(self.cut_texts) > CUT_NAMED else ""
+            did.append(f"too much text: cut in {named}{more}")
         if self.failures:
             did.append(f"{counted(len(self.failures), ('file', 'files'))} failed")
         if self.changing:
@@ -275,9 +291,11 @@ class IngestReport:
                 name: getattr(self, name)
                 for name in (
                     "files", "copied", "refreshed", "moved", "returned", "retired", "offline", "away", "unchanged", "failed_before",
-                    "blank_pages", "damaged_pages", "damaged_photos", "merged_clips", "without_print", "print_left", "interrupted", "dry_run",
+                    "blank_pages", "damaged_pages", "damaged_photos", "merged_clips", "without_print", "print_left", "interrupted", "stopped",
+                    "dry_run",
                 )
             },
+            "cut_texts": [{"path": os.fspath(path), "items": number} for path, number in self.cut_texts.items()],
             "print_read": dict(self.print_read),
             "print_failures": [{"path": os.fspath(f.path), "type": f.type, "reason": f.reason} for f in self.print_failures],
             "failures": [{"path": os.fspath(f.path), "type": f.type, "reason": f.reason} for f in self.failures],
@@ -324,7 +342,9 @@ def ingest_paths(
     Raises:
         LibraryLocked, CatalogError, EmbedderError: the library or the model cannot be used.
         ConfigError: print shall be read in a language whose data are not installed.
-        Files that cannot be read stand in the report; KeyboardInterrupt ends in a report with `interrupted`.
+        WorkerFailed: with `dry_run`, no decoding process can be started.
+        Files that cannot be read stand in the report; KeyboardInterrupt ends in a report with `interrupted`, and a machine on which
+        no decoding process can be started in one with `stopped`.
     """
     options: dict[str, Any] = {
         "retry_failed": retry_failed,
@@ -419,7 +439,7 @@ class Run:
         self.limits = Limits(
             deadline_s=self.settings.decode_timeout_s,
             memory_bytes=self.settings.decode_memory_bytes,
-            max_image_pixels=self.settings.max_image_pixels,
+            max_image_pixels=self.settings.max_image_pixels or default_image_pixels(),
             max_pages=self.settings.max_pages,
         )
 
@@ -444,6 +464,8 @@ class Run:
                 PrintPass(self, self.terms).read(scan.sources, retry_failed=options["retry_failed"])
         except KeyboardInterrupt:
             self.report.interrupted = True
+        except WorkerFailed as error:
+            self.report.stopped = str(error)
         finally:
             self.close()
         try:
@@ -790,9 +812,13 @@ class Run:
         tasks = [Task(key, job.source, job.resumes_at) for key, job in enumerate(jobs, offset)]
         self.tell("read", always=True)
         events = self.pool(embedder).read(tasks, tick_s=min(1.0, BATCH_WAIT_S))
+        stopped: WorkerFailed | None = None
         while True:
-            with self.timed("wait"):
-                event = next(events, _END)
+            try:
+                with self.timed("wait"):
+                    event = next(events, _END)
+            except WorkerFailed as error:  # what was decoded before is saved first
+                stopped, event = error, _END
             if event is _END:
                 break
             if isinstance(event, Event):
@@ -807,6 +833,8 @@ class Run:
         self.flush(embedder)
         self.close_complete()
         self.tell("read", always=True)
+        if stopped is not None:
+            raise stopped
 
     def take(self, event: Event) -> None:
         job = self.jobs_by_key[event.task.key]
@@ -824,6 +852,8 @@ class Run:
         self.report.damaged_pages += event.notes.get("damaged_pages", 0)
         self.report.damaged_photos += event.notes.get("damaged_photos", 0)
         self.report.merged_clips += event.notes.get("merged_clips", 0)
+        if number := event.notes.get("cut_texts", 0):
+            self.report.cut_texts[job.source.path] = number
         job.is_read = True
         job.error = job.error or event.error
         self.closing.append(job)

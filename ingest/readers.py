@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from mmsearch.dates import BELOW_NAME, Dated, date_in_name
-from mmsearch.errors import CorruptFile, SourceError, UnsupportedFile
+from mmsearch.errors import CorruptFile, FileTooLarge, SourceError, UnsupportedFile
 from mmsearch.items import ItemDraft, Kind, Source
+from mmsearch.plain_text import LONGEST_EXPANSION, readable
 
 READERS: Mapping[str, str] = {
     "pdf": "ingest.pdf",
@@ -55,6 +56,24 @@ older library then reads the facts again, and embeds again only what is another 
 HEAD_BYTES = 4096
 TAIL_BYTES = 65_536
 
+MAX_TEXT_CHARS = 100_000
+"""An item's text beyond this is cut: no page for people holds more, machine-made ones do."""
+MAX_ITEMS = 20_000
+"""Of one file: clips of a day with a cut every four seconds. Documents have their own limit, see `Reading.max_pages`."""
+
+
+def max_file_text_chars(size_bytes: int) -> int:
+    """How much text of all its items is kept of a file of so many bytes: pages may share what they show, and it may be compressed.
+
+    A long novel whatever the size, and beyond it what text of people compresses to at the utmost; eleven bibles at most.
+    """
+    return min(2_000_000 + 8 * size_bytes, 50_000_000)
+
+
+def max_file_preview_bytes(size_bytes: int) -> int:
+    """How much the previews of a file may take together; the items beyond it have none."""
+    return 100_000_000 + 2 * size_bytes
+
 
 @dataclass(slots=True)
 class Reading:
@@ -64,7 +83,7 @@ class Reading:
         budget: pixels of one image (page, image) or frame (clip) at most.
         max_image_pixels: a header that announces more is refused. max_pages: likewise for documents.
         first_ordinal: items before it are known already and need not be read again.
-        notes: counts for the report: `blank_pages`, `damaged_pages`, `damaged_photos`, `merged_clips`.
+        notes: counts for the report: `blank_pages`, `damaged_pages`, `damaged_photos`, `merged_clips`, `cut_texts` (items).
         on_progress: called whenever work advanced without giving an item; keeps the deadline away.
     """
 
@@ -95,14 +114,55 @@ def read_items(source: Source, budget: Mapping[Kind, int], *, reading: Reading |
     Args:
         budget: see `Reading.budget`. `reading` holds the other terms; its budget counts, if given.
 
+    An item's text is cut at `MAX_TEXT_CHARS`, that of the file at `max_file_text_chars`; `meta["text_cut"]` says so.
+
     Raises:
-        SourceError: any of its kinds; drafts given before it stay good.
+        SourceError: any of its kinds; drafts given before it stay good. FileTooLarge also where there are more than `MAX_ITEMS`.
     """
     reading = reading or Reading(budget)
     file_type = demand_type(source.path)
     in_name = date_in_name(source.path.name)
+    allowance = _Allowance(source, reading)
     for draft in importlib.import_module(READERS[file_type]).read_items(source, reading):
-        yield replace(draft, meta=with_date(draft.meta, in_name))
+        allowance.demand_room(draft)
+        yield allowance.cut(replace(draft, meta=with_date(draft.meta, in_name)))
+
+
+class _Allowance:
+    """What the items of one file may take together: in number, text and previews."""
+
+    def __init__(self, source: Source, reading: Reading) -> None:
+        self.source, self.reading = source, reading
+        self.max_items = max(MAX_ITEMS, reading.max_pages)
+        self.max_chars = self.chars_left = max_file_text_chars(source.size_bytes)
+        self.preview_bytes_left = max_file_preview_bytes(source.size_bytes)
+
+    def demand_room(self, draft: ItemDraft) -> None:
+        """Raises FileTooLarge."""
+        if draft.ordinal >= self.max_items:
+            raise FileTooLarge(self.source.path, f"more than {self.max_items:,} items; those before stay")
+
+    def cut(self, draft: ItemDraft) -> ItemDraft:
+        """The draft with as much text, and a preview, as there is room for."""
+        text = draft.text
+        if len(text) > MAX_TEXT_CHARS // LONGEST_EXPANSION and len(shown := readable(text)) > MAX_TEXT_CHARS:
+            text = shown  # one character may stand for eighteen
+        room = min(MAX_TEXT_CHARS, self.chars_left)
+        if len(text) > room:
+            self.reading.notes["cut_texts"] += 1
+            of, limit = ("item", MAX_TEXT_CHARS) if room == MAX_TEXT_CHARS else ("file", self.max_chars)
+            draft = replace(
+                draft,
+                text=text[:room],
+                text_source=draft.text_source if room else None,
+                meta={**draft.meta, "text_cut": f"beyond {limit:,} characters of the {of}"},
+            )
+        self.chars_left -= len(draft.text)
+        if draft.preview is not None:
+            if len(draft.preview) > self.preview_bytes_left:
+                return replace(draft, preview=None)
+            self.preview_bytes_left -= len(draft.preview)
+        return draft
 
 
 def read_facts(path: Path) -> Facts:

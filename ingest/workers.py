@@ -14,6 +14,7 @@ import contextlib
 import functools
 import importlib
 import json
+import logging
 import os
 import signal
 import struct
@@ -29,24 +30,28 @@ from typing import IO, Any, Literal
 import mmsearch.errors
 from ingest.readers import Facts
 from mmsearch import sandbox
-from mmsearch.errors import CorruptFile, DecodeTimeout, FileTooLarge, MMSearchError, SourceError
+from mmsearch.errors import CorruptFile, DecodeTimeout, FileTooLarge, SourceError, WorkerFailed
 from mmsearch.items import TEXT_SOURCES, ItemDraft, Kind, Source
 from mmsearch.media.ocr import Line, Reader, Recognised, Terms, Word
+
+log = logging.getLogger(__name__)
 
 LENGTHS = struct.Struct(">II")
 MAX_HEADER_BYTES = 4 << 20
 MAX_BODY_BYTES = 1 << 30
 PROGRESS_INTERVAL_S = 0.5
 START_DEADLINE_S = 60.0
+START_WAITS_S = (0.5, 4.0)
+"""Pauses before a worker that died while it started is started again: what took the memory may have ended by then."""
 COUNT_DEADLINE_S = 5.0
 """For counting a file's items: no plan waits longer for it."""
 RECYCLE_BYTES = 1 << 30
 """A worker that holds more than this after a file is replaced: native decoders leak."""
 ATTEMPTS = 2
 """How often a file is tried on which the worker dies; one that ran out of time is not tried again."""
-TOTAL_DEADLINES = 10
+TOTAL_DEADLINES = 5
 """A file that keeps making progress may take this many deadlines, plus one per `BYTES_PER_DEADLINE`."""
-BYTES_PER_DEADLINE = 50 << 20
+BYTES_PER_DEADLINE = 25 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +153,11 @@ class WorkerPool:
     def read(self, tasks: Iterable[Task], *, tick_s: float = 1.0) -> Iterator[Event | None]:
         """Do the tasks and yield what comes of them, in the order in which it comes; None when nothing came for `tick_s`.
 
-        One `read` at a time. Abandoning one drops the tasks that are not begun.
+        One `read` at a time. Abandoning one drops the tasks that are not begun. As long as one worker starts, the others do
+        without those that do not.
 
         Raises:
-            MMSearchError: workers do not start.
+            WorkerFailed: not one worker starts.
         """
         with self._more:
             self._run += 1
@@ -181,12 +187,12 @@ class WorkerPool:
         """Kill the workers, whatever they do, and wait for their threads."""
         with self._more:
             self._closed = True
-            workers = list(self._workers)
+            workers, threads = list(self._workers), list(self._threads)
             self._more.notify_all()
         self._mail.close()
         for worker in workers:
             worker.kill()
-        for thread in self._threads:
+        for thread in threads:
             thread.join(timeout=10)
 
     def _serve(self) -> None:
@@ -202,7 +208,13 @@ class WorkerPool:
                     run, task = self._tasks.popleft()
                 for attempt in range(1, ATTEMPTS + 1):
                     if worker is None:
-                        worker = self._start()
+                        try:
+                            worker = self._start()
+                        except WorkerFailed as error:
+                            if not self._leave_to_others(run, task):
+                                raise
+                            log.warning("%s; the other decoding processes go on", error)
+                            return
                     outcome = worker.run(task, functools.partial(self._post, run))
                     if worker.is_spent:
                         self._discard(worker)
@@ -223,15 +235,41 @@ class WorkerPool:
         finally:
             if worker is not None:
                 self._discard(worker)
+            self._forget_thread()
+
+    def _leave_to_others(self, run: int, task: Task) -> bool:
+        """Put a task back in front of the others, and leave; False where no other thread would take it."""
+        with self._more:
+            if len(self._threads) < 2:
+                return False
+            self._forget_thread()  # in the same moment: of two that give up at once the second stays
+            self._tasks.appendleft((run, task))
+            self._more.notify()
+            return True
+
+    def _forget_thread(self) -> None:
+        """The next `read` may start another in its place."""
+        with self._more, contextlib.suppress(ValueError):
+            self._threads.remove(threading.current_thread())
 
     def _post(self, run: int, event: Event) -> None:
         self._mail.put(Mail(run, event))
 
     def _start(self) -> _Worker:
-        with self._more:
-            if self._closed:
-                raise _Closed
-        worker = _Worker(self.budget, self.limits)
+        """A worker that is ready. Raises WorkerFailed once it died that often, or does not answer."""
+        for wait_s in (*START_WAITS_S, None):
+            with self._more:
+                if self._closed:
+                    raise _Closed
+            try:
+                worker = _Worker(self.budget, self.limits)
+                break
+            except WorkerFailed as error:
+                if wait_s is None:
+                    raise
+                log.info("%s; trying again", error)
+                with self._more:
+                    self._more.wait_for(lambda: self._closed, wait_s)
         with self._more:
             self._workers.add(worker)
             if not self._closed:
@@ -312,20 +350,23 @@ class _Outcome:
 
 
 class _Worker:
-    """A worker process as its thread in the parent sees it."""
+    """A worker process as its thread in the parent sees it, once it is ready. Making one raises WorkerFailed."""
 
     def __init__(self, budget: Mapping[Kind, int], limits: Limits) -> None:
         self.limits = limits
         self.is_spent = False
-        self._process = subprocess.Popen(
-            # -P: the working folder may hold anything; -m finds this package on the parent's own path.
-            [sys.executable, "-P", "-m", "ingest.workers"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=_environment(),
-            process_group=0,  # so that what a decoder may start dies with it
-        )
+        try:
+            self._process = subprocess.Popen(
+                # -P: the working folder may hold anything; -m finds this package on the parent's own path.
+                [sys.executable, "-P", "-m", "ingest.workers"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=_environment(),
+                process_group=0,  # so that what a decoder may start dies with it
+            )
+        except OSError as error:  # no memory, or no process, is left to make one of
+            raise WorkerFailed(f"no decoding process can be started ({error.strerror}): {_WAY_OUT}") from error
         terms = {
             "budget": dict(budget),
             "memory_bytes": limits.memory_bytes,
@@ -334,15 +375,30 @@ class _Worker:
             "ocr": None if limits.ocr is None else limits.ocr.record(),
             "parent": os.getpid(),
         }
+        watch = _Watch(self._kill_group)
         try:
             write_message(self._stdin, terms)
-            with _Watch(self._kill_group).within(START_DEADLINE_S):
+            with watch.within(START_DEADLINE_S):
                 read_message(self._stdout)
-        except (EOFError, BrokenPipeError, ValueError) as error:
+        except (EOFError, OSError, ValueError) as error:
+            raise WorkerFailed(self._why_no_start(has_expired=watch.has_expired)) from error
+
+    def _why_no_start(self, *, has_expired: bool) -> str:
+        """One sentence on a worker that sent no word; it is gone afterwards."""
+        if has_expired:
             self.kill()
-            raise MMSearchError(
-                "the decoding worker does not start; `python -m ingest.workers < /dev/null` says why"
-            ) from error
+            return f"a decoding process was not ready within {START_DEADLINE_S:.0f} s: {_WAY_OUT}"
+        has_ended = self._has_ended(within_s=2.0)
+        self.kill()
+        if has_ended and self._process.returncode == -signal.SIGKILL:  # the system's last resort
+            return f"a decoding process was killed while it started, mostly for lack of memory: {_WAY_OUT}"
+        how = (
+            f"signal {-self._process.returncode}"
+            if self._process.returncode < 0
+            else f"exit status {self._process.returncode}"
+        )
+        died = f"died while it started ({how})" if has_ended else "sent nonsense while it started"
+        return f"a decoding process {died}: {_WAY_OUT}; `{sys.executable} -m ingest.workers < /dev/null` may say why"
 
     @property
     def _stdin(self) -> IO[bytes]:
@@ -416,8 +472,13 @@ class _Worker:
         except (EOFError, BrokenPipeError, ValueError, KeyError, TypeError, IndexError, ArithmeticError):
             self.is_spent = True
             if watch.has_expired:
-                limit = deadline_s if worked_s < allowed_s else allowed_s
-                error = DecodeTimeout(source.path, f"decoding made no progress for {limit:.0f} s and was stopped")
+                if worked_s < allowed_s:
+                    reason = f"decoding made no progress for {deadline_s:.0f} s and was stopped"
+                else:
+                    reason = (
+                        f"decoding took more than {allowed_s:.0f} s in all and was stopped (setting decode_timeout_s)"
+                    )
+                error = DecodeTimeout(source.path, reason)
                 return _Outcome(Event("failed", task, error=error, seconds=worked_s))
             return _Outcome(died=self._last_words(source.path), next_ordinal=next_ordinal, seconds=worked_s)
 
@@ -464,6 +525,9 @@ class _Worker:
             with contextlib.suppress(OSError):
                 if pipe is not None:
                     pipe.close()
+
+
+_WAY_OUT = "close other programs, or decode with fewer of them (`--jobs 1`), and run the same command again"
 
 
 class _Watch:

@@ -46,6 +46,7 @@ from mmsearch.errors import (
     ConfigError,
     MMSearchError,
     SourceError,
+    WorkerFailed,
 )
 from mmsearch.items import KIND_ALIASES, KINDS, Kind
 
@@ -59,7 +60,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="Exit codes: 0 hits or done · 1 no hit above the cut-off · 2 usage · 3 library missing, locked or newer · "
-    "4 done, but some files failed (`mmsearch errors` lists them) · 130 interrupted, work kept.",
+    "4 done, but some files failed (`mmsearch errors` lists them) · 70 mmsearch itself, or no process to decode with · "
+    "130 interrupted, work kept.",
 )
 
 
@@ -79,6 +81,8 @@ def main() -> None:
         fail(f"{error.path}: {error.reason}", USAGE)
     except CatalogError as error:
         fail(str(error), NO_LIBRARY)
+    except WorkerFailed as error:
+        fail(str(error), FAULT)
     except MMSearchError as error:
         fail(str(error), USAGE)
     except OSError as error:

@@ -39,7 +39,11 @@ class Settings(BaseSettings):
     decode_memory_bytes: int = Field(
         4 << 30, ge=256 << 20, lt=1 << 63, description="memory limit of a decoding process"
     )
-    max_image_pixels: int = Field(400_000_000, ge=1, description="larger pictures are refused by their header")
+    max_image_pixels: int | None = Field(
+        None,
+        ge=1,
+        description="larger pictures are refused by their header; if empty, 100 to 400 million by the machine's memory",
+    )
     max_pages: int = Field(5000, ge=1, description="longer documents are refused")
     ocr: bool = Field(True, description="read the print of pages and pictures without a text layer")
     ocr_languages: str = Field("eng", min_length=1, description="languages that Tesseract reads, as eng+deu")

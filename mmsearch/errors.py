@@ -8,6 +8,7 @@ MMSearchError
  │  ├ EncryptedFile
  │  ├ FileTooLarge
  │  └ DecodeTimeout
+ ├ WorkerFailed                no decoding process can be started; no file is to blame
  ├ EmbedderError               the model cannot be loaded or run
  │  ├ ModelNotFound
  │  └ MissingExtra
@@ -72,6 +73,10 @@ class FileTooLarge(SourceError):
 
 class DecodeTimeout(SourceError):
     """Decoding did not end before its deadline."""
+
+
+class WorkerFailed(MMSearchError):
+    """Decoding processes die while they start, for lack of memory for instance. No file is to blame."""
 
 
 class EmbedderError(MMSearchError):

@@ -25,7 +25,7 @@ from mmsearch.items import ItemDraft, Source
 from mmsearch.plain_text import described, normalised, readable, spellings
 from mmsearch.plan import HOLDERS, Plan
 from mmsearch.schema import embedded, items, meta, models, roots, sources
-from mmsearch.stored_vectors import checked_items, to_blob
+from mmsearch.stored_vectors import checked_items, checksum, to_blob
 
 ATTEMPTS = ("pending", "failed")
 BEING_INDEXED = ("pending", "indexed", "offline")
@@ -131,12 +131,13 @@ def save_batch(
     ]
     c.execute(
         text(
-            "INSERT INTO vectors (model_id, item_id, data, generation) VALUES (:model, :item, :data, :generation)"
-            " ON CONFLICT (model_id, item_id) DO UPDATE SET data = excluded.data, generation = excluded.generation"
+            "INSERT INTO vectors (model_id, item_id, data, checksum, generation) VALUES (:model, :item, :data, :checksum, :generation)"
+            " ON CONFLICT (model_id, item_id) DO UPDATE"
+            " SET data = excluded.data, checksum = excluded.checksum, generation = excluded.generation"
         ),
         [
-            {"model": model, "item": item_id, "data": to_blob(vector), "generation": generation}
-            for item_id, vector in zip(ids, checked, strict=True)
+            {"model": model, "item": item_id, "data": data, "checksum": checksum(data), "generation": generation}
+            for item_id, data in zip(ids, map(to_blob, checked), strict=True)
         ],
     )
     for source_id, identifier in {row[0]: row[1].meta.get("content_identifier") for row in rows}.items():
@@ -268,7 +269,8 @@ def copy_source(c: Connection, from_id: int, source: Source) -> int:
         f" SELECT :copy, 1, :generation, :name, {place} FROM items WHERE source_id = :original AND deleted_at IS NULL ORDER BY ordinal"
     )
     of_vectors = (
-        "INSERT INTO vectors (model_id, item_id, generation, data) SELECT v.model_id, new.id, :generation, v.data"
+        "INSERT INTO vectors (model_id, item_id, generation, data, checksum)"
+        " SELECT v.model_id, new.id, :generation, v.data, v.checksum"
         " FROM items old JOIN items new ON new.source_id = :copy AND new.ordinal = old.ordinal"
         " JOIN vectors v ON v.item_id = old.id WHERE old.source_id = :original AND old.deleted_at IS NULL"
     )

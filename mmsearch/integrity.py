@@ -10,7 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
 from mmsearch.items import KINDS
-from mmsearch.stored_vectors import are_sound, is_sound
+from mmsearch.stored_vectors import are_sound, is_intact, is_sound
 
 LEXICAL_TABLES = {"words": "text, name, spellings", "trigrams": "text, name"}
 """The full-text tables and their columns, which are columns of `items`."""
@@ -44,7 +44,7 @@ class Gaps:
 
     Attributes:
         without_vector: ids of items, offline ones too, that the model has no vector of. odd_vectors: ids whose vector has a wrong length, is not
-            finite or not of unit length.
+            finite or not of unit length, or is not what its checksum says.
         miscounted: ids of indexed and offline sources with another number of items than they say.
     """
 
@@ -278,9 +278,13 @@ def gaps(c: Connection, model_key: str) -> Gaps:
 
 def _odd_vectors(c: Connection, model_id: int, dim: int, *, is_one: bool) -> list[int]:
     odd: list[int] = []
-    rows = c.execute(text("SELECT item_id, data FROM vectors WHERE model_id = :model"), {"model": model_id})
+    rows = c.execute(text("SELECT item_id, data, checksum FROM vectors WHERE model_id = :model"), {"model": model_id})
     while block := rows.fetchmany(BLOCK):
-        odd += [item_id for item_id, data in block if not is_sound(data, dim, is_one=is_one)]
+        odd += [
+            item_id
+            for item_id, data, stored in block
+            if not (is_intact(data, stored) and is_sound(data, dim, is_one=is_one))
+        ]
     return odd
 
 

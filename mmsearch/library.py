@@ -29,6 +29,7 @@ from mmsearch.lock import lock_holder, locked, snapshot_lock
 from mmsearch.plan import Plan, is_under
 from mmsearch.presence import is_as_known, look_for
 from mmsearch.ranking import relevance
+from mmsearch.recorded import find_loss, record
 from mmsearch.schema import CATALOG_NAME
 from mmsearch.stored_vectors import is_unit, unit
 from mmsearch.vectors import VectorStore, maxsim, open_store
@@ -303,6 +304,8 @@ class Library:
                 if kind in kinds or (key, kind) in self._stores or self._snapshot(key, kind).exists():
                     self.store(kind)
                     self._stores[key, kind].save()
+        if self._locked:
+            record(self.catalog)
 
     def _open_store(self, key: str, kind: Kind) -> _OpenedStore:
         self._dim(key)  # before a folder is made for it
@@ -612,10 +615,22 @@ class Library:
         with locked(self.folder, wait_s=wait_s):
             self._locked, self._locking_thread = 1, threading.get_ident()
             try:
+                self._note_loss()
                 self._remember_model()
                 yield
+                record(self.catalog)
             finally:
                 self._locked = 0
+
+    def _note_loss(self) -> None:
+        """Say, and keep on record, what was lost: what is written from here on would hide it."""
+        try:
+            loss = find_loss(self.catalog)
+        except CatalogError:
+            return  # whoever reads on says what it is
+        if loss is not None:
+            log.warning("%s: %s; `mmsearch doctor` says what to do", self.catalog.folder, loss.sentence())
+            record(self.catalog)
 
     def status(self) -> dict[str, Any]:
         """Facts for people and scripts: where, which model, what is in it, what failed, who writes. Loads nothing."""

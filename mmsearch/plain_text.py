@@ -53,6 +53,8 @@ _SPACELESS = (
 _ALONE_FROM = 0x2E80
 """Characters of `_SPACELESS` from here on are indexed one by one, so that a word of one or two characters is found in a run."""
 
+LONGEST_EXPANSION = 18
+"""So many letters does one character stand for at most: U+FDFA, a blessing in Arabic."""
 MAX_WORD_CHARS = 64
 """Two halves longer than this are no cut word."""
 _HYPHEN = "-\u00ad"

@@ -20,7 +20,7 @@ from sqlalchemy.engine import Connection
 
 from mmsearch.items import Kind
 from mmsearch.plain_text import described, normalised, readable
-from mmsearch.stored_vectors import checked_items, to_blob
+from mmsearch.stored_vectors import checked_items, checksum, to_blob
 
 if TYPE_CHECKING:
     from mmsearch.media.ocr import Line, Recognised
@@ -202,12 +202,13 @@ def save(c: Connection, reading: Reading, languages: str, model_key: str, genera
         )
     if reading.vector is not None:
         (vector,) = checked_items([reading.vector])
+        data = to_blob(vector)
         c.execute(
             text(
-                "UPDATE vectors SET data = :data, generation = :generation"
+                "UPDATE vectors SET data = :data, checksum = :checksum, generation = :generation"
                 f" WHERE model_id = (SELECT id FROM models WHERE key = :key) AND item_id IN {ids}"
             ),
-            {**parameters, "data": to_blob(vector), "generation": generation, "key": model_key},
+            {**parameters, "data": data, "checksum": checksum(data), "generation": generation, "key": model_key},
         )
     return len(rows)
 

@@ -21,13 +21,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mmsearch.errors
-from mmsearch.errors import CorruptFile, DecodeTimeout, FileTooLarge, SourceError
+from mmsearch.errors import CorruptFile, DecodeTimeout, FileTooLarge, SourceError, WorkerFailed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 TIMEOUT_S = 60.0
 MEMORY_BYTES = 4 << 30
+READY = b"+"
+"""The first byte of a child's answer: before it the file was not touched, so that no death is its fault."""
+START_WAITS_S = (0.2, 1.0)
+"""Pauses before a child that died before that is started again."""
 SCREEN_PIXELS = 2_400_000
 """Pixels of a picture for people at most: a page is legible, and the bytes stay below a megabyte or so."""
 WHOLE_VIDEO_BYTES = 200_000_000
@@ -49,6 +53,7 @@ def query_image(path: str | os.PathLike[str], *, max_pixels: int) -> Image:
 
     Raises:
         SourceError: see `mmsearch.errors`; missing and unreadable files are CorruptFile.
+        WorkerFailed: no process can be started to decode it; so do the other functions here.
     """
     from PIL import Image
 
@@ -85,28 +90,39 @@ def video(path: str | os.PathLike[str], start_s: float, end_s: float) -> tuple[b
 
 
 def _decode(what: str, path: str | os.PathLike[str], **arguments: Any) -> bytes:
-    """Run `_TASKS[what]` on `path` in a child process and return what it writes."""
+    """Run `_TASKS[what]` on `path` in a child process and return what it writes. Raises SourceError, WorkerFailed."""
     try:
         if not stat.S_ISREG(Path(path).stat().st_mode):  # a pipe would be waited for until the deadline
             raise CorruptFile(path, "not a regular file")
     except (OSError, ValueError) as error:
         raise CorruptFile(path, f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
     child = [sys.executable, "-P", "-m", "mmsearch.sandbox", str(os.getpid())]
-    try:
-        done = subprocess.run(
-            [*child, what, os.fspath(path), json.dumps(arguments)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=TIMEOUT_S,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-    except subprocess.TimeoutExpired as error:
-        raise DecodeTimeout(path, f"decoding took more than {TIMEOUT_S:.0f} s") from error
+    for wait_s in (*START_WAITS_S, None):
+        try:
+            done = subprocess.run(
+                [*child, what, os.fspath(path), json.dumps(arguments)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                timeout=TIMEOUT_S,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
+        except subprocess.TimeoutExpired as error:
+            raise DecodeTimeout(path, f"decoding took more than {TIMEOUT_S:.0f} s") from error
+        except OSError as error:  # no memory, or no process, is left to make one of
+            why = error.strerror
+        else:
+            if done.stdout.startswith(READY):
+                break
+            why = f"signal {-done.returncode}" if done.returncode < 0 else f"exit status {done.returncode}"
+        if wait_s is None:
+            raise WorkerFailed(f"no decoding process can be started ({why}): close other programs, and try again")
+        time.sleep(wait_s)
+    answer = done.stdout[len(READY) :]
     if done.returncode == 0:
-        return done.stdout
+        return answer
     try:
-        report = json.loads(done.stdout)
+        report = json.loads(answer)
         raise getattr(mmsearch.errors, report["type"])(path, report["reason"])
     except (ValueError, TypeError, KeyError, AttributeError):
         raise CorruptFile(path, "the decoder died on it") from None
@@ -117,14 +133,25 @@ def _decode(what: str, path: str | os.PathLike[str], **arguments: Any) -> bytes:
 
 def _query(path: Path, max_pixels: int) -> bytes:
     from mmsearch import media
+    from mmsearch.media.limits import default_image_pixels
 
-    return _encoded(media.open_image(path, max_pixels=max_pixels), "PNG", compress_level=1)
+    return _encoded(
+        media.open_image(path, max_pixels=max_pixels, header_limit_pixels=default_image_pixels()),
+        "PNG",
+        compress_level=1,
+    )
 
 
 def _photo(path: Path, max_pixels: int) -> bytes:
     from mmsearch import media
+    from mmsearch.media.limits import default_image_pixels
 
-    return _encoded(media.open_image(path, max_pixels=max_pixels), "WEBP", quality=86, method=2)
+    return _encoded(
+        media.open_image(path, max_pixels=max_pixels, header_limit_pixels=default_image_pixels()),
+        "WEBP",
+        quality=86,
+        method=2,
+    )
 
 
 def _page(path: Path, page_number: int, dpi: float) -> bytes:
@@ -137,14 +164,16 @@ def _page(path: Path, page_number: int, dpi: float) -> bytes:
 def _tiff_page(path: Path, index: int) -> Image | None:
     """None where the file is no TIFF: MuPDF draws the pages of all other documents."""
     from mmsearch import media
+    from mmsearch.media.limits import default_image_pixels
 
     with path.open("rb") as handle:
         if handle.read(4) not in media.TIFF_SIGNATURES:
             return None
-    with media.open_header(path) as header:
+    limit = default_image_pixels()
+    with media.open_header(path, header_limit_pixels=limit) as header:
         if index >= getattr(header, "n_frames", 1):
             raise CorruptFile(path, f"there is no page {index + 1} any longer")
-        return media.decode_tiff_page(header, index, str(path))
+        return media.decode_tiff_page(header, index, str(path), limit_pixels=limit)
 
 
 def _video(path: Path, start_s: float, end_s: float) -> bytes:
@@ -189,6 +218,8 @@ def _child(parent: str, what: str, path: str, arguments: str) -> int:
         os.dup2(nowhere, 1)  # decoders print
         die_with(int(parent))
         limit_memory(MEMORY_BYTES)
+        answer.write(READY)
+        answer.flush()
         try:
             result = _TASKS[what](Path(path), **json.loads(arguments))
         except SourceError as error:

@@ -43,7 +43,7 @@ from mmsearch.terminal import size
 log = logging.getLogger(__name__)
 
 CATALOG_NAME = "catalog.sqlite3"
-SCHEMA_REVISION = "0007"
+SCHEMA_REVISION = "0008"
 """The newest revision in `migrations/versions`; revisions are numbered so that older and newer can be told apart."""
 WORDS_REVISION = "0005"
 """The newest revision that indexes the words of all items again."""
@@ -176,6 +176,7 @@ vectors = Table(
     Column("item_id", ForeignKey("items.id", ondelete="CASCADE"), nullable=False),
     Column("generation", Integer, nullable=False),
     Column("data", LargeBinary, nullable=False),  # little-endian float16 [dim], or [tokens, dim]
+    Column("checksum", Integer),  # of `data`, see `stored_vectors.checksum`; NULL: not known
     Index("vectors_item", "model_id", "item_id", unique=True),
     Index("vectors_by_item", "item_id"),
     Index("vectors_generation", "model_id", "generation"),

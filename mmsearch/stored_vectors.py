@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -55,7 +56,7 @@ def shape_of(c: Connection, model_key: str) -> tuple[int, bool]:
 def block_after(c: Connection, model_key: str, kind: Kind, after_id: int, limit: int) -> tuple[np.ndarray, Vectors]:
     """The next `limit` visible items of a kind: ids int64 [n] ascending, and their `Vectors`."""
     rows = c.execute(
-        text(f"SELECT i.id, v.data{_OF_KIND} AND i.id > :after ORDER BY i.id LIMIT :limit"),
+        text(f"SELECT i.id, v.data, v.checksum{_OF_KIND} AND i.id > :after ORDER BY i.id LIMIT :limit"),
         {"key": model_key, "kind": kind, "after": after_id, "limit": limit},
     ).all()
     return _ids(rows), _vectors(c, rows, model_key)
@@ -82,7 +83,7 @@ def tail(c: Connection, model_key: str, kind: Kind, since: int) -> Tail:
         gone = "SELECT id FROM items WHERE generation > :since AND kind = :kind AND visible = 0"
         removed = read_ids(c, gone, parameters)
     dim, is_multi = shape_of(c, model_key)
-    columns = "i.id" if is_multi else "i.id, v.data"
+    columns = "i.id" if is_multi else "i.id, v.data, v.checksum"
     rows = c.execute(text(f"SELECT {columns}{_OF_KIND}{changed} ORDER BY i.id"), parameters).all()
     return Tail(generation, _ids(rows), None if is_multi else _halves(rows, dim), removed, is_whole)
 
@@ -97,7 +98,7 @@ def vectors_of(c: Connection, ids: Sequence[int] | np.ndarray, model_key: str) -
     """The ids (int64, ascending) among `ids` that are visible and have vectors of this model, and those `Vectors`."""
     rows = c.execute(
         text(
-            "SELECT v.item_id, v.data FROM vectors v JOIN items i ON i.id = v.item_id"
+            "SELECT v.item_id, v.data, v.checksum FROM vectors v JOIN items i ON i.id = v.item_id"
             " WHERE v.model_id = (SELECT id FROM models WHERE key = :key) AND i.visible = 1"
             " AND v.item_id IN (SELECT value FROM json_each(:ids)) ORDER BY v.item_id"
         ),
@@ -109,6 +110,16 @@ def vectors_of(c: Connection, ids: Sequence[int] | np.ndarray, model_key: str) -
 def to_blob(vector: np.ndarray) -> bytes:
     """One or more vectors as the database stores them."""
     return vector.astype("<f2").tobytes()
+
+
+def checksum(data: bytes) -> int:
+    """CRC-32 of what `to_blob` made: a flipped bit may leave a vector of unit length, and only its answers wrong."""
+    return zlib.crc32(data)
+
+
+def is_intact(data: object, stored: int | None) -> bool:
+    """Whether `vectors.data` is what it was when `vectors.checksum` was stored, as far as one was."""
+    return isinstance(data, bytes) and (stored is None or checksum(data) == stored)
 
 
 def from_blob(data: bytes, dim: int) -> np.ndarray:
@@ -188,9 +199,9 @@ def checked_items(items: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def _vectors(c: Connection, rows: Sequence[Any], model_key: str) -> Vectors:
-    """Of (id, blob) rows: float32 [n, dim], or a list of [tokens, dim], as the model has it."""
+    """Of (id, blob, checksum) rows: float32 [n, dim], or a list of [tokens, dim], as the model has it."""
     dim, is_multi = shape_of(c, model_key)
-    return [from_blob(_whole(row[1], dim), dim) for row in rows] if is_multi else unit(_halves(rows, dim))
+    return [from_blob(_whole(row, dim), dim) for row in rows] if is_multi else unit(_halves(rows, dim))
 
 
 def _ids(rows: Sequence[Any]) -> np.ndarray:
@@ -198,13 +209,14 @@ def _ids(rows: Sequence[Any]) -> np.ndarray:
 
 
 def _halves(rows: Sequence[Any], dim: int) -> np.ndarray:
-    """float16 [n, dim] from (id, blob) rows; a blob of another length, which only damage can make, gives zeros."""
+    """float16 [n, dim] from (id, blob, checksum) rows; a blob that was damaged gives zeros, which no store takes."""
     if not rows:
         return np.empty((0, 0), np.float16)
-    blobs = [row[1] if len(row[1]) == 2 * dim and isinstance(row[1], bytes) else bytes(2 * dim) for row in rows]
+    blobs = [row[1] if is_intact(row[1], row[2]) and len(row[1]) == 2 * dim else bytes(2 * dim) for row in rows]
     return np.frombuffer(b"".join(blobs), "<f2").reshape(len(rows), dim)
 
 
-def _whole(data: bytes, dim: int) -> bytes:
-    """The vectors of an item, or a zero one where the blob was damaged."""
-    return data if data and isinstance(data, bytes) and len(data) % (2 * dim) == 0 else bytes(2 * dim)
+def _whole(row: Any, dim: int) -> bytes:
+    """The vectors of an item by its (id, blob, checksum), or a zero one where the blob was damaged."""
+    _, data, stored = row
+    return data if data and is_intact(data, stored) and len(data) % (2 * dim) == 0 else bytes(2 * dim)

@@ -228,6 +228,24 @@ def vast_animation(path: Path, side: int) -> Path:
 # ---------------------------------------------------------------- documents
 
 
+def pages_of_one_text(path: Path, pages: int, chars: int = 100_000) -> Path:
+    """A PDF whose pages show the same content, which is stored once: each has a text of its own length."""
+    line = b"(" + b"word alpha beta gamma delta " * 4 + b") Tj 0 -.1 Td\n"
+    content = zlib.compress(b"BT /F1 .1 Tf 10 390 Td\n" + line * (chars // 112 + 1) + b"ET", 9)
+    kids = b" ".join(b"%d 0 R" % (5 + n) for n in range(pages))
+    page = b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 300 400] /Contents 4 0 R /Resources << /Font << /F1 3 0 R >> >> >>"
+    return raw_pdf(
+        path,
+        [
+            b"<< /Type /Catalog /Pages 2 0 R >>",
+            b"<< /Type /Pages /Kids [%s] /Count %d >>" % (kids, pages),
+            b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+            b"<< /Length %d /Filter /FlateDecode >>\nstream\n%s\nendstream" % (len(content), content),
+            *[page] * pages,
+        ],
+    )
+
+
 def raw_pdf(path: Path, objects: Iterable[bytes], trailer: bytes = b"") -> Path:
     """A PDF from its objects, numbered from 1; the first is the catalog."""
     out, starts = io.BytesIO(b"%PDF-1.7\n"), []

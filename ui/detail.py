@@ -11,7 +11,7 @@ from pathlib import Path
 import streamlit as st
 
 from mmsearch import sandbox
-from mmsearch.errors import SourceError
+from mmsearch.errors import SourceError, WorkerFailed
 from mmsearch.items import Item
 from mmsearch.judgements.queries import JudgedQuery
 from mmsearch.library import Library
@@ -92,6 +92,8 @@ def _picture(library: Library, item: Item) -> None:
                 st.caption("A silent excerpt: browsers do not play this file as it is.")
     except SourceError as error:
         st.text(f"This is its preview; the file cannot be shown now: {displayable(error.reason)}.")
+    except WorkerFailed as error:
+        st.text(f"This is its preview; the file cannot be shown now: {displayable(str(error))}.")
 
 
 def _changed_ns(file: Path | None) -> int | None:

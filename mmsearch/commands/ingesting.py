@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmsearch.commands.shared import INTERRUPTED, OK, SOME_FAILED, note
+from mmsearch.commands.shared import FAULT, INTERRUPTED, OK, SOME_FAILED, note
 
 if TYPE_CHECKING:
     from mmsearch.library import Library
@@ -20,6 +20,8 @@ def ingested(library: Library, paths: Sequence[Path], *, as_json: bool, dry_run:
     with EventLines() if as_json else ProgressLines() as telling:
         report = ingest_paths(library, paths, dry_run=dry_run, progress=telling.progress, **options)
     telling.report(report)
+    if report.stopped:
+        return FAULT
     if report.interrupted and report.print_left:
         note(report.sentence())
         return INTERRUPTED

@@ -12,6 +12,7 @@ import typer
 
 from mmsearch.commands.ingesting import ingested
 from mmsearch.commands.shared import (
+    FAULT,
     INTERRUPTED,
     OK,
     SOME_FAILED,
@@ -401,7 +402,7 @@ def use_command(
             note(f"vectors of {count_of(items, 'item')}, {bytes_of_all}{many} beside those of {_called(found, before)}")
             options: dict[str, Any] = {"jobs": jobs, "add_new": False, "change_over": not beside, "dry_run": dry_run}
             code = ingested(found, _places(found), as_json=as_json, **options)
-        if dry_run or code == INTERRUPTED:
+        if dry_run or code in (INTERRUPTED, FAULT):
             raise typer.Exit(code)
         if left := found.catalog.sources_to_embed(key):
             note(f"{count_of(left, 'file')} still to embed, so {before} goes on answering; the same command goes on")

@@ -152,11 +152,18 @@ class _OwnPixelLimit:
 _OWN_PIXEL_LIMIT = _OwnPixelLimit()
 
 
+JPEG_RELIEF = 4
+"""A JPEG may have so many times the pixels of other pictures (never more than `HEADER_LIMIT_PIXELS` by that): it is decoded at a fraction."""
+
+
 def demand_size(image: Image.Image, name: str, limit_pixels: int) -> None:
     """Raises FileTooLarge for an image, or the frame of one, whose header announces more pixels than allowed."""
+    if image.format in {"JPEG", "MPO"}:
+        limit_pixels = max(limit_pixels, min(JPEG_RELIEF * limit_pixels, HEADER_LIMIT_PIXELS))
     if image.width * image.height > limit_pixels:
         raise FileTooLarge(
-            name, f"{image.width} × {image.height} pixels; the limit is {limit_pixels / 1e6:.0f} million"
+            name,
+            f"{image.width} × {image.height} pixels; the limit is {limit_pixels / 1e6:.0f} million (setting max_image_pixels)",
         )
 
 
@@ -275,7 +282,8 @@ def _decoded(
             ratio = long_side / max(image.size)
             image.draft(image.mode, (math.ceil(image.width * ratio), math.ceil(image.height * ratio)))
         ratio = pixel_shape(image)
-        return in_true_shape(to_rgb(ImageOps.exif_transpose(image)), ratio)
+        ImageOps.exif_transpose(image, in_place=True)  # a large picture is copied as rarely as can be
+        return in_true_shape(to_rgb(image), ratio)
 
 
 def decode_tiff_page(
@@ -420,7 +428,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return _from_deep_grey(image)
     if mode == "CMYK":
         return _from_cmyk(image)
-    if mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in image.info:
+    if mode == "RGBA":
+        return _over_white(image)
+    if mode in {"LA", "PA", "RGBa", "La"} or "transparency" in image.info:
         return _over_white(image.convert("RGBA"))
     return image.convert("RGB")
 

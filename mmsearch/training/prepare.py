@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mmsearch import media
 from mmsearch.training.sources import FileRecord, TarMember, is_development, load_files
 
 log = logging.getLogger(__name__)
@@ -109,14 +110,13 @@ def _render_pages(record: FileRecord, archive: tarfile.TarFile, rows) -> None:
 
 
 def _eight_frames(record: FileRecord) -> list[Image.Image]:
-    import decord
-
+    """Evenly spaced, the first and the last among them, as stored. Raises SourceError: see `media.sample_frames`."""
     with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
         file.write(record.member.read())
         file.flush()
-        reader = decord.VideoReader(file.name, num_threads=1)
-        indices = np.linspace(0, len(reader) - 1, FRAMES).round().astype(int)
-        return [Image.fromarray(frame) for frame in reader.get_batch(indices).asnumpy()]
+        shown_at = media.frame_times(file.name)
+        indices = np.linspace(0, len(shown_at) - 1, FRAMES).round().astype(int)
+        return media.sample_frames(file.name, indices=indices, shown_at=shown_at)
 
 
 def _add(archive: tarfile.TarFile, name: str, image: Image.Image) -> None:

@@ -30,6 +30,7 @@ from mmsearch.errors import CatalogError, CorruptIndex
 from mmsearch.filters import absolute
 from mmsearch.integrity import is_preview
 from mmsearch.lock import locked
+from mmsearch.recorded import RECORDED_NAME
 from mmsearch.schema import CATALOG_NAME, is_empty, open_database, translate_error
 
 log = logging.getLogger(__name__)
@@ -153,7 +154,7 @@ def _restore(file: Path, library: Path) -> Backup:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 (Path(folder) / name).replace(target)
             sync(catalog)
-            for leftover in (f"{CATALOG_NAME}-wal", f"{CATALOG_NAME}-shm"):
+            for leftover in (f"{CATALOG_NAME}-wal", f"{CATALOG_NAME}-shm", RECORDED_NAME):
                 (library / leftover).unlink(missing_ok=True)
             catalog.replace(library / CATALOG_NAME)
             sync(library)

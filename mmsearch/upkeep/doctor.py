@@ -28,6 +28,7 @@ from mmsearch.integrity import Gaps
 from mmsearch.items import KINDS, Item, Kind
 from mmsearch.library import PREVIEWS_NAME, Library
 from mmsearch.presence import look_for
+from mmsearch.recorded import find_loss, record
 from mmsearch.schema import CATALOG_NAME
 from mmsearch.stored_vectors import unit
 from mmsearch.terminal import size
@@ -96,6 +97,7 @@ def _examine(library: Library, *, repair: bool, quick: bool, tell: Tell) -> Iter
         yield finding
         if not repair:
             return  # all that follows goes by them
+    yield _recorded(library, repair)
     yield from _order(library, repair)
     yield _lexical(library, repair)
     key = library.model_key
@@ -125,6 +127,18 @@ def _catalog(library: Library) -> Finding:
             "(`mmsearch restore FILE --library DIR`), or move the folder away and ingest again"
         )
     return Finding("catalog", "sound", "SQLite finds the file, its keys and its indexes whole")
+
+
+def _recorded(library: Library, repair: bool) -> Finding:
+    loss = find_loss(library.catalog)
+    if loss is None:
+        return Finding("log", "sound", "the catalog holds what was last recorded of it")
+    what = f"{loss.sentence()}. `mmsearch ingest` of your folders brings back what is missing"
+    finding = Finding("log", "fault", what, max(1, loss.recorded.items - loss.found.items))
+    if repair:
+        record(library.catalog, acknowledged=True)
+        finding.repaired = "what is there now is recorded; nothing is brought back"
+    return finding
 
 
 def _order(library: Library, repair: bool) -> Iterator[Finding]:

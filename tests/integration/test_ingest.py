@@ -21,7 +21,7 @@ from ingest.pipeline import IngestReport, ingest_paths, plan_paths
 from ingest.readers import READER_VERSION
 from mmsearch.embedders.toy import ToyEmbedder
 from mmsearch.library import Library
-from tests import samples
+from tests import poison, samples
 
 
 @pytest.fixture
@@ -609,3 +609,14 @@ def test_another_model_embeds_everything_anew_beside_the_old(library, folder, mo
         assert newer.model_key == "toy-2" and indexed(newer) == before  # ids stay
         assert_consistent(newer)
         assert isinstance(report, IngestReport)
+
+
+def test_text_that_is_cut_is_told_with_the_file(library, tmp_path):
+    """A page with more text than people read is found by what is kept of it."""
+    (tmp_path / "bomb").mkdir()
+    path = poison.pages_of_one_text(tmp_path / "bomb" / "shared.pdf", 2, chars=101_000)
+    report = ingest_paths(library, [path.parent])
+    assert "too much text: cut in shared.pdf (2 items)" in report.sentence() and not report.failures
+    assert report.record()["cut_texts"] == [{"path": str(path), "items": 2}]
+    assert [len(item.text) for item in library.catalog.items(library.catalog.visible_ids(["page"]))] == [100_000] * 2
+    assert library.catalog.items([1])[0].meta["text_cut"] == "beyond 100,000 characters of the item"

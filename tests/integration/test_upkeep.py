@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import sqlite3
 import threading
@@ -20,6 +21,7 @@ from ingest.pipeline import ingest_paths
 from mmsearch.errors import CatalogError, CorruptIndex, LibraryMissing, NewerSchema
 from mmsearch.items import KINDS
 from mmsearch.library import Library
+from mmsearch.recorded import RECORDED_NAME
 from mmsearch.schema import CATALOG_NAME
 from mmsearch.upkeep import doctor
 from mmsearch.upkeep.backup import backup, restore
@@ -143,6 +145,15 @@ def altered(*statements: str, **values: object) -> Callable[[Path], None]:
     return damage
 
 
+def flip_a_sign(folder: Path) -> None:
+    """One bit of one vector: it stays finite and of unit length, and answers otherwise."""
+    with closing(sqlite3.connect(folder / CATALOG_NAME)) as database, database:
+        item, data = database.execute("SELECT item_id, data FROM vectors ORDER BY item_id LIMIT 1").fetchone()
+        vector = np.frombuffer(data, "<f2").copy()
+        vector[np.abs(vector).argmax()] *= -1
+        database.execute("UPDATE vectors SET data = ? WHERE item_id = ?", (vector.tobytes(), item))
+
+
 SOURCE = "(SELECT id FROM sources WHERE name LIKE '%report.pdf')"
 ITEM = f"(SELECT min(id) FROM items WHERE source_id = {SOURCE})"
 IN_SQL: dict[str, tuple[Callable[[Path], None], str]] = {
@@ -171,6 +182,7 @@ IN_SQL: dict[str, tuple[Callable[[Path], None], str]] = {
     "vector-cut": (altered(f"UPDATE vectors SET data = substr(data, 1, 11) WHERE item_id = {ITEM}"), "vectors"),
     "vector-of-another-length": (altered(f"UPDATE vectors SET data = CAST(data || data AS BLOB) WHERE item_id = {ITEM}"), "vectors"),
     "vector-infinite": (altered(f"UPDATE vectors SET data = :all WHERE item_id = {ITEM}", all=b"\x00\x7c" * 64), "vectors"),
+    "vector-bit-flipped": (flip_a_sign, "vectors"),
     "vector-of-offline-file-lost": (
         altered(
             f"DELETE FROM vectors WHERE item_id = {ITEM}", f"UPDATE items SET visible = 0 WHERE source_id = {SOURCE}",
@@ -224,6 +236,91 @@ def test_rows_that_cannot_be_are_found_and_repaired(
         assert answers(library) == expected
 
 
+def test_a_flipped_bit_answers_nothing_when_a_store_is_filled(made: Path, folder: Path, caplog) -> None:
+    flip_a_sign(folder)
+    for file in snapshots(folder):
+        file.unlink()
+    with mmsearch.open(folder) as library:
+        (item,) = library.catalog.items([1])
+        held = library.store(item.kind).ids()
+        assert 1 not in held and "1 stored vectors are damaged" in caplog.text
+        ids, vectors = library.catalog.vectors_of([1], str(library.model_key))
+        assert ids.tolist() == [1] and not vectors.any()
+
+
+def with_its_log(folder: Path, to: Path, files: Path) -> Path:
+    """A copy of a library, made while a writer still has it open: its last commits are in the write-ahead log alone."""
+    with mmsearch.open(folder) as library:
+        ingest_paths(library, [files])
+        shutil.copytree(folder, to, ignore=shutil.ignore_patterns("lock", "*-shm"))
+    assert (to / f"{CATALOG_NAME}-wal").stat().st_size > 0
+    return to
+
+
+def lose_log(library: Path) -> None:
+    (library / f"{CATALOG_NAME}-wal").unlink()
+
+
+def cut_log(library: Path) -> None:
+    log = library / f"{CATALOG_NAME}-wal"
+    os.truncate(log, log.stat().st_size // 2)
+
+
+def cut_the_end_of_the_log(library: Path) -> None:
+    log = library / f"{CATALOG_NAME}-wal"
+    os.truncate(log, log.stat().st_size - 100)
+
+
+class TestALostLog:
+    @pytest.fixture
+    def more(self, made: Path, tmp_path: Path) -> Path:
+        """The files of the library, and one that is ingested last."""
+        files = tmp_path / "more"
+        files.mkdir()
+        samples.photo(files / "late.png", (1, 200, 100))
+        return files
+
+    def test_a_log_that_is_there_is_no_fault(self, folder: Path, more: Path, tmp_path: Path) -> None:
+        with mmsearch.open(with_its_log(folder, tmp_path / "copy", more)) as library:
+            assert library.search("late") and faults(library, quick=True) == []
+
+    @pytest.mark.parametrize("lose", [lose_log, cut_log, cut_the_end_of_the_log])
+    def test_it_is_found_said_and_kept_on_record(
+        self, folder: Path, more: Path, tmp_path: Path, lose: Callable[[Path], None], caplog
+    ) -> None:
+        with mmsearch.open(folder) as before:
+            generation, count = before.catalog.generation(), sum(before.item_counts().values())
+        copy = with_its_log(folder, tmp_path / "copy", more)
+        lose(copy)
+        with mmsearch.open(copy) as library:
+            (finding,) = (one for one in examine(library, quick=True) if one.check == "log")
+            assert finding.state == "fault" and "was lost or cut" in finding.what
+            assert f"with {count + 1} items was recorded" in finding.what
+            assert library.catalog.generation() >= generation
+            ingest_paths(library, [more])  # goes beyond what was recorded, and does not hide it
+            assert "was lost or cut" in caplog.text
+            assert library.search("late")
+        with mmsearch.open(copy) as library:
+            assert faults(library, quick=True) == ["log"]
+            assert is_sound(examine(library, quick=True, repair=True))
+            assert faults(library, quick=True) == []
+
+    def test_an_older_backup_is_no_loss(self, folder: Path, more: Path, tmp_path: Path) -> None:
+        backup(folder, tmp_path / "a.zip")
+        with mmsearch.open(folder) as library:
+            ingest_paths(library, [more])
+        (folder / CATALOG_NAME).unlink()
+        restore(tmp_path / "a.zip", folder)
+        with mmsearch.open(folder) as library:
+            assert "log" not in faults(library, quick=True)
+
+    @pytest.mark.parametrize("odd", [b"", b"{", b"[]", b'{"schema": 1, "state": 3, "loss": null}', b"\xff"])
+    def test_a_damaged_record_says_nothing(self, folder: Path, odd: bytes) -> None:
+        (folder / RECORDED_NAME).write_bytes(odd)
+        with mmsearch.open(folder) as library:
+            assert faults(library, quick=True) == []
+
+
 def snapshots(folder: Path) -> list[Path]:
     return sorted(
         file
@@ -236,7 +333,7 @@ def many_vectors(folder: Path) -> Path:
     """The library's own vectors as those of a model that gives each item three, so that its snapshots are of the other kind."""
     with closing(sqlite3.connect(folder / CATALOG_NAME)) as database, database:
         database.execute("UPDATE models SET is_multi_vector = 1")
-        database.execute("UPDATE vectors SET data = CAST(data || data || data AS BLOB)")
+        database.execute("UPDATE vectors SET data = CAST(data || data || data AS BLOB), checksum = NULL")
         database.execute("DELETE FROM calibrations")
     for file in snapshots(folder):
         file.unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -14,7 +15,8 @@ import pytest
 from ingest import readers
 from ingest.scan import hash_file
 from ingest.workers import Event, Limits, Task, WorkerPool, read_message, write_message
-from mmsearch.errors import CorruptFile, DecodeTimeout, EncryptedFile, FileTooLarge, MMSearchError
+from mmsearch import sandbox
+from mmsearch.errors import CorruptFile, DecodeTimeout, EncryptedFile, FileTooLarge, WorkerFailed
 from tests import samples
 
 BUDGET = {"page": 50_176, "image": 12_544, "clip": 12_544}
@@ -213,6 +215,16 @@ def test_the_deadline_counts_from_the_last_progress(bad_decoders):
 
 
 @pytest.mark.slow
+def test_a_file_has_a_deadline_as_a_whole_too(bad_decoders, monkeypatch):
+    """However steadily it goes on: what came until then stays."""
+    monkeypatch.setattr("ingest.workers.TOTAL_DEADLINES", 1)
+    slow = samples.pdf(bad_decoders / "slow.pdf", ["a"] * 20)  # 14 s in all
+    events = do(tasks(slow), limits=Limits(deadline_s=3.0))
+    assert events[0].type == "draft" and len(events) < 20
+    assert isinstance(events[-1].error, DecodeTimeout) and "more than 3 s in all" in events[-1].error.reason
+
+
+@pytest.mark.slow
 def test_workers_wait_for_a_busy_parent_without_being_killed(tmp_path):
     path = samples.pdf(tmp_path / "a.pdf", [f"page {n}" for n in range(40)])
     seen = []
@@ -259,11 +271,104 @@ def test_workers_die_with_their_parent(bad_decoders):
     assert wait_until(lambda: not any(psutil.pid_exists(worker.pid) and worker.is_running() for worker in workers), 5)
 
 
-def test_a_worker_that_does_not_start_is_no_fault_of_the_file(tmp_path, monkeypatch):
-    (tmp_path / "sitecustomize.py").write_text("import os; os._exit(3)")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(MMSearchError, match="does not start"):
-        do(tasks(samples.photo(tmp_path / "a.png")))
+class TestWorkersThatDieWhileTheyStart:
+    @pytest.fixture(autouse=True)
+    def short_waits(self, monkeypatch):
+        monkeypatch.setattr("ingest.workers.START_WAITS_S", (0.01, 0.01))
+
+    def test_one_that_starts_at_another_attempt_reads_everything(self, tmp_path, monkeypatch):
+        starts_that_die(tmp_path, monkeypatch, 2)
+        events = do(tasks(samples.photo(tmp_path / "a.png"), samples.photo(tmp_path / "b.png")))
+        assert [event.type for event in events] == ["draft", "done"] * 2
+
+    def test_the_others_do_without_it(self, tmp_path, monkeypatch):
+        starts_that_die(tmp_path, monkeypatch, 10_000, but=1)
+        todo = tasks(*(samples.photo(tmp_path / f"{n}.png") for n in range(8)))
+        events = do(todo, jobs=2)
+        assert sorted(event.task.key for event in events if event.type == "done") == list(range(8))
+
+    @pytest.mark.parametrize(
+        ("death", "said"),
+        [
+            ("os.kill(os.getpid(), 9)", "lack of memory"),
+            ("os._exit(3)", r"exit status 3"),
+            ("print('x' * 99)", "nonsense"),
+        ],
+        ids=["killed", "exits", "talks"],
+    )
+    def test_where_none_starts_no_file_is_to_blame(self, tmp_path, monkeypatch, death: str, said: str):
+        starts_that_die(tmp_path, monkeypatch, 10_000, death=f"{death}; sys.stdout.flush()")
+        with pytest.raises(WorkerFailed, match=f"{said}.*--jobs 1"):
+            do(tasks(samples.photo(tmp_path / "a.png")))
+
+    def test_a_machine_that_makes_no_process(self, tmp_path, monkeypatch):
+        def refuse(*_: object, **__: object) -> None:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+        monkeypatch.setattr("ingest.workers.subprocess.Popen", refuse)
+        with pytest.raises(WorkerFailed, match="temporarily unavailable"):
+            do(tasks(samples.photo(tmp_path / "a.png")))
+
+    def test_the_next_reading_starts_afresh(self, tmp_path, monkeypatch):
+        starts_that_die(tmp_path, monkeypatch, 3)
+        todo = tasks(samples.photo(tmp_path / "a.png"))
+        with WorkerPool(BUDGET, jobs=1) as pool:
+            with pytest.raises(WorkerFailed):
+                list(pool.read(todo))
+            assert [event.type for event in pool.read(todo) if event] == ["draft", "done"]
+
+
+def starts_that_die(folder: Path, monkeypatch, count: int, *, but: int | None = None, death="os.kill(os.getpid(), 9)"):
+    """The first `count` decoding processes die before they are ready, but for that number `but` (from 0)."""
+    (folder / "patch").mkdir()
+    (folder / "patch" / "sitecustomize.py").write_text(
+        DYING.format(folder=str(folder), count=count, but=but, death=death)
+    )
+    monkeypatch.syspath_prepend(str(folder / "patch"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder / "patch"), str(Path(__file__).parents[2])]))
+
+
+DYING = """
+import os, sys
+if "ingest.workers" in sys.orig_argv or "mmsearch.sandbox" in sys.orig_argv:
+    log = os.open({folder!r} + "/starts", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(log, b".")
+    number = os.fstat(log).st_size - 1
+    if number < {count} and number != {but}:
+        {death}
+"""
+
+
+class TestAnIngestWithoutDecodingProcesses:
+    """The real command: what could be read before stays, no file is noted as bad, and the exit code is that of our fault."""
+
+    def ingest(self, folder: Path):
+        command = [sys.executable, "-P", "-m", "mmsearch", "ingest", str(folder / "things"), "--jobs", "1"]
+        env = os.environ | {"MMSEARCH_MODEL": "toy", "MMSEARCH_LIBRARY": str(folder / "index_data")}
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+
+    @pytest.mark.parametrize("kind", ["photo", "document"])
+    def test_it_says_so_and_the_same_command_goes_on(self, tmp_path, monkeypatch, kind: str):
+        (tmp_path / "things").mkdir()
+        make = samples.photo if kind == "photo" else samples.pdf
+        make(tmp_path / "things" / f"a.{'png' if kind == 'photo' else 'pdf'}")
+        starts_that_die(tmp_path, monkeypatch, 3)  # the waits are real
+        stopped = self.ingest(tmp_path)
+        assert stopped.returncode == 70, stopped.stderr
+        assert "lack of memory" in stopped.stderr and "fault of mmsearch" not in stopped.stderr
+        assert "failed" not in stopped.stderr.replace("a decoding process", "")
+        done = self.ingest(tmp_path)
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_single_decoder_that_dies_while_it_starts(tmp_path, monkeypatch):
+    """The picture to search with: it is tried again, and is not called damaged."""
+    monkeypatch.setattr(sandbox, "START_WAITS_S", (0.01, 0.01))
+    photo = samples.photo(tmp_path / "a.png", (255, 0, 0))
+    starts_that_die(tmp_path, monkeypatch, 5)
+    with pytest.raises(WorkerFailed, match="signal 9"):
+        sandbox.query_image(photo, max_pixels=10_000)
+    assert sandbox.query_image(photo, max_pixels=10_000).getpixel((5, 5)) == (255, 0, 0)
 
 
 def test_messages_from_a_worker_are_not_trusted():

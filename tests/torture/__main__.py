@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.torture import attacks, crowd, disks, fuzz, globs, heavy, kills, memory, moves
+from tests.torture import attacks, crowd, damage, disks, fuzz, globs, heavy, kills, memory, moves
 
 
 def main() -> None:
@@ -108,6 +108,11 @@ def attack_page(arguments: argparse.Namespace) -> dict[str, Any]:
         return attacks.attack(Path(folder), say=say)
 
 
+def damage_library(arguments: argparse.Namespace) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="mmsearch-torture-") as folder:
+        return damage.attack(Path(folder), say=say)
+
+
 def read_poison(arguments: argparse.Namespace) -> dict[str, Any]:
     return heavy.summary(heavy.read_all(say=say))
 
@@ -144,6 +149,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "moves": move_files,
     "crowd": gather_crowd,
     "attacks": attack_page,
+    "damage": damage_library,
     "poison": read_poison,
     "fuzz": fuzz_files,
     "globs": match_globs,

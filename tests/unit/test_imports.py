@@ -20,7 +20,7 @@ LAYERS = [
     {"mmsearch.judgements"},
     {"ingest", "mmsearch.search", "mmsearch.training", "mmsearch.evaluation", "mmsearch.demo", "mmsearch.examples", "mmsearch.adapt",
      "mmsearch.judgements.places", "mmsearch.judgements.queries", "mmsearch.upkeep"},
-    {"mmsearch.library"},
+    {"mmsearch.library", "mmsearch.recorded"},
     {"mmsearch.catalog", "mmsearch.vectors", "mmsearch.embedders"},
     {
         "mmsearch.indexing", "mmsearch.integrity", "mmsearch.lexical", "mmsearch.filters", "mmsearch.plan", "mmsearch.schema",

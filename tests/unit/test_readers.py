@@ -16,7 +16,8 @@ from ingest import clips, readers, subtitles, video
 from mmsearch import media
 from mmsearch.errors import CorruptFile, EncryptedFile, FileTooLarge, SourceError, UnsupportedFile
 from mmsearch.items import ItemDraft, Source
-from mmsearch.media import load_pymupdf
+from mmsearch.media import limits, load_pymupdf
+from mmsearch.plain_text import readable
 from tests import poison, samples
 
 BUDGET = {"page": 200_704, "image": 50_176, "clip": 12_544}
@@ -373,9 +374,86 @@ def test_frames_are_looked_at_in_steps_however_absurd_their_times():
 def test_long_texts_and_names_are_cut(tmp_path):
     """What a reader hands on stays small: a worker's message has a limit."""
     (draft,), _ = read(poison.wordy_film(tmp_path / "a.mp4"))
-    assert len(draft.text) == clips.MAX_TEXT_CHARS and draft.text.startswith("word0 xxx")
+    assert len(draft.text) == readers.MAX_TEXT_CHARS and draft.text.startswith("word0 xxx")
     (draft,), _ = read(poison.jpeg_with_endless_exif(tmp_path / "a.jpg"))
     assert len(draft.meta["camera"]) == 100
+
+
+class TestTextBombs:
+    """What a file's items may take together, in text, number and previews."""
+
+    def test_pages_that_share_one_text(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(readers, "max_file_text_chars", lambda size_bytes: 250_000 if size_bytes < 100_000 else 0)
+        drafts, notes = read(poison.pages_of_one_text(tmp_path / "a.pdf", 5, chars=101_000))
+        assert [len(draft.text) for draft in drafts] == [100_000, 100_000, 50_000, 0, 0]
+        assert [draft.meta["text_cut"] for draft in drafts] == [
+            *["beyond 100,000 characters of the item"] * 2,
+            *["beyond 250,000 characters of the file"] * 3,
+        ]
+        assert notes["cut_texts"] == 5 and [draft.text_source for draft in drafts] == [*["layer"] * 3, None, None]
+
+    def test_a_page_within_the_limit_is_whole(self, tmp_path):
+        ((draft,), notes) = read(poison.pages_of_one_text(tmp_path / "a.pdf", 1, chars=95_000))
+        assert 95_000 < len(draft.text) <= 100_000 and not notes["cut_texts"] and "text_cut" not in draft.meta
+
+    def test_the_limit_of_a_file_leaves_books_whole(self):
+        bible, bytes_of_it = 4_300_000, 1_300_000  # as EPUB, packed
+        assert readers.max_file_text_chars(bytes_of_it) > bible
+        assert readers.max_file_text_chars(65_000) < 2_600_000  # of 20,000,000 in the bomb
+        assert readers.max_file_text_chars(1 << 40) == 50_000_000
+
+    def test_characters_that_stand_for_many(self, tmp_path):
+        source = Source(tmp_path / "a.svg", "0" * 64, 1000, 0)
+        reading = readers.Reading(BUDGET)
+        cut = readers._Allowance(source, reading).cut(ItemDraft(source, "page", 0, text="\ufdfa" * 90_000))
+        assert len(readable(cut.text)) <= readers.MAX_TEXT_CHARS and reading.notes["cut_texts"] == 1
+
+    def test_more_items_than_a_file_may_have(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(readers, "MAX_ITEMS", 2)
+        path = samples.scenes(tmp_path / "a.mp4", [3.0, 3.0, 3.0], fps=5)
+        reading, found = readers.Reading(BUDGET, max_pages=1), []
+        with pytest.raises(FileTooLarge, match="more than 2 items"):
+            found.extend(one for one in readers.read_items(Source(path, "0" * 64, 9, 0), BUDGET, reading=reading))
+        # `extend` keeps what came before the error
+        assert [draft.ordinal for draft in found] == [0, 1]
+
+    def test_previews_beyond_the_limit_are_left_out(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(readers, "max_file_preview_bytes", lambda size_bytes: 1)
+        (draft,), _ = read(samples.photo(tmp_path / "a.png"))
+        assert draft.preview is None and draft.images
+
+    def test_subtitles_that_are_all_shown_at_once(self):
+        cues = [clips.Cue(0.0, 100.0, f"line {n} " + "x" * 1000) for n in range(10_000)]
+        assert len(clips.text_within(cues, 0.0, 1.0)) < 103_000
+
+
+class TestPixelsByMemory:
+    """How large a picture is decoded where no setting says it."""
+
+    @pytest.mark.parametrize(
+        ("gigabytes", "millions"), [(2, 100), (16, 134), (32, 268), (512, 400)], ids=["2", "16", "32", "512"]
+    )
+    def test_the_limit_follows_the_memory(self, monkeypatch, gigabytes: int, millions: int):
+        monkeypatch.setattr(limits, "machine_memory_bytes", lambda: gigabytes << 30)
+        assert limits.default_image_pixels() // 1_000_000 == millions
+
+    def test_a_container_has_less(self, tmp_path, monkeypatch):
+        whole = limits.machine_memory_bytes()
+        (tmp_path / "max").write_text(f"{1 << 28}\n")
+        (tmp_path / "none").write_text("max\n")
+        monkeypatch.setattr(limits, "_CGROUP_LIMITS", (str(tmp_path / "none"),))
+        assert limits.machine_memory_bytes() >= (whole or 0)
+        monkeypatch.setattr(limits, "_CGROUP_LIMITS", (str(tmp_path / "none"), str(tmp_path / "max")))
+        assert limits.machine_memory_bytes() == 1 << 28
+
+    def test_a_jpeg_may_be_four_times_as_large(self, tmp_path):
+        """It is decoded at a fraction: a phone's 200 megapixels cost little."""
+        ((draft,), _) = read(samples.photo(tmp_path / "a.jpg", size=(200, 200)), max_image_pixels=10_000)
+        assert draft.meta["width"] == 200
+        with pytest.raises(FileTooLarge, match="setting max_image_pixels"):
+            read(samples.photo(tmp_path / "b.jpg", size=(201, 200)), max_image_pixels=10_000)
+        with pytest.raises(FileTooLarge):
+            read(samples.photo(tmp_path / "b.png", size=(200, 200)), max_image_pixels=10_000)
 
 
 def test_limits_hold_beyond_the_first_page_of_a_picture(tmp_path):
