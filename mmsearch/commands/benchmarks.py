@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mmsearch.commands.shared import OK, SOME_FAILED, DeviceOption, JsonOption, note
+from mmsearch.commands.shared import OK, SOME_FAILED, DeviceOption, FamilyOption, JsonOption, named_model, note
 
 if TYPE_CHECKING:
     from mmsearch.evaluation.mbeir.report import Report as MBeirReport
@@ -65,6 +65,7 @@ def mmeb_v2_command(
     limit: LimitOption = None,
     frames: FramesOption = None,
     cache: CacheOption = None,
+    family: FamilyOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
@@ -91,7 +92,7 @@ def mmeb_v2_command(
     finished = run_benchmark(
         picked,
         lambda task: load_task(task, data),
-        model,
+        named_model(model, family) or model,
         place,
         device=device,
         dtype=dtype,
@@ -122,6 +123,7 @@ def m_beir_command(
     tasks: TasksOption = None,
     limit: LimitOption = None,
     cache: CacheOption = None,
+    family: FamilyOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
@@ -148,7 +150,7 @@ def m_beir_command(
     finished = run_benchmark(
         chosen(own, tasks or ()),
         lambda task: load_task(task, data),
-        model,
+        named_model(model, family) or model,
         place,
         device=device,
         dtype=dtype,
