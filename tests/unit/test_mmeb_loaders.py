@@ -6,7 +6,8 @@ import json
 import pickle
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from mmsearch.errors import DatasetError
 from mmsearch.evaluation.mmeb.data import TaskData, load_task
 from mmsearch.evaluation.mmeb.frames import SAVED, chosen, frames_in, save_frames, spread, stepped
 from mmsearch.evaluation.mmeb.hub import MEDIA_HUB, read_rows, row_files
-from mmsearch.evaluation.mmeb.tasks import TASKS, Task
+from mmsearch.evaluation.mmeb.tasks import TASKS, Task, in_protocol
 from mmsearch.pictures import FilePicture, Picture
 from tests import mmeb_sets, samples
 from tests.mmeb_sets import CANDIDATES, FRAMES, MVBENCH, PAGES, QUERIES, question
@@ -260,6 +261,53 @@ def test_activitynet_asks_yes_or_no(data: Path) -> None:
     query = load(data, "ActivityNetQA").queries[1]
     assert query.side.prompt == f"{ASKED}{question(1)[:-1]}? (A) yes; (B) no."
     assert query.candidates == ("yes", "no") and query.labels == ("no",)
+
+
+@pytest.fixture
+def of_qwen(data: Path) -> Callable[[str], TaskData]:
+    """A task as Qwen3-VL-Embedding's own evaluation reads it, with 10 frames of a video."""
+    return lambda name: load_task(replace(in_protocol(TASKS[name], "qwen3vl_embedding"), frames=10), data)
+
+
+def test_words_of_qwens_own_evaluation(of_qwen: Callable[[str], TaskData]) -> None:
+    """What models with prompts of their own read: instruction and text. Prompts of VLM2Vec are the same in both."""
+    video_question = "Given a video and a question, select the most accurate answer from the provided candidates. Return only the exact text of your chosen answer."
+    ego = of_qwen("EgoSchema").queries[2].side
+    assert (ego.instruction, ego.text) == (
+        video_question,
+        f"{question(2)} A. red. B. green. C. blue. D. white. E. black.",
+    )
+    next_qa = of_qwen("NExTQA")
+    assert next_qa.queries[2].candidates == ("(A) red", "(B) green", "(C) blue", "(D) white", "(E) black")
+    assert next_qa.queries[2].labels == ("(C) blue",) and next_qa.candidates["(C) blue"].text == "(C) blue"
+    assert (
+        of_qwen("MSVD").queries[0].side.instruction == "Find the video snippet that corresponds to the given summary."
+    )
+    page = of_qwen("ViDoRe_arxivqa").queries[0].side
+    assert page.instruction == "Find a document image that matches the given query." and page.text == question(0)
+    text, picture, video = (query.side.instruction for query in of_qwen("MomentSeeker").queries)
+    assert text == "Find the clip that corresponds to the given text."
+    assert picture == "Select the video clip that aligns with the given text and image."
+    assert video == "Find the clip that corresponds to the given sentence and video segment."
+    assert of_qwen("K700").queries[0].side.instruction == "Recognize the category of the video content."
+
+
+def test_candidate_clips_of_a_video_have_eight_frames_whatever_the_video_has(
+    of_qwen: Callable[[str], TaskData],
+) -> None:
+    loaded = of_qwen("QVHighlight")
+    assert len(loaded.queries[0].side.pictures) == 10
+    assert {len(side.pictures) for side in loaded.candidates.values()} == {3, 8}  # the folders hold 3 and 9
+
+
+def test_captions_of_pictures_are_stripped_in_qwens_evaluation(tmp_path: Path) -> None:
+    row = {
+        "qry_inst": "<|image_1|>\nFind a news image that matches the provided caption:", "qry_text": "rain",
+        "tgt_inst": "<|image_1|>\nRepresent the given image with related text information:", "tgt_text": [" wet \n"], "tgt_img_path": POOL[:1],
+    }  # fmt: skip
+    (ours,) = image_rows(tmp_path, "EDIS", [row]).candidates.values()
+    (candidate,) = load_task(in_protocol(TASKS["EDIS"], "qwen3vl_embedding"), tmp_path).candidates.values()
+    assert (candidate.text, ours.text) == ("wet", " wet \n") and candidate.prompt == ours.prompt
 
 
 def test_mvbench_goes_through_its_20_parts(data: Path) -> None:

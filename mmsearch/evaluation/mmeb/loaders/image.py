@@ -44,7 +44,8 @@ def text_to_image(task: Task, data: Path) -> TaskData:
     def query(row: Row) -> tuple[str, bool]:
         return f"{row['qry_inst'].replace(PHI_IMAGE_TOKEN, IMAGE_TOKEN)} {row['qry_text']}{breaks}", False
 
-    return _collect(task, data, query, _pictures(bare_end="\n", name=lambda path, caption: path))
+    worded = str.strip if task.protocol == "qwen3vl_embedding" else str
+    return _collect(task, data, query, _pictures(bare_end="\n", name=lambda path, caption: path, worded=worded))
 
 
 def image_to_image(task: Task, data: Path) -> TaskData:
@@ -104,8 +105,9 @@ def _texts(collector: Collector, row: Row, pictures: Pictures) -> list[str]:
     return [collector.candidate(text, text_side, text) for text in texts]
 
 
-def _pictures(*, bare_end: str, name: Callable[[str, str], str]) -> Candidates:
-    """Args: `bare_end` ends the prompt of a picture without words; `name` makes a candidate's name of path and words."""
+def _pictures(*, bare_end: str, name: Callable[[str, str], str], worded: Callable[[str], str] = str) -> Candidates:
+    """Args: `bare_end` ends the prompt of a picture without words; `name` makes a candidate's name of path and words; `worded` makes of its
+    words what models with prompts of their own read."""
 
     def candidates(collector: Collector, row: Row, pictures: Pictures) -> list[str]:
         paths, captions = row["tgt_img_path"], row["tgt_text"]
@@ -123,7 +125,7 @@ def _pictures(*, bare_end: str, name: Callable[[str, str], str]) -> Candidates:
             return Side(
                 prompt=f"{IMAGE_TOKEN} {words}".replace(" \n", "\n") + end,
                 instruction=_instruction(row["tgt_inst"]),
-                text=caption if has_words else "",
+                text=worded(caption) if has_words else "",
                 pictures=(pictures[path],),
             )
 

@@ -18,7 +18,7 @@ from PIL import Image
 from mmsearch.errors import DatasetError
 from mmsearch.evaluation.mmeb.data import Collector, Side, TaskData, TaskQuery
 from mmsearch.evaluation.mmeb.hub import read_rows, row_files, table_cache
-from mmsearch.evaluation.mmeb.prompts import filled, words_of
+from mmsearch.evaluation.mmeb.prompts import filled, told, words_of
 from mmsearch.evaluation.mmeb.tasks import Task
 from mmsearch.pictures import BytesPicture
 from mmsearch.training.datasets.rows import Table
@@ -70,7 +70,7 @@ def pages(task: Task, data: Path) -> TaskData:
         for name in judged:
             collector.candidate(name, page, name)
         text = row["query"]
-        side = Side(filled(task.query, text), words_of(task.query), text, kind="page")
+        side = Side(filled(task.query, text), told(task), text, kind="page")
         return TaskQuery(key, side, tuple(judged), tuple(judged.values()))
 
     asked = read_rows(row_files(task, data, "queries"))
