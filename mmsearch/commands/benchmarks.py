@@ -51,6 +51,23 @@ FramesOption = Annotated[
         "--frames", min=1, metavar="N", help="Of a video, at most [default: what the model was made for, else 8]."
     ),
 ]
+
+
+class Pictures(StrEnum):
+    upright = "upright"
+    plain = "plain"
+    plain_on_white = "plain_on_white"
+
+
+DecodingOption = Annotated[
+    Pictures | None,
+    typer.Option(
+        "--decoding",
+        help="Pictures as the application decodes them (upright: turned by EXIF, alpha on white), or as the reference (plain) or Qwen's "
+        "code does [default: as the evaluation that the model's makers published].",
+        show_default=False,
+    ),
+]
 CacheOption = Annotated[
     Path | None, typer.Option("--cache", metavar="DIR", help="Where vectors are kept [default: <out>/vectors].")
 ]
@@ -65,6 +82,7 @@ def mmeb_v2_command(
     limit: LimitOption = None,
     frames: FramesOption = None,
     cache: CacheOption = None,
+    decoding: DecodingOption = None,
     family: FamilyOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
@@ -98,6 +116,7 @@ def mmeb_v2_command(
         dtype=dtype,
         limit=limit,
         cache=cache,
+        decoding=decoding.value if decoding else None,
         frames=frames,
         watcher=_Lines(),
     )
@@ -123,6 +142,7 @@ def m_beir_command(
     tasks: TasksOption = None,
     limit: LimitOption = None,
     cache: CacheOption = None,
+    decoding: DecodingOption = None,
     family: FamilyOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
@@ -156,6 +176,7 @@ def m_beir_command(
         dtype=dtype,
         limit=limit,
         cache=cache,
+        decoding=decoding.value if decoding else None,
         watcher=_Lines(),
     )
     if finished.is_first:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import pickle
 import re
@@ -13,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image, ImageOps
 
 from mmsearch.errors import DatasetError
 from mmsearch.evaluation.mmeb.data import TaskData, load_task
@@ -22,6 +25,7 @@ from mmsearch.evaluation.mmeb.tasks import TASKS, Task, in_protocol
 from mmsearch.pictures import FilePicture, Picture
 from tests import mmeb_sets, samples
 from tests.mmeb_sets import CANDIDATES, FRAMES, MVBENCH, PAGES, QUERIES, question
+from tests.tiny_models import picture
 from tests.training_sets import number_of
 
 IMAGE, VIDEO = "<|image_pad|>\n", "<|video_pad|> "
@@ -422,6 +426,61 @@ def beir(folder: Path, name: str, judged: Sequence[tuple[Any, Any, int]], pages:
     return load_task(task, folder)
 
 
+def test_pages_are_decoded_from_the_file_that_the_reference_writes(tmp_path: Path) -> None:
+    """It reads pages through `datasets`, which turns them by EXIF, and saves VisRAG's by the end of their ids: a JPEG once more."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    shown, deep = picture(40, 24), Image.fromarray(np.linspace(0, 65535, 200).astype(np.uint16).reshape(10, 20))
+    photo, scan = io.BytesIO(), io.BytesIO()
+    shown.save(photo, "JPEG", exif=exif, quality=95)
+    deep.save(scan, "PNG")
+    pages = {"turned.jpg": photo, "turned.png": photo, "deep.png": scan, "deep.jpg": scan, "none": photo}
+    for name in ("VisRAG_PlotQA", "ViDoRe_docvqa"):
+        task = TASKS[name]
+        corpus = [
+            {"corpus-id": page, "image": {"bytes": file.getvalue(), "path": None}} for page, file in pages.items()
+        ]
+        mmeb_sets.write_rows(tmp_path / task.hub, "corpus", task.split, corpus)
+        mmeb_sets.write_rows(tmp_path / task.hub, "queries", task.split, [{"query-id": "q", "query": "which?"}])
+        qrels = [{"query-id": "q", "corpus-id": page, "score": 1} for page in pages]
+        mmeb_sets.write_rows(tmp_path / task.hub, "qrels", task.split, qrels)
+
+    def seen(task: Task, page: str) -> Image.Image:
+        return load_task(task, tmp_path).candidates[page].pictures[0].open()
+
+    def reference(page: str, suffix: str) -> Image.Image:
+        upright = ImageOps.exif_transpose(Image.open(io.BytesIO(pages[page].getvalue())))
+        upright.save(tmp_path / f"page{suffix}")
+        return Image.open(tmp_path / f"page{suffix}").convert("RGB")
+
+    visrag, vidore = TASKS["VisRAG_PlotQA"], TASKS["ViDoRe_docvqa"]
+    for page in ("turned.jpg", "turned.png", "deep.png"):
+        assert seen(visrag, page).tobytes() == reference(page, page[-4:]).tobytes(), page
+        assert seen(vidore, page).tobytes() == reference(page, ".png").tobytes(), page
+    assert seen(visrag, "turned.jpg").size == (24, 40)
+    assert seen(visrag, "turned.jpg").tobytes() != seen(visrag, "turned.png").tobytes(), "compressed a second time"
+    assert seen(visrag, "none").size == (40, 24), "it cannot be saved there: as it is"
+    assert seen(replace(visrag, decoding="upright"), "turned.jpg").tobytes() == seen(vidore, "turned.jpg").tobytes()
+    pictures = (
+        load_task(visrag, tmp_path).candidates["turned.jpg"].pictures,
+        load_task(vidore, tmp_path).candidates["turned.jpg"].pictures,
+    )
+    assert len({one[0].content_key() for one in pictures} | {hashlib.sha1(photo.getvalue()).hexdigest()}) == 3
+
+
+@pytest.mark.parametrize("name", ["MSCOCO_i2t", "MSR-VTT", "QVHighlight", "MomentSeeker", "ViDoRe_docvqa"])
+def test_every_picture_is_decoded_as_the_task_says(name: str, data: Path) -> None:
+    for task, decoding in (
+        (TASKS[name], "plain"),
+        (in_protocol(TASKS[name], "qwen3vl_embedding"), "plain_on_white"),
+        (replace(TASKS[name], decoding="upright"), "upright"),
+    ):
+        loaded = load_task(task, data)
+        sides = [*(query.side for query in loaded.queries), *loaded.candidates.values()]
+        pictures = [picture for side in sides for picture in side.pictures]
+        assert pictures and {getattr(picture, "decoding", None) for picture in pictures} == {decoding}
+
+
 def test_judged_pages_come_first_the_highest_judgement_and_the_first_page_of_an_id_count(tmp_path: Path) -> None:
     judged = [("q", "c", 1), ("q", "c", 3), ("q", "b", 2), ("q", "c", 2), ("r", "a", 1)]
     loaded = beir(tmp_path, "VisRAG_PlotQA", judged, ["a", "b", "c", "a"])
@@ -452,11 +511,11 @@ def test_tables_without_a_needed_column_are_named(tmp_path: Path) -> None:
 
 def test_pages_keep_their_bytes_and_have_their_key(data: Path) -> None:
     page = load(data, "ViDoRe_arxivqa").candidates["3"].pictures[0]
-    other = load(data, "VisRAG_ArxivQA").candidates["3"].pictures[0]
+    other = load(data, "ViDoRe_docvqa").candidates["3"].pictures[0]
     assert (
         page.content_key()
         == other.content_key()
-        != load(data, "VisRAG_ArxivQA").candidates["2"].pictures[0].content_key()
+        != load(data, "ViDoRe_docvqa").candidates["2"].pictures[0].content_key()
     )
     assert number_of(pickle.loads(pickle.dumps(page)).open()) == 103
 

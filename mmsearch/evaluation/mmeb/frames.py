@@ -32,6 +32,7 @@ class Videos:
     def __init__(self, task: Task, data: Path) -> None:
         """Raises: DatasetError: neither frames nor videos are there."""
         self.count = task.frames
+        self.decoding = task.decoding
         self.raw = data / MEDIA_HUB / task.media.replace("/frames/", "/videos/")
         self.folder = data / MEDIA_HUB / task.media if self.raw.is_dir() else media_folder(task, data)
 
@@ -65,7 +66,8 @@ class Videos:
             found = frames_in(folder)
         if not found:
             raise DatasetError(f"no frames in {folder}" + (f" and no video at {self.raw / video}" if video else ""))
-        return tuple(FilePicture(folder / frame) for frame in chosen(found, self.count if count is None else count))
+        kept = chosen(found, self.count if count is None else count)
+        return tuple(FilePicture(folder / frame, self.decoding) for frame in kept)
 
 
 def frames_in(folder: Path) -> list[str]:

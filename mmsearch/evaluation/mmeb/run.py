@@ -29,6 +29,7 @@ from mmsearch.evaluation.mmeb.tasks import Task, in_protocol
 from mmsearch.evaluation.ranking import Ranked, mean_values
 from mmsearch.evaluation.scoring import Best, best
 from mmsearch.evaluation.vector_cache import VectorCache
+from mmsearch.pictures import Decoding
 from mmsearch.training.processes import started
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ def run_benchmark(
     limit: int | None = None,
     cache: Path | None = None,
     frames: int | None = None,
+    decoding: Decoding | None = None,
     watcher: Watcher | None = None,
 ) -> Finished:
     """`evaluate` with a checkpoint, in this process or in all that `torchrun` started.
@@ -107,6 +109,7 @@ def run_benchmark(
         model, device, dtype: as for `mmsearch.embedders.load_embedder`; each process has a GPU of its own where there are any.
         cache: folder of the vectors, `<out>/vectors` if None; several benchmarks may share it.
         frames: of a video, instead of the model's own number (`embedder.frames`, where it has one) or the task's.
+        decoding: of pictures, instead of the way of the evaluation whose words the embedder is asked in.
 
     Raises:
         ModelNotFound, EmbedderError, ConfigError: before anything is evaluated.
@@ -116,6 +119,7 @@ def run_benchmark(
         precision = f"{place} {dtype or str(default_dtype(place)).removeprefix('torch.')}"
         embedder = load_embedder(model, device=processes.device, dtype=dtype)
         tasks = [as_asked(task, embedder, frames) for task in tasks]
+        tasks = [task if decoding is None else replace(task, decoding=decoding) for task in tasks]
         with VectorCache(cache or out / "vectors", processes.rank) as vectors:
             encoder = SideEncoder(embedder, vectors, processes, precision=precision)
             outcomes = evaluate(tasks, load, encoder, out, precision=precision, limit=limit, watcher=watcher)

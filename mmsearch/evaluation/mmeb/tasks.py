@@ -11,6 +11,7 @@ from typing import Any, Literal
 import yaml
 
 from mmsearch.items import Kind
+from mmsearch.pictures import Decoding
 
 Modality = Literal["image", "video", "visdoc"]
 Scope = Literal["local", "global"]
@@ -41,6 +42,7 @@ class Task:
             carry their prompts in the rows; theirs stand here to be compared.
         query_with_image, query_with_video: where queries differ by what they show (MomentSeeker).
         protocol: whose evaluation the words follow: "vlm2vec", or a key of `instructions.yaml`; see `in_protocol`.
+        decoding: of its pictures, as that evaluation decodes them.
         instruction, instruction_with_image, instruction_with_video: what models with prompts of their own are told; "": the words of the
             prompt.
         media: folder of `MEDIA_HUB` that the rows' pictures and videos lie in; "" where rows hold their pictures.
@@ -65,6 +67,7 @@ class Task:
     query_with_image: str = ""
     query_with_video: str = ""
     protocol: str = "vlm2vec"
+    decoding: Decoding = "plain"
     instruction: str = ""
     instruction_with_image: str = ""
     instruction_with_video: str = ""
@@ -115,7 +118,7 @@ TASKS: Mapping[str, Task] = _read()
 def in_protocol(task: Task, protocol: str) -> Task:
     """The task as an evaluation that `instructions.yaml` knows words it."""
     own = _instructions()[protocol]
-    return replace(task, protocol=protocol, **own.get(task.group, {}), **own.get(task.name, {}))
+    return replace(task, protocol=protocol, **own["every task"], **own.get(task.group, {}), **own.get(task.name, {}))
 
 
 @cache

@@ -18,7 +18,7 @@ from mmsearch.errors import DatasetError
 from mmsearch.evaluation.mmeb.data import Collector, Side, TaskData, TaskQuery, text_side
 from mmsearch.evaluation.mmeb.hub import media_folder, read_rows, row_files
 from mmsearch.evaluation.mmeb.tasks import Task
-from mmsearch.pictures import FilePicture
+from mmsearch.pictures import Decoding, FilePicture
 from mmsearch.prompts import IMAGE_TOKEN, PHI_IMAGE_TOKEN
 
 Row = Mapping[str, Any]
@@ -64,8 +64,9 @@ Candidates = Callable[[Collector, Row, "Pictures"], list[str]]
 class Pictures:
     """The pictures of the image tasks, by the paths that rows give."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, decoding: Decoding) -> None:
         self.folder = folder
+        self.decoding = decoding
 
     def __getitem__(self, path: str) -> FilePicture:
         """Raises: DatasetError: it is not there."""
@@ -74,13 +75,13 @@ class Pictures:
         found = self.folder / path
         if not found.is_file():
             raise DatasetError(f"no picture at {found}")
-        return FilePicture(found)
+        return FilePicture(found, self.decoding)
 
 
 def _collect(task: Task, data: Path, query: Callable[[Row], tuple[str, bool]], candidates: Candidates) -> TaskData:
     """Args: `query` gives the prompt and whether the picture is shown; `candidates` the names, the right one first."""
     files = row_files(task, data)
-    pictures = Pictures(media_folder(task, data))
+    pictures = Pictures(media_folder(task, data), task.decoding)
     collector = Collector(task)
 
     def row_query(key: str, row: Row) -> TaskQuery:

@@ -92,7 +92,7 @@ def _asked(task: Task, videos: Videos, row: Row) -> Side:
         path = videos.folder / f"query_{shown}"
         if not path.is_file():
             raise DatasetError(f"no picture at {path}")
-        prompt, pictures = task.query_with_image, (FilePicture(path),)
+        prompt, pictures = task.query_with_image, (FilePicture(path, task.decoding),)
         instruction = task.instruction_with_image or words_of(prompt)
     else:
         prompt, instruction, pictures = task.query, told(task), ()
