@@ -214,17 +214,21 @@ class TestNothingIsLeftOutWithoutAWord:
         done = run("ingest", mixed, library=library)
         told = (
             "3 files of types that are not read (2 .docx, 1 .jxl), 1 link, 1 ignored path, 1 hidden or system file, "
-            "2 libraries of mmsearch"
+            "1 folder of the library itself, 1 folder that looks like a library of mmsearch"
         )
+        way_out = f"left out: {mixed / 'other'}: it holds a catalog.sqlite3, as a library of mmsearch does: if it is none, rename that file"
         assert done.returncode == 0, done.stderr
         assert f"left out: {told}; `mmsearch errors --skipped` lists them" in done.stderr
+        assert way_out in done.stderr and f"{library}: it holds" not in done.stderr, (
+            "nobody is told to rename what is in use"
+        )
         assert f"left out  {told}\n" in run("status", library=library).stdout
         listed = run("errors", "--skipped", library=library)
         assert listed.returncode == 0 and told in listed.stderr
         rows = dict(line.split("  ")[:2] for line in listed.stdout.splitlines())
         assert {Path(path).name: reason for path, reason in rows.items()} == {
             "a.docx": "unsupported", "b.docx": "unsupported", "c.jxl": "unsupported", "link": "link", "d.tmp": "ignored",
-            ".mmsearchignore": "hidden", "other": "library", "index_data": "library",
+            ".mmsearchignore": "hidden", "other": "library", "index_data": "own",
         }  # fmt: skip
         record = json.loads(run("errors", "--skipped", "--json", library=library).stdout)
         assert record["reasons"]["unsupported"] == 3 and len(record["listed"]) == 8

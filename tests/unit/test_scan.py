@@ -106,7 +106,7 @@ def test_folders_of_mmsearch_are_named(tmp_path):
     (tmp_path / "other" / "catalog.sqlite3").touch()
     found = find_sources([tmp_path], library_folder=tmp_path / "mine").left_out
     assert [(one.path, one.reason) for one in found.listed] == [
-        (tmp_path / "other", "library"), (tmp_path / "mine", "library"),
+        (tmp_path / "other", "library"), (tmp_path / "mine", "own"),
     ]  # fmt: skip
 
 
