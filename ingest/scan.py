@@ -179,7 +179,7 @@ class _Walk:
         while stack:
             folder, below, ignores = stack.pop()
             if folder == self.library:
-                self.result.left_out.add(folder, "library")
+                self.result.left_out.add(folder, "own")
                 continue
             try:
                 status = os.stat(folder)

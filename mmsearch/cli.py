@@ -31,12 +31,14 @@ from mmsearch.commands.shared import (
     SOME_FAILED,
     USAGE,
     DeviceOption,
+    FamilyOption,
     JsonOption,
     LibraryOption,
     ModelOption,
     complete_kinds,
     fail,
     help_without_command,
+    named_model,
     note,
     opened,
 )
@@ -169,6 +171,7 @@ def ingest_command(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH…", help="Folders or files.", show_default=False)],
     library: LibraryOption = None,
     model: ModelOption = None,
+    family: FamilyOption = None,
     device: DeviceOption = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Decoding processes [default: half of the cores].")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Say what would be done, and stop.")] = False,
@@ -217,7 +220,7 @@ def ingest_command(
     with ExitStack() as stack:
         if dry_run and is_new:  # looking makes no library
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="mmsearch-")))
-        found = stack.enter_context(opened(folder, create=True, model=model, device=device))
+        found = stack.enter_context(opened(folder, create=True, model=named_model(model, family), device=device))
         _refuse_missing(
             path
             for path in paths

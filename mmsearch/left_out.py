@@ -16,16 +16,17 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
-Reason = Literal["unsupported", "link", "ignored", "hidden", "library", "special"]
+Reason = Literal["unsupported", "link", "ignored", "hidden", "own", "library", "special"]
 REASONS: Mapping[Reason, tuple[str, str, str]] = {
     "unsupported": ("file of a type that is not read", "files of types that are not read", "no reader takes this type"),
     "link": ("link", "links", "a link to a folder, to nothing, or to a file that is searched anyway"),
     "ignored": ("ignored path", "ignored paths", "ruled out by .mmsearchignore, --exclude or --include"),
     "hidden": ("hidden or system file", "hidden or system files", "hidden, or a file of the operating system"),
+    "own": ("folder of the library itself", "folders of the library itself", "the library that is being filled"),
     "library": (
-        "library of mmsearch",
-        "libraries of mmsearch",
-        "a folder with a catalog.sqlite3: a library of mmsearch",
+        "folder that looks like a library of mmsearch",
+        "folders that look like libraries of mmsearch",
+        "it holds a catalog.sqlite3, as a library of mmsearch does: if it is none, rename that file to have the folder read",
     ),
     "special": ("pipe, socket or device", "pipes, sockets and devices", "no regular file"),
 }

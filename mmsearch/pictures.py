@@ -8,12 +8,30 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import IO, Any, Literal, Protocol, get_args, runtime_checkable
 
 from PIL import Image
 
 from mmsearch.errors import DatasetError
-from mmsearch.media import FORMATS, decode_image
+from mmsearch.media import FORMATS, decode_image, decode_plain
+
+Decoding = Literal["upright", "plain", "plain_on_white"]
+"""How an encoded picture becomes pixels. "upright": as in the application (`mmsearch.media.decode_image`): turned by EXIF, alpha over
+white, deep greys scaled. "plain": `Image.open(…).convert("RGB")`, as the code of VLM2Vec, UniIR, GME and others reads published data sets.
+"plain_on_white": the same with RGBA over white, as Qwen's code does (`qwen_vl_utils.to_rgb`)."""
+DECODINGS: tuple[Decoding, ...] = get_args(Decoding)
+
+
+def decoded(source: Path | IO[bytes], decoding: Decoding) -> Image.Image:
+    """RGB pixels of an encoded picture. Raises: SourceError: it cannot be read."""
+    if decoding == "upright":
+        return decode_image(source)
+    return decode_plain(source, alpha_over_white=decoding == "plain_on_white")
+
+
+def decoded_key(key: str, decoding: Decoding) -> str:
+    """A content key that also tells how the content is decoded."""
+    return key if decoding == "upright" else f"{key}-{decoding}"
 
 
 @runtime_checkable
@@ -21,7 +39,7 @@ class Picture(Protocol):
     """Pixels that are decoded on demand, in whatever process makes the batch: it must be picklable."""
 
     def open(self) -> Image.Image:
-        """The picture, RGB, upright, in its own size.
+        """The picture, RGB, in its own size.
 
         Raises:
             DatasetError, SourceError or OSError: it cannot be read; the record is then skipped.
@@ -42,6 +60,7 @@ class FilePicture:
     """A picture file."""
 
     path: Path
+    decoding: Decoding = "upright"
 
     @property
     def identity(self) -> str:
@@ -50,10 +69,10 @@ class FilePicture:
     def open(self) -> Image.Image:
         if not self.path.is_file():
             raise DatasetError(f"no picture at {self.path}")
-        return decode_image(self.path)
+        return decoded(self.path, self.decoding)
 
     def content_key(self) -> str:
-        return file_key(self.path)
+        return decoded_key(file_key(self.path), self.decoding)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +85,7 @@ class BytesPicture:
 
     data: bytes
     name: str = "picture"
+    decoding: Decoding = "upright"
 
     @property
     def identity(self) -> str:
@@ -74,10 +94,10 @@ class BytesPicture:
     def open(self) -> Image.Image:
         file = io.BytesIO(self.data)
         file.name = self.name  # what decoders name in their errors
-        return decode_image(file)
+        return decoded(file, self.decoding)
 
     def content_key(self) -> str:
-        return hashlib.sha1(self.data).hexdigest()
+        return decoded_key(hashlib.sha1(self.data).hexdigest(), self.decoding)
 
 
 @dataclass(frozen=True, slots=True)

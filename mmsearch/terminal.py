@@ -238,6 +238,9 @@ class ProgressLines:
         if told := left_out.sentence(**report.plan.left_out.record()):
             where = "" if report.dry_run else "; `mmsearch errors --skipped` lists them"
             print(printable(f"left out: {told}{where}"), file=sys.stderr)
+        libraries = [one for one in report.plan.left_out.listed if one.reason == "library"]
+        for one in libraries[:FAILURES_NAMED]:  # each may hold thousands of files
+            print(f"left out: {short_path(one.path)}: {left_out.REASONS['library'][2]}", file=sys.stderr)
         failures = [*report.failures, *report.print_failures]
         for failure in failures[:FAILURES_NAMED]:
             print(f"failed: {short_path(failure.path)}: {printable(failure.reason)}", file=sys.stderr)

@@ -195,7 +195,7 @@ def moment_set(task: Task, data: Path) -> None:
         folder = frame_folder(task, data) / f"film_{video}"
         write_frames(folder / "query", video)
         for number, clip in enumerate(("positive_7", "negative_10", "negative_9")):
-            write_frames(folder / clip, 4 * video + number + 2, count=3)
+            write_frames(folder / clip, 4 * video + number + 2, count=3 if number else 9)
         (folder / "notes.txt").write_text("not a clip")
     rows = [{"query": question(i), "video_path": f"videos/film_{i % 2}.mp4"} for i in range(QUERIES)]
     write_rows(data / task.hub, task.config, task.split, rows)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mmsearch.commands.shared import OK, SOME_FAILED, DeviceOption, JsonOption, note
+from mmsearch.commands.shared import OK, SOME_FAILED, DeviceOption, FamilyOption, JsonOption, named_model, note
 
 if TYPE_CHECKING:
     from mmsearch.evaluation.mbeir.report import Report as MBeirReport
@@ -51,6 +51,23 @@ FramesOption = Annotated[
         "--frames", min=1, metavar="N", help="Of a video, at most [default: what the model was made for, else 8]."
     ),
 ]
+
+
+class Pictures(StrEnum):
+    upright = "upright"
+    plain = "plain"
+    plain_on_white = "plain_on_white"
+
+
+DecodingOption = Annotated[
+    Pictures | None,
+    typer.Option(
+        "--decoding",
+        help="Pictures as the application decodes them (upright: turned by EXIF, alpha on white), or as the reference (plain) or Qwen's "
+        "code does [default: as the evaluation that the model's makers published].",
+        show_default=False,
+    ),
+]
 CacheOption = Annotated[
     Path | None, typer.Option("--cache", metavar="DIR", help="Where vectors are kept [default: <out>/vectors].")
 ]
@@ -65,6 +82,8 @@ def mmeb_v2_command(
     limit: LimitOption = None,
     frames: FramesOption = None,
     cache: CacheOption = None,
+    decoding: DecodingOption = None,
+    family: FamilyOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
@@ -91,12 +110,13 @@ def mmeb_v2_command(
     finished = run_benchmark(
         picked,
         lambda task: load_task(task, data),
-        model,
+        named_model(model, family) or model,
         place,
         device=device,
         dtype=dtype,
         limit=limit,
         cache=cache,
+        decoding=decoding.value if decoding else None,
         frames=frames,
         watcher=_Lines(),
     )
@@ -122,6 +142,8 @@ def m_beir_command(
     tasks: TasksOption = None,
     limit: LimitOption = None,
     cache: CacheOption = None,
+    decoding: DecodingOption = None,
+    family: FamilyOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
@@ -148,12 +170,13 @@ def m_beir_command(
     finished = run_benchmark(
         chosen(own, tasks or ()),
         lambda task: load_task(task, data),
-        model,
+        named_model(model, family) or model,
         place,
         device=device,
         dtype=dtype,
         limit=limit,
         cache=cache,
+        decoding=decoding.value if decoding else None,
         watcher=_Lines(),
     )
     if finished.is_first:

@@ -17,9 +17,11 @@ from mmsearch.commands.shared import (
     OK,
     SOME_FAILED,
     DeviceOption,
+    FamilyOption,
     JsonOption,
     LibraryOption,
     complete_models,
+    named_model,
     note,
     opened,
 )
@@ -210,6 +212,7 @@ def info_command(
         bool, typer.Option("--open", help="Load it whatever its size, to see that it runs and its model key.")
     ] = False,
     library: LibraryOption = None,
+    family: FamilyOption = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -219,7 +222,7 @@ def info_command(
     """
     from mmsearch.terminal import printable, to_json
 
-    facts = _facts(name, _generations(library), device, must_open=open_)
+    facts = _facts(named_model(name, family) or name, _generations(library), device, must_open=open_)
     if as_json:
         print(to_json(facts, indent=2))
         return
@@ -371,6 +374,7 @@ def pull_command(
 def use_command(
     name: NameArgument,
     library: LibraryOption = None,
+    family: FamilyOption = None,
     device: DeviceOption = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Decoding processes [default: half of the cores].")] = None,
     beside: Annotated[
@@ -389,7 +393,7 @@ def use_command(
     from mmsearch.terminal import count_of, size
 
     folder = Path(name).expanduser()
-    chosen = str(folder.resolve()) if folder.is_dir() else name
+    chosen = named_model(str(folder.resolve()) if folder.is_dir() else name, family) or name
     with opened(library, model=chosen, device=device) as found:
         key, before = found.embedder.model_key, str(found.model_key)
         if not found.item_counts():

@@ -62,6 +62,30 @@ def complete_models(incomplete: str) -> list[str]:
     return [known.name for known in KNOWN if known.name.lower().startswith(incomplete.lower()) and not known.why_not]
 
 
+def complete_families(incomplete: str) -> list[str]:
+    """For the shell: the families of models."""
+    from mmsearch.embedders.families import FAMILIES
+
+    return [family for family in FAMILIES if family.startswith(incomplete)]
+
+
+def named_model(model: str | None, family: str | None) -> str | None:
+    """The model's name, its family before it where one was asked for.
+
+    Raises: typer.BadParameter: a family that is not known, or one without a model.
+    """
+    if family is None:
+        return model
+    from mmsearch.embedders.checkpoint import name_with_family
+    from mmsearch.embedders.families import FAMILIES
+
+    if family not in FAMILIES:
+        raise typer.BadParameter(f"no family {family!r}; there are {', '.join(FAMILIES)}", param_hint="--family")
+    if model is None:
+        raise typer.BadParameter("it opens the model that --model names, and none is named", param_hint="--family")
+    return name_with_family(model, family)
+
+
 LibraryOption = Annotated[
     Path | None,
     typer.Option(
@@ -78,6 +102,15 @@ ModelOption = Annotated[
         metavar="NAME",
         help="Checkpoint: a name or a folder [default: the shipped one].",
         autocompletion=complete_models,
+    ),
+]
+FamilyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--family",
+        metavar="FAMILY",
+        help="Which code and prompts open the model (vlm2vec, gme, …) [default: as its files and name say].",
+        autocompletion=complete_families,
     ),
 ]
 DeviceOption = Annotated[

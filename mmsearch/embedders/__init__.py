@@ -53,16 +53,19 @@ def load_embedder(
     dtype: str | None = None,
     min_pixels: int | None = None,
     max_pixels: int | None = None,
+    family: str | None = None,
 ) -> Embedder:
     """Open a checkpoint.
 
     Args:
         name_or_folder: "mini" (shipped), "toy" (no model: a hash of colours and words, for tests), a folder in the public
             layout of its family (see `families`; a PEFT adapter folder too), or a hub name that is in the local cache
-            (`mmsearch models pull` fetches it; nothing here asks the network).
+            (`mmsearch models pull` fetches it; nothing here asks the network). "FAMILY:NAME" is the same as `family`.
         device: "cpu", "cuda", …; chosen by itself if None.
         dtype: "float32" or "bfloat16"; if None, bfloat16 where the device computes it natively, else float32.
         min_pixels, max_pixels: bounds for every image or frame, over the checkpoint's own.
+        family: the code that opens it, over what the checkpoint says of itself. Where nothing says it and the `model_type` fits several
+            embedders, one is assumed, and a warning logged.
 
     Raises:
         ModelNotFound: no checkpoint there. MissingExtra: a package is missing. EmbedderError: tensors missing or odd,
@@ -76,8 +79,11 @@ def load_embedder(
         from mmsearch.embedders.toy import ToyEmbedder
 
         return ToyEmbedder()
-    from mmsearch.embedders.checkpoint import find_checkpoint
-    from mmsearch.embedders.families import family_class, family_of
+    from mmsearch.embedders.checkpoint import find_checkpoint, name_with_family
+    from mmsearch.embedders.families import family_class, family_of, warn_of_assumption
 
-    opener = family_class(family_of(find_checkpoint(name_or_folder)))
-    return opener.load(name_or_folder, device=device, dtype=dtype, min_pixels=min_pixels, max_pixels=max_pixels)
+    name = name_with_family(name_or_folder, family)
+    found = find_checkpoint(name)
+    opener = family_class(family_of(found))
+    warn_of_assumption(found)
+    return opener.load(name, device=device, dtype=dtype, min_pixels=min_pixels, max_pixels=max_pixels)

@@ -12,7 +12,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,12 @@ from mmsearch.errors import EmbedderError, ModelNotFound
 
 SHIPPED = Path(__file__).parents[1] / "checkpoints"
 SIDECAR = "mmsearch.json"
+CARD = "README.md"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 HUB_NAME = r"[\w.-]+/[\w.-]+(@[\w.-]+)?"
+NAME_WITH_FAMILY = r"([a-z][a-z0-9_]{2,}):(.+)"
+"""A name that says which family opens it: "gme:/home/me/model"."""
 
 Tensors = dict[str, torch.Tensor]
 
@@ -38,11 +41,13 @@ class Checkpoint:
     """The files of one model.
 
     `base` holds the weights; `adapter` is the PEFT folder over it, or None. Where both have a file the adapter's counts.
+    `family` is the one that the name asked for ("gme:FOLDER"), or "".
     """
 
     name: str
     base: Path
     adapter: Path | None = None
+    family: str = ""
 
     def file(self, name: str) -> Path | None:
         """The path of a file of this model, the adapter's first; None if neither folder has it."""
@@ -108,11 +113,27 @@ def read_json(path: Path) -> dict[str, Any]:
 def find_checkpoint(name_or_folder: str | Path) -> Checkpoint:
     """Resolve "mini", a folder, or a hub name in the local cache ("owner/name", or "owner/name@revision").
 
-    The network is never asked.
+    Each may have its family before it, as `name_with_family` writes it. The network is never asked.
 
     Raises:
         ModelNotFound: nothing there; the message says what was looked for and how to get it.
     """
+    family, name = split_name(str(name_or_folder))
+    return replace(_find_checkpoint(name), family=family)
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """The family that a name asks for ("" if none), and the name without it. What exists under the whole name is no family."""
+    parts = re.fullmatch(NAME_WITH_FAMILY, name)
+    return (parts[1], parts[2]) if parts and not Path(name).exists() else ("", name)
+
+
+def name_with_family(name: str | Path, family: str | None) -> str:
+    """The name that opens a model by the code of `family`; the name itself for None."""
+    return f"{family}:{split_name(str(name))[1]}" if family else str(name)
+
+
+def _find_checkpoint(name_or_folder: str) -> Checkpoint:
     folder = _find_folder(name_or_folder)
     name = published_name(folder).rpartition("/")[2]
     if not (folder / ADAPTER_CONFIG).is_file():

@@ -18,8 +18,9 @@ from mmsearch.embedders.checkpoint import (
     Checkpoint,
     find_checkpoint,
     missing_weights,
+    split_name,
 )
-from mmsearch.embedders.families import FAMILIES, family_of
+from mmsearch.embedders.families import FAMILIES, assumption, family_of
 from mmsearch.embedders.known import KnownModel, known_model
 from mmsearch.errors import EmbedderError, ModelNotFound
 
@@ -33,7 +34,7 @@ class Standing:
     Attributes:
         state: "shipped" with mmsearch; "here" in a folder or the local cache; "incomplete", as after a broken download; "not here";
             "cannot run", wherever it is.
-        why: one sentence, where the state needs one.
+        why: one sentence, where the state needs one, or where the family is only assumed.
         family: which code runs it; "" where that is not known before it is here.
         checkpoint: its files; None where they are not here.
     """
@@ -63,10 +64,11 @@ class Weights:
 
 def standing(name_or_folder: str | Path) -> Standing:
     """How a known model, a hub name or a folder stands here. Raises nothing but what the system raises."""
-    known = known_model(str(name_or_folder))
+    asked, bare = split_name(str(name_or_folder))
+    known = known_model(bare)
     if known is not None and known.why_not:
         return Standing("cannot run", known.why_not, known.family)
-    if known is not None and not has_code(known.family):
+    if not asked and known is not None and not has_code(known.family):
         return Standing("cannot run", f"this mmsearch has no code for its family, {known.family}", known.family)
     family = known.family if known is not None else ""
     try:
@@ -86,7 +88,7 @@ def standing(name_or_folder: str | Path) -> Standing:
         return Standing("incomplete", str(error), family, found)
     except EmbedderError as error:
         return Standing("cannot run", str(error), family, found)
-    return Standing("shipped" if found.base.parent == SHIPPED else "here", "", family, found)
+    return Standing("shipped" if found.base.parent == SHIPPED else "here", assumption(found), family, found)
 
 
 def has_code(family: str) -> bool:

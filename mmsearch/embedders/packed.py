@@ -122,7 +122,7 @@ class PackedEmbedder(ABC):
         if config.get("model_type") in BACKBONES and config["model_type"] not in cls.model_types:
             raise EmbedderError(
                 f"{found.base} is a {config['model_type']} model, which {cls.__name__} does not run (it runs "
-                f"{', '.join(cls.model_types)}); if another family should open it, name it in its {files.SIDECAR}"
+                f"{', '.join(cls.model_types)}); if another family should open it, choose it with --family or in its {files.SIDECAR}"
             )
         check_config(config)
         stored = files.model_tensors(found)

@@ -173,12 +173,14 @@ class Qwen3VLEmbedder(PackedEmbedder):
 
     Attributes:
         frames: of a video that it was evaluated with; it takes fewer.
+        protocol: whose words benchmarks ask it with, see `mmsearch.evaluation.mmeb.tasks.in_protocol`.
     """
 
     model_types: ClassVar[tuple[str, ...]] = ("qwen3_vl",)
     default_min_pixels: ClassVar[int] = MIN_PIXELS
     default_max_pixels: ClassVar[int] = MAX_PIXELS
     frames: ClassVar[int] = MAX_FRAMES
+    protocol: ClassVar[str] = "qwen3vl_embedding"
 
     def preparation_of(self, image_id: int, video_id: int) -> Preparation:
         return Qwen3Preparation(self.tokenizer, image_id, video_id, self.min_pixels, MAX_TOKENS, TAIL)

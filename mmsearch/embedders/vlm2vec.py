@@ -40,7 +40,7 @@ class Vlm2VecEmbedder(PackedEmbedder):
     """See `PackedEmbedder`.
 
     Attributes:
-        family: as in `mmsearch.embedders.families`; written into the sidecar where the model type does not tell it.
+        family: as in `mmsearch.embedders.families`; written into the sidecar, since the model type does not tell it.
         page_text_tokens: tokens of a document's text that the model is given at most; 0: pixels only.
         query_text_tokens: the same for queries.
     """
@@ -177,7 +177,7 @@ class Vlm2VecEmbedder(PackedEmbedder):
         files.write_json(
             folder / files.SIDECAR,
             {
-                **({} if self.family == "vlm2vec" else {"family": self.family}),
+                "family": self.family,
                 "name": self.name,
                 "min_pixels": self.min_pixels,
                 "max_pixels": dict(self.max_pixels),

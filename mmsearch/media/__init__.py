@@ -286,6 +286,49 @@ def _decoded(
         return in_true_shape(to_rgb(image), ratio)
 
 
+def decode_plain(
+    source: PathOrFile, *, alpha_over_white: bool = False, header_limit_pixels: int = HEADER_LIMIT_PIXELS
+) -> Image.Image:
+    """`Image.open(source).convert("RGB")`, as the code of published models decodes pictures: nothing is turned by EXIF, what is transparent
+    shows the colour beneath (black as a rule), deep greys are cut to 8 bits as Pillow cuts them. `alpha_over_white`: RGBA lies over white.
+
+    For published data sets only: the application shows and embeds pictures as `decode_image` gives them.
+
+    Raises:
+        UnsupportedFile, CorruptFile, FileTooLarge: see `open_header`.
+    """
+    with open_header(source, header_limit_pixels=header_limit_pixels) as image:
+        if alpha_over_white and image.mode == "RGBA":
+            return _over_white(image)
+        return image.convert("RGB")
+
+
+def turned_and_saved(
+    source: PathOrFile, suffix: str, *, header_limit_pixels: int = HEADER_LIMIT_PIXELS
+) -> IO[bytes] | None:
+    """The file that one gets who turns a picture upright by its EXIF data and saves it as `suffix` (".jpg") with Pillow's defaults.
+
+    Returns:
+        None where Pillow does not know the suffix, or cannot write pictures of this mode in its format.
+
+    Raises:
+        UnsupportedFile, CorruptFile, FileTooLarge: see `open_header`.
+    """
+    with open_header(source, header_limit_pixels=header_limit_pixels) as image:
+        saved = io.BytesIO()
+        upright = ImageOps.exif_transpose(image)
+        format_name = Image.registered_extensions().get(suffix.lower())
+        if format_name is None:
+            return None
+        try:
+            upright.save(saved, format_name)
+        except (OSError, ValueError):
+            return None
+    saved.seek(0)
+    saved.name = _name(source)  # type: ignore[misc]  # what decoders name in their errors
+    return saved
+
+
 def decode_tiff_page(
     image: Image.Image, index: int, name: str, *, limit_pixels: int = HEADER_LIMIT_PIXELS
 ) -> Image.Image:

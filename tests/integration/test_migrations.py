@@ -310,6 +310,12 @@ def test_no_room_for_the_copy(first: Former, small_disk: Path) -> None:
     assert revision_of(library / CATALOG_NAME) == SCHEMA_REVISION
 
 
+def has_open(process: subprocess.Popen[bytes], file: Path) -> bool:
+    """Whether it has got as far as opening the file."""
+    psutil = pytest.importorskip("psutil")
+    return process.poll() is not None or str(file) in {one.path for one in psutil.Process(process.pid).open_files()}
+
+
 def test_of_two_processes_one_migrates_and_the_other_waits(first: Former) -> None:
     with closing(sqlite3.connect(first.catalog, isolation_level=None)) as holder:
         holder.execute("BEGIN IMMEDIATE")
@@ -317,7 +323,10 @@ def test_of_two_processes_one_migrates_and_the_other_waits(first: Former) -> Non
             subprocess.Popen(command_line("status", first.library), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
             for _ in range(2)
         ]
-        time.sleep(2.5)
+        until = time.monotonic() + 120
+        while not all(has_open(one, first.catalog) for one in both) and time.monotonic() < until:
+            time.sleep(0.05)
+        time.sleep(0.5)
         assert [one.poll() for one in both] == [None, None], "both wait for whoever writes"
         holder.execute("COMMIT")
     said = [one.communicate(timeout=120)[1].decode() for one in both]
@@ -329,7 +338,7 @@ def test_of_two_processes_one_migrates_and_the_other_waits(first: Former) -> Non
 def test_an_older_version_that_writes_is_not_disturbed(first: Former) -> None:
     program = (
         "import sys, time; from pathlib import Path; from mmsearch.lock import locked\n"
-        "with locked(Path(sys.argv[1])): print(flush=True); time.sleep(60)"
+        "with locked(Path(sys.argv[1])): print(flush=True); time.sleep(3600)"
     )
     writer = subprocess.Popen([sys.executable, "-c", program, first.library], stdout=subprocess.PIPE)
     try:

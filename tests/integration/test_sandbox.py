@@ -109,11 +109,11 @@ def test_the_deadline_and_what_is_no_file(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(CorruptFile, match="No such file"):
         sandbox.photo(tmp_path / "none.png")
     os.mkfifo(tmp_path / "pipe.png")
-    began = time.monotonic()
     for path in (tmp_path / "pipe.png", tmp_path, Path("/dev/zero")):
-        with pytest.raises(CorruptFile, match="not a regular file"):
+        with pytest.raises(
+            CorruptFile, match="not a regular file"
+        ):  # a pipe that is waited for would end in DecodeTimeout
             sandbox.photo(path)
-    assert time.monotonic() - began < 5  # a pipe is not waited for
     monkeypatch.setattr(sandbox, "TIMEOUT_S", 0.01)
     with pytest.raises(DecodeTimeout):
         sandbox.photo(samples.photo(tmp_path / "a.png"))
@@ -168,7 +168,7 @@ def test_a_decoder_that_hangs_ends_with_the_process_that_asked(chatty_decoders: 
     )
     try:
         begun = tmp_path / "hang.png.begun"
-        until = time.monotonic() + 30
+        until = time.monotonic() + 120
         while not begun.exists() and time.monotonic() < until:
             time.sleep(0.02)
         (child,) = psutil.Process(asking.pid).children()
@@ -176,5 +176,5 @@ def test_a_decoder_that_hangs_ends_with_the_process_that_asked(chatty_decoders: 
     finally:
         asking.kill()
         asking.wait()
-    psutil.wait_procs([child], timeout=10)
+    psutil.wait_procs([child], timeout=60)
     assert not child.is_running()

@@ -286,6 +286,32 @@ def test_llava_hound_captions_both_ways(places):
     )
 
 
+def test_published_sets_are_decoded_as_the_reference_does_and_own_pictures_as_the_application(places):
+    def decodings(source) -> set[str]:
+        return {picture.decoding for side in source.pair(0).sides() for picture in side.pictures}
+
+    made.colpali(places.root / "vidore/colpali_train_set", [colpali_row("q?", 0, "a")])
+    made.visrag(
+        places.root / "openbmb/VisRAG-Ret-Train-In-domain-data",
+        [{"query": "what?", "image": made.stored(0), "source": "x"}],
+    )
+    made.write_picture(places.root / "mine/boat.png", 1)
+    rows = [{"query": "a boat", "target_image": "boat.png"}]
+    for spec, expected in (({}, {"plain"}), ({"decoding": "upright"}, {"upright"})):
+        assert decodings(mmeb_source(places, [mmeb_row(ASK, AT + "1.jpg", "cab")], **spec)) == expected
+        assert (
+            decodings(
+                open_source({"parser": "vidore", "dataset_name": "vidore/colpali_train_set", **spec}, places=places)
+            )
+            == expected
+        )
+        assert decodings(open_source({"parser": "visrag", **spec}, places=places)) == expected
+        assert decodings(hound(places, "video_caption_300k", [CAPTION], {"v1": 9}, **spec)) == expected
+    assert decodings(own(places, rows)) == {"upright"}
+    with pytest.raises(ConfigError, match="decoding is 'sideways'; it can be plain, upright, plain_on_white"):
+        open_source({"parser": "visrag", "decoding": "sideways"}, places=places)
+
+
 @pytest.mark.parametrize("frames", [1, 3, 7, 8])
 def test_a_clip_may_have_fewer_frames_than_asked(places, frames):
     # The reference indexes out of range below eight.

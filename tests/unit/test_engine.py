@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -100,11 +99,29 @@ def assert_same_curve(one: Path, other: Path, tolerance: float = 1e-4) -> None:
 # Killed
 
 
-def train_in_silence(record: dict[str, Any], run: Path, work: Path) -> None:
-    """In a process of its own."""
+def train_and_die(record: dict[str, Any], run: Path, work: Path, moment: str, rows: int) -> None:
+    """In a process of its own, which is killed at a moment of its saving, once there are so many rows of metrics."""
     torch.set_num_threads(1)
+    import mmsearch.training.state as saving
     import mmsearch.training.train as module
 
+    sync, sync_folder = os.fsync, saving._sync_folder
+
+    def die() -> None:
+        if len(read_metrics(run)) >= rows:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def fsync(file: int) -> None:
+        if moment == "while a state is written" and list(run.glob("state-*.part")):
+            die()
+        sync(file)
+
+    def folder_synced(folder: Path) -> None:
+        sync_folder(folder)
+        if moment == "after a step":
+            die()
+
+    os.fsync, saving._sync_folder = fsync, folder_synced
     module.plot_metrics = lambda run: None
     train(parse_recipe(record, "tiny"), run, work=work)
 
@@ -129,22 +146,14 @@ def test_a_run_killed_at_any_moment_ends_as_if_it_never_was(either, tmp_path):
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     run = tmp_path / "killed"
-    kills = 0
     for moment in ("while a state is written", "after a step"):
-        rows = len(read_metrics(run))
-        process = context.Process(target=train_in_silence, args=(chosen.record(), run, tmp_path))
+        rows = len(read_metrics(run)) + 2
+        process = context.Process(target=train_and_die, args=(chosen.record(), run, tmp_path, moment, rows))
         process.start()
-        deadline = time.monotonic() + 120
-        while process.is_alive() and time.monotonic() < deadline:
-            enough = len(read_metrics(run)) >= rows + 2
-            if enough and (moment == "after a step" or list(run.glob("state-*.part"))):
-                os.kill(process.pid or 0, signal.SIGKILL)
-                kills += 1
-                break
-            time.sleep(0.001)
         process.join()
+        assert process.exitcode == -signal.SIGKILL, moment
+        assert bool(list(run.glob("state-*.part"))) == (moment == "while a state is written")
     train(chosen, run, work=tmp_path)
-    assert kills == 2
     assert_same_curve(tmp_path / "whole", run, 1e-6)
     assert [row[1] for row in curve(run)] == [*range(3), *range(5)]
     assert not list(run.glob("*.part")) and len(states(run)) == 2

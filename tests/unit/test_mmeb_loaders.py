@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import pickle
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image, ImageOps
 
 from mmsearch.errors import DatasetError
 from mmsearch.evaluation.mmeb.data import TaskData, load_task
 from mmsearch.evaluation.mmeb.frames import SAVED, chosen, frames_in, save_frames, spread, stepped
 from mmsearch.evaluation.mmeb.hub import MEDIA_HUB, read_rows, row_files
-from mmsearch.evaluation.mmeb.tasks import TASKS, Task
+from mmsearch.evaluation.mmeb.tasks import TASKS, Task, in_protocol
 from mmsearch.pictures import FilePicture, Picture
 from tests import mmeb_sets, samples
 from tests.mmeb_sets import CANDIDATES, FRAMES, MVBENCH, PAGES, QUERIES, question
+from tests.tiny_models import picture
 from tests.training_sets import number_of
 
 IMAGE, VIDEO = "<|image_pad|>\n", "<|video_pad|> "
@@ -262,6 +267,53 @@ def test_activitynet_asks_yes_or_no(data: Path) -> None:
     assert query.candidates == ("yes", "no") and query.labels == ("no",)
 
 
+@pytest.fixture
+def of_qwen(data: Path) -> Callable[[str], TaskData]:
+    """A task as Qwen3-VL-Embedding's own evaluation reads it, with 10 frames of a video."""
+    return lambda name: load_task(replace(in_protocol(TASKS[name], "qwen3vl_embedding"), frames=10), data)
+
+
+def test_words_of_qwens_own_evaluation(of_qwen: Callable[[str], TaskData]) -> None:
+    """What models with prompts of their own read: instruction and text. Prompts of VLM2Vec are the same in both."""
+    video_question = "Given a video and a question, select the most accurate answer from the provided candidates. Return only the exact text of your chosen answer."
+    ego = of_qwen("EgoSchema").queries[2].side
+    assert (ego.instruction, ego.text) == (
+        video_question,
+        f"{question(2)} A. red. B. green. C. blue. D. white. E. black.",
+    )
+    next_qa = of_qwen("NExTQA")
+    assert next_qa.queries[2].candidates == ("(A) red", "(B) green", "(C) blue", "(D) white", "(E) black")
+    assert next_qa.queries[2].labels == ("(C) blue",) and next_qa.candidates["(C) blue"].text == "(C) blue"
+    assert (
+        of_qwen("MSVD").queries[0].side.instruction == "Find the video snippet that corresponds to the given summary."
+    )
+    page = of_qwen("ViDoRe_arxivqa").queries[0].side
+    assert page.instruction == "Find a document image that matches the given query." and page.text == question(0)
+    text, picture, video = (query.side.instruction for query in of_qwen("MomentSeeker").queries)
+    assert text == "Find the clip that corresponds to the given text."
+    assert picture == "Select the video clip that aligns with the given text and image."
+    assert video == "Find the clip that corresponds to the given sentence and video segment."
+    assert of_qwen("K700").queries[0].side.instruction == "Recognize the category of the video content."
+
+
+def test_candidate_clips_of_a_video_have_eight_frames_whatever_the_video_has(
+    of_qwen: Callable[[str], TaskData],
+) -> None:
+    loaded = of_qwen("QVHighlight")
+    assert len(loaded.queries[0].side.pictures) == 10
+    assert {len(side.pictures) for side in loaded.candidates.values()} == {3, 8}  # the folders hold 3 and 9
+
+
+def test_captions_of_pictures_are_stripped_in_qwens_evaluation(tmp_path: Path) -> None:
+    row = {
+        "qry_inst": "<|image_1|>\nFind a news image that matches the provided caption:", "qry_text": "rain",
+        "tgt_inst": "<|image_1|>\nRepresent the given image with related text information:", "tgt_text": [" wet \n"], "tgt_img_path": POOL[:1],
+    }  # fmt: skip
+    (ours,) = image_rows(tmp_path, "EDIS", [row]).candidates.values()
+    (candidate,) = load_task(in_protocol(TASKS["EDIS"], "qwen3vl_embedding"), tmp_path).candidates.values()
+    assert (candidate.text, ours.text) == ("wet", " wet \n") and candidate.prompt == ours.prompt
+
+
 def test_mvbench_goes_through_its_20_parts(data: Path) -> None:
     loaded = load(data, "MVBench")
     assert [query.key.split(":")[0] for query in loaded.queries] == list(MVBENCH)
@@ -374,6 +426,61 @@ def beir(folder: Path, name: str, judged: Sequence[tuple[Any, Any, int]], pages:
     return load_task(task, folder)
 
 
+def test_pages_are_decoded_from_the_file_that_the_reference_writes(tmp_path: Path) -> None:
+    """It reads pages through `datasets`, which turns them by EXIF, and saves VisRAG's by the end of their ids: a JPEG once more."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    shown, deep = picture(40, 24), Image.fromarray(np.linspace(0, 65535, 200).astype(np.uint16).reshape(10, 20))
+    photo, scan = io.BytesIO(), io.BytesIO()
+    shown.save(photo, "JPEG", exif=exif, quality=95)
+    deep.save(scan, "PNG")
+    pages = {"turned.jpg": photo, "turned.png": photo, "deep.png": scan, "deep.jpg": scan, "none": photo}
+    for name in ("VisRAG_PlotQA", "ViDoRe_docvqa"):
+        task = TASKS[name]
+        corpus = [
+            {"corpus-id": page, "image": {"bytes": file.getvalue(), "path": None}} for page, file in pages.items()
+        ]
+        mmeb_sets.write_rows(tmp_path / task.hub, "corpus", task.split, corpus)
+        mmeb_sets.write_rows(tmp_path / task.hub, "queries", task.split, [{"query-id": "q", "query": "which?"}])
+        qrels = [{"query-id": "q", "corpus-id": page, "score": 1} for page in pages]
+        mmeb_sets.write_rows(tmp_path / task.hub, "qrels", task.split, qrels)
+
+    def seen(task: Task, page: str) -> Image.Image:
+        return load_task(task, tmp_path).candidates[page].pictures[0].open()
+
+    def reference(page: str, suffix: str) -> Image.Image:
+        upright = ImageOps.exif_transpose(Image.open(io.BytesIO(pages[page].getvalue())))
+        upright.save(tmp_path / f"page{suffix}")
+        return Image.open(tmp_path / f"page{suffix}").convert("RGB")
+
+    visrag, vidore = TASKS["VisRAG_PlotQA"], TASKS["ViDoRe_docvqa"]
+    for page in ("turned.jpg", "turned.png", "deep.png"):
+        assert seen(visrag, page).tobytes() == reference(page, page[-4:]).tobytes(), page
+        assert seen(vidore, page).tobytes() == reference(page, ".png").tobytes(), page
+    assert seen(visrag, "turned.jpg").size == (24, 40)
+    assert seen(visrag, "turned.jpg").tobytes() != seen(visrag, "turned.png").tobytes(), "compressed a second time"
+    assert seen(visrag, "none").size == (40, 24), "it cannot be saved there: as it is"
+    assert seen(replace(visrag, decoding="upright"), "turned.jpg").tobytes() == seen(vidore, "turned.jpg").tobytes()
+    pictures = (
+        load_task(visrag, tmp_path).candidates["turned.jpg"].pictures,
+        load_task(vidore, tmp_path).candidates["turned.jpg"].pictures,
+    )
+    assert len({one[0].content_key() for one in pictures} | {hashlib.sha1(photo.getvalue()).hexdigest()}) == 3
+
+
+@pytest.mark.parametrize("name", ["MSCOCO_i2t", "MSR-VTT", "QVHighlight", "MomentSeeker", "ViDoRe_docvqa"])
+def test_every_picture_is_decoded_as_the_task_says(name: str, data: Path) -> None:
+    for task, decoding in (
+        (TASKS[name], "plain"),
+        (in_protocol(TASKS[name], "qwen3vl_embedding"), "plain_on_white"),
+        (replace(TASKS[name], decoding="upright"), "upright"),
+    ):
+        loaded = load_task(task, data)
+        sides = [*(query.side for query in loaded.queries), *loaded.candidates.values()]
+        pictures = [picture for side in sides for picture in side.pictures]
+        assert pictures and {getattr(picture, "decoding", None) for picture in pictures} == {decoding}
+
+
 def test_judged_pages_come_first_the_highest_judgement_and_the_first_page_of_an_id_count(tmp_path: Path) -> None:
     judged = [("q", "c", 1), ("q", "c", 3), ("q", "b", 2), ("q", "c", 2), ("r", "a", 1)]
     loaded = beir(tmp_path, "VisRAG_PlotQA", judged, ["a", "b", "c", "a"])
@@ -404,11 +511,11 @@ def test_tables_without_a_needed_column_are_named(tmp_path: Path) -> None:
 
 def test_pages_keep_their_bytes_and_have_their_key(data: Path) -> None:
     page = load(data, "ViDoRe_arxivqa").candidates["3"].pictures[0]
-    other = load(data, "VisRAG_ArxivQA").candidates["3"].pictures[0]
+    other = load(data, "ViDoRe_docvqa").candidates["3"].pictures[0]
     assert (
         page.content_key()
         == other.content_key()
-        != load(data, "VisRAG_ArxivQA").candidates["2"].pictures[0].content_key()
+        != load(data, "ViDoRe_docvqa").candidates["2"].pictures[0].content_key()
     )
     assert number_of(pickle.loads(pickle.dumps(page)).open()) == 103
 

@@ -19,7 +19,7 @@ from mmsearch.embedders.toy import COLOURS, ToyEmbedder
 from mmsearch.errors import DatasetError
 from mmsearch.evaluation.mmeb.data import Side, TaskData, TaskQuery
 from mmsearch.evaluation.mmeb.encode import Input, SideEncoder, groups_of, share_by_cost, windows_of
-from mmsearch.evaluation.mmeb.run import Outcome, evaluate, with_frames
+from mmsearch.evaluation.mmeb.run import Outcome, as_asked, evaluate, with_frames
 from mmsearch.evaluation.mmeb.tasks import TASKS, Task
 from mmsearch.evaluation.vector_cache import VectorCache
 from mmsearch.items import EmbedInput
@@ -360,4 +360,15 @@ def test_a_model_made_for_more_frames_is_given_them():
     video, moments = (replace(TASKS[name], frames=frames) for name, frames in (("MSR-VTT", 8), ("MomentSeeker", None)))
     assert with_frames(video, None) is video and with_frames(moments, 64) is moments, "None takes all that there are"
     assert with_frames(video, 64) == replace(video, frames=64)
+    clips = TASKS["QVHighlight"]
+    assert with_frames(clips, 64) == replace(clips, frames=64) and with_frames(clips, 4).clip_frames == 4
     assert Qwen3VLEmbedder.frames == 64
+
+
+def test_a_model_is_asked_in_the_words_of_its_own_evaluation():
+    qwen, other = object.__new__(Qwen3VLEmbedder), ToyEmbedder()
+    asked = as_asked(TASKS["QVHighlight"], qwen)
+    assert (asked.protocol, asked.frames, asked.clip_frames) == ("qwen3vl_embedding", 64, 8)
+    assert asked.instruction == "Find the clip that corresponds to the described scene in the given video."
+    assert as_asked(TASKS["QVHighlight"], qwen, frames=4).frames == 4
+    assert as_asked(TASKS["QVHighlight"], other) is TASKS["QVHighlight"]

@@ -8,9 +8,17 @@ import pytest
 
 from mmsearch.evaluation.mmeb.loaders import LOADERS
 from mmsearch.evaluation.mmeb.loaders.video_classes import class_names
-from mmsearch.evaluation.mmeb.prompts import filled, words_of
+from mmsearch.evaluation.mmeb.prompts import filled, told, words_of
 from mmsearch.evaluation.mmeb.published import published_averages, published_scores
-from mmsearch.evaluation.mmeb.tasks import BEFORE_REPAIR, COUNTED, META_TASKS, TASKS, Task, counted_before_repair
+from mmsearch.evaluation.mmeb.tasks import (
+    BEFORE_REPAIR,
+    COUNTED,
+    META_TASKS,
+    TASKS,
+    Task,
+    counted_before_repair,
+    in_protocol,
+)
 
 IMAGE, VIDEO = "<|image_pad|>\n", "<|video_pad|> "
 
@@ -170,6 +178,37 @@ def test_classes_are_complete() -> None:
     }  # fmt: skip
     assert all(TASKS[task].candidates == len(classes) for task, classes in names.items())
     assert "massaging_person's_head" in names["K700"] and "cooking_sausages_(not_on_barbeque)" in names["K700"]
+
+
+QWEN3_TOLD = {
+    "MVBench Video-MME NExTQA EgoSchema ActivityNetQA": "Given a video and a question, select the most accurate answer from the provided candidates. Return only the exact text of your chosen answer.",
+    "DiDeMo": "Find a video that includes the following described scenes.",
+    "MSR-VTT": "Find a video that contains the following visual content.",
+    "MSVD": "Find the video snippet that corresponds to the given summary.",
+    "VATEX": "Select a video that fits the description provided.",
+    "YouCook2": "Find a video that demonstrates the following action while making a recipe.",
+    "QVHighlight Charades-STA": "Find the clip that corresponds to the described scene in the given video.",
+    "MomentSeeker": "Find the clip that corresponds to the given text.",
+}  # fmt: skip
+QWEN3_PAGES = "Find a document image that matches the given query."
+
+
+def test_qwen3_vl_embedding_is_told_what_its_makers_evaluated_it_with() -> None:
+    """37 of 78 tasks have an instruction of their own; the others are told alike by both evaluations."""
+    expected = {name: words for names, words in QWEN3_TOLD.items() for name in names.split()}
+    expected |= {task.name: QWEN3_PAGES for task in COUNTED if task.modality == "visdoc"}
+    asked = {task.name: in_protocol(task, "qwen3vl_embedding") for task in COUNTED}
+    assert {name: told(task) for name, task in asked.items() if told(task) != told(TASKS[name])} == expected
+    assert len(expected) == 37
+    assert all(task.query == TASKS[name].query and task.target == TASKS[name].target for name, task in asked.items())
+    moments = in_protocol(TASKS["MomentSeeker_1k8"], "qwen3vl_embedding")
+    assert moments.instruction_with_image == "Select the video clip that aligns with the given text and image."
+    assert moments.instruction_with_video == "Find the clip that corresponds to the given sentence and video segment."
+
+
+def test_candidate_clips_are_shown_with_eight_frames() -> None:
+    assert {task.name for task in TASKS.values() if task.clip_frames is not None} == {"QVHighlight", "Charades-STA"}
+    assert TASKS["QVHighlight"].clip_frames == TASKS["Charades-STA"].clip_frames == 8
 
 
 def test_parts_of_a_prompt() -> None:

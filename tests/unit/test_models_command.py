@@ -20,6 +20,8 @@ from mmsearch.embedders.families import FAMILIES
 from mmsearch.embedders.inventory import family_notes, has_code
 from mmsearch.embedders.known import KNOWN
 from mmsearch.errors import EmbedderError, ModelNotFound
+from tests.tiny_models import picture
+from tests.unit.test_qwen_families import Tiny
 
 ROOT = Path(__file__).parents[2]
 MAY_ASK = {
@@ -103,6 +105,31 @@ def test_info_of_what_is_not_here_says_how_to_get_it() -> None:
     done = models("info", "VLM2Vec/VLM2Vec-V2.0", "--open")
     assert isinstance(done.exception, EmbedderError) and "models pull" in str(done.exception)
     assert isinstance(models("info", "someone/unheard-of").exception, EmbedderError)
+
+
+def test_a_folder_that_does_not_say_what_it_is(tmp_path: Path) -> None:
+    """`models info` names what is assumed; `--family` decides, there and in the name that a library remembers."""
+    import mmsearch
+
+    tiny = Tiny("qwen2_vl", tmp_path / "tuned")
+    facts = json.loads(models("info", tiny.folder, "--json").stdout)
+    assert facts["family"] == "vlm2vec" and "assumed vlm2vec" in facts["why"] and "--family" in facts["why"]
+    chosen = json.loads(models("info", tiny.folder, "--family", "gme", "--json").stdout)
+    assert (chosen["family"], chosen["why"]) == ("gme", "") and chosen["model_key"] != facts["model_key"]
+    refused = models("info", tiny.folder, "--family", "gnome")
+    assert refused.exit_code == 2 and "no family 'gnome'" in refused.stderr and "gme" in refused.stderr
+
+    library, photos = tmp_path / "library", tmp_path / "photos"
+    photos.mkdir()
+    picture(60, 60).save(photos / "red.png")
+    ingest = ["ingest", str(photos), "-L", str(library), "--model", str(tiny.folder), "--device", "cpu", "--family"]
+    assert CliRunner().invoke(app, [*ingest, "lamra"]).exit_code == 0
+    with mmsearch.open(library) as found:
+        assert found.model_name == f"lamra:{tiny.folder}" and type(found.embedder).__name__ == "LamraEmbedder"
+    assert models("use", tiny.folder, "--family", "gme", "-L", library, "--device", "cpu").exit_code == 0
+    with mmsearch.open(library) as found:
+        assert found.model_name == f"gme:{tiny.folder}"
+    assert CliRunner().invoke(app, ["ingest", str(photos), "-L", str(library), "--family", "gme"]).exit_code == 2
 
 
 @pytest.mark.parametrize("command", ["use", "info"])

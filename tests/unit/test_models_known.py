@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from mmsearch.embedders import checkpoint, inventory
 from mmsearch.embedders.checkpoint import SHIPPED, find_checkpoint, find_in_hub_cache, missing_weights, published_name
-from mmsearch.embedders.families import FAMILIES, family_of
+from mmsearch.embedders.families import FAMILIES, choose_family, family_of, warn_of_assumption
 from mmsearch.embedders.inventory import download_bytes, standing, weights_of
 from mmsearch.embedders.known import KNOWN, KnownModel, known_model
 from mmsearch.errors import EmbedderError, ModelNotFound
@@ -150,6 +151,109 @@ def test_remote_code_is_named_and_not_run(tmp_path: Path) -> None:
     (place / "config.json").write_text('{"model_type": "brand_new", "auto_map": {"AutoModel": "modeling.New"}}')
     with pytest.raises(EmbedderError, match="the code that comes with it is never run"):
         family_of(find_checkpoint(place))
+
+
+# ---- what is only assumed
+
+CARD = """---
+license: apache-2.0
+base_model:
+- {base}
+model-index:
+- name: {name}
+---
+
+# {heading}
+
+Compared with gme-Qwen2-VL-7B-Instruct and LamRA-Ret it is better.
+"""
+
+
+@pytest.mark.parametrize(
+    ("model_type", "family"),
+    [
+        ("qwen2_vl", "vlm2vec"),
+        ("qwen2_5_vl", "vlm2vec"),
+        ("qwen3_vl", "qwen3vl_embedding"),
+        ("llava_next", "vlm2vec_llava_next"),
+    ],
+)
+def test_a_chat_models_type_tells_no_embedder(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, model_type: str, family: str
+) -> None:
+    """The folder runs, as before, but what was assumed is named, with the way to choose."""
+    found = find_checkpoint(folder(tmp_path / "fine-tuned", model_type))
+    choice = choose_family(found)
+    assert (choice.family, choice.is_assumed) == (family, True)
+    with caplog.at_level(logging.WARNING):
+        warn_of_assumption(found)
+        warn_of_assumption(found)
+    (record,) = caplog.records
+    for part in (str(tmp_path / "fine-tuned"), f"assumed {family}", model_type, "--family", "mmsearch.json"):
+        assert part in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    ("name", "sidecar", "card"),
+    [
+        ("mine", {"family": "gme"}, None),
+        ("gme:mine", None, None),
+        ("gme-Qwen2-VL-2B-Instruct", None, None),
+        ("mine", None, {"base": "Alibaba-NLP/gme-Qwen2-VL-2B-Instruct", "name": "mine", "heading": "Mine"}),
+        ("mine", None, {"base": "Qwen/Qwen2-VL-2B-Instruct", "name": "gme-Qwen2-VL-2B-Instruct", "heading": "GME"}),
+        ("mine", None, {"base": "Qwen/Qwen2-VL-2B-Instruct", "name": "x", "heading": "Alibaba-NLP/gme-Qwen2-VL-2B-Instruct"}),
+    ],
+    ids=["sidecar", "asked", "name", "card's base", "card's index", "card's heading"],
+)  # fmt: skip
+def test_what_tells_a_family_needs_no_warning(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    sidecar: dict[str, str] | None,
+    card: dict[str, str] | None,
+) -> None:
+    asked, _, own = name.rpartition(":")
+    place = folder(tmp_path / own, "qwen2_vl", sidecar)
+    if card is not None:
+        (place / "README.md").write_text(CARD.format(**card))
+    found = find_checkpoint(f"{asked}:{place}" if asked else place)
+    assert (choose_family(found).family, choose_family(found).is_assumed) == ("gme", False)
+    with caplog.at_level(logging.WARNING):
+        warn_of_assumption(found)
+    assert not caplog.records
+
+
+def test_a_card_that_names_backbones_and_rivals_tells_nothing(tmp_path: Path) -> None:
+    place = folder(tmp_path / "mine", "qwen2_vl")
+    (place / "README.md").write_text(CARD.format(base="Qwen/Qwen2-VL-2B-Instruct", name="mine", heading="Mine"))
+    assert choose_family(find_checkpoint(place)).is_assumed
+    (place / "README.md").write_text("---\n: : [\n---\n\\x00")
+    assert choose_family(find_checkpoint(place)).is_assumed
+
+
+def test_an_adapter_over_a_plain_backbone_is_assumed(cache: Path, tmp_path: Path) -> None:
+    """The backbone's own row says that Qwen2-VL runs, not how the adapter was trained."""
+    cached(cache, "Qwen/Qwen2-VL-2B-Instruct", {"config.json": {"model_type": "qwen2_vl"}})
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "adapter_config.json").write_text('{"base_model_name_or_path": "Qwen/Qwen2-VL-2B-Instruct"}')
+    choice = choose_family(find_checkpoint(tmp_path / "mine"))
+    assert (choice.family, choice.is_assumed) == ("vlm2vec", True)
+    assert not choose_family(find_checkpoint("Qwen/Qwen2-VL-2B-Instruct")).is_assumed
+
+
+def test_models_of_our_own_training_are_told(tmp_path: Path) -> None:
+    place = folder(tmp_path / "mine", "qwen2_vl")
+    (place / "mmsearch.json").write_text('{"name": "mine", "page_text_tokens": 0, "query_text_tokens": 128}')
+    assert (choose_family(find_checkpoint(place)).family, choose_family(find_checkpoint(place)).is_assumed) == (
+        "vlm2vec",
+        False,
+    )
+
+
+def test_an_unknown_family_is_named(tmp_path: Path) -> None:
+    place = folder(tmp_path / "mine", "qwen2_vl")
+    with pytest.raises(EmbedderError, match=r"family 'gmee'.*known: .*gme"):
+        choose_family(find_checkpoint(f"gmee:{place}"))
 
 
 # ---- states

@@ -514,6 +514,25 @@ class TestLimits:
         with pytest.raises(EmbedderError, match="qwen3_vl model, which GmeEmbedder does not run"):
             GmeEmbedder.load(tinies["qwen3_vl"].folder)
 
+    def test_the_family_that_is_asked_for_opens_it_and_stays_in_its_name(self, tmp_path, caplog):
+        tiny = Tiny("qwen2_vl", tmp_path)
+        as_gme = opened(tiny, "gme").model_key
+        (tiny.folder / "mmsearch.json").unlink()
+        assumed = load_embedder(tiny.folder, device="cpu", dtype="float32")
+        assert type(assumed) is Vlm2VecEmbedder and "assumed vlm2vec" in caplog.text and "gme, lamra" in caplog.text
+        caplog.clear()
+        asked = load_embedder(
+            tiny.folder, device="cpu", dtype="float32", family="gme", min_pixels=56 * 56, max_pixels=112 * 112
+        )
+        again = load_embedder(
+            f"gme:{tiny.folder}", device="cpu", dtype="float32", min_pixels=56 * 56, max_pixels=112 * 112
+        )
+        assert (
+            type(asked) is type(again) is GmeEmbedder
+            and asked.model_key == again.model_key == as_gme
+            and not caplog.records
+        )
+
     def test_a_shard_is_missing(self, tmp_path):
         tiny = Tiny("qwen3_vl", tmp_path, shards=3)
         (tiny.folder / "model-00002-of-00003.safetensors").unlink()

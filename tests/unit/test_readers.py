@@ -554,6 +554,6 @@ def test_readers_load_no_model():
     ],
 )
 def test_a_drawing_is_told_by_its_root_and_quickly(head: bytes, is_svg: bool):
-    began = time.perf_counter()
+    began = time.process_time()
     assert (readers.type_of_head(head) == "svg") is is_svg
-    assert time.perf_counter() - began < 0.1
+    assert time.process_time() - began < 0.1

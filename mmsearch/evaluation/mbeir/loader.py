@@ -78,7 +78,7 @@ class Files:
         found = self.folder / path
         if not found.is_file():
             raise DatasetError(f"no picture at {found}; get it with `{self.get}`, then unpack: {UNPACK}")
-        return FilePicture(found)
+        return FilePicture(found, self.task.decoding)
 
 
 def _candidate(entry: Mapping[str, Any], folder: Files) -> Side:

@@ -32,11 +32,17 @@ class Videos:
     def __init__(self, task: Task, data: Path) -> None:
         """Raises: DatasetError: neither frames nor videos are there."""
         self.count = task.frames
+        self.decoding = task.decoding
         self.raw = data / MEDIA_HUB / task.media.replace("/frames/", "/videos/")
         self.folder = data / MEDIA_HUB / task.media if self.raw.is_dir() else media_folder(task, data)
 
     def frames(
-        self, name: str, video: str | None = None, *, sampling: Callable[[int], list[int]] | None = None
+        self,
+        name: str,
+        video: str | None = None,
+        *,
+        sampling: Callable[[int], list[int]] | None = None,
+        count: int | None = None,
     ) -> tuple[FilePicture, ...]:
         """The frames of a video that the model sees, spread evenly over those in its folder.
 
@@ -45,6 +51,7 @@ class Videos:
             video: path under the folder of videos, of a file or of a folder of frames; where there are no frames yet,
                 they are sampled from it, once.
             sampling: see `save_frames`; `spread` by default.
+            count: so many of them; as many as the task shows of a video if None.
 
         Raises:
             DatasetError: neither frames nor video. SourceError: the video cannot be read.
@@ -59,7 +66,8 @@ class Videos:
             found = frames_in(folder)
         if not found:
             raise DatasetError(f"no frames in {folder}" + (f" and no video at {self.raw / video}" if video else ""))
-        return tuple(FilePicture(folder / frame) for frame in chosen(found, self.count))
+        kept = chosen(found, self.count if count is None else count)
+        return tuple(FilePicture(folder / frame, self.decoding) for frame in kept)
 
 
 def frames_in(folder: Path) -> list[str]:

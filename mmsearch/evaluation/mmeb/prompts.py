@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mmsearch.evaluation.mmeb.tasks import Task
 from mmsearch.prompts import IMAGE_TOKEN, VIDEO_TOKEN
 
 PLACE = "{text}"
@@ -10,6 +11,11 @@ PLACE = "{text}"
 def words_of(prompt: str) -> str:
     """The instruction in a prompt of the table: without tokens of pictures and without the place of the row's words."""
     return prompt.replace(IMAGE_TOKEN, "").replace(VIDEO_TOKEN, "").replace(PLACE, "").strip()
+
+
+def told(task: Task) -> str:
+    """What models with prompts of their own are told of the task's queries."""
+    return task.instruction or words_of(task.query)
 
 
 def filled(prompt: str, text: str) -> str:

@@ -21,18 +21,19 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from mmsearch import __version__
-from mmsearch.embedders import load_embedder
+from mmsearch.embedders import Embedder, load_embedder
 from mmsearch.embedders.opened import default_dtype
 from mmsearch.errors import ConfigError, DatasetError, MMSearchError
 from mmsearch.evaluation.mmeb.encode import Encoded, Input, SideEncoder
+from mmsearch.evaluation.mmeb.tasks import Task, in_protocol
 from mmsearch.evaluation.ranking import Ranked, mean_values
 from mmsearch.evaluation.scoring import Best, best
 from mmsearch.evaluation.vector_cache import VectorCache
+from mmsearch.pictures import Decoding
 from mmsearch.training.processes import started
 
 if TYPE_CHECKING:
     from mmsearch.evaluation.mmeb.data import TaskData, TaskQuery
-    from mmsearch.evaluation.mmeb.tasks import Task
 
 PROTOCOL_VERSION = 1
 """Raise it whenever the same vectors would give another score."""
@@ -99,6 +100,7 @@ def run_benchmark(
     limit: int | None = None,
     cache: Path | None = None,
     frames: int | None = None,
+    decoding: Decoding | None = None,
     watcher: Watcher | None = None,
 ) -> Finished:
     """`evaluate` with a checkpoint, in this process or in all that `torchrun` started.
@@ -107,6 +109,7 @@ def run_benchmark(
         model, device, dtype: as for `mmsearch.embedders.load_embedder`; each process has a GPU of its own where there are any.
         cache: folder of the vectors, `<out>/vectors` if None; several benchmarks may share it.
         frames: of a video, instead of the model's own number (`embedder.frames`, where it has one) or the task's.
+        decoding: of pictures, instead of the way of the evaluation whose words the embedder is asked in.
 
     Raises:
         ModelNotFound, EmbedderError, ConfigError: before anything is evaluated.
@@ -115,7 +118,8 @@ def run_benchmark(
         place = torch.device(processes.device).type
         precision = f"{place} {dtype or str(default_dtype(place)).removeprefix('torch.')}"
         embedder = load_embedder(model, device=processes.device, dtype=dtype)
-        tasks = [with_frames(task, frames or getattr(embedder, "frames", None)) for task in tasks]
+        tasks = [as_asked(task, embedder, frames) for task in tasks]
+        tasks = [task if decoding is None else replace(task, decoding=decoding) for task in tasks]
         with VectorCache(cache or out / "vectors", processes.rank) as vectors:
             encoder = SideEncoder(embedder, vectors, processes, precision=precision)
             outcomes = evaluate(tasks, load, encoder, out, precision=precision, limit=limit, watcher=watcher)
@@ -123,9 +127,21 @@ def run_benchmark(
         return Finished(outcomes, embedder.model_key, embedder.dim, processes.is_first)
 
 
+def as_asked(task: Task, embedder: Embedder, frames: int | None = None) -> Task:
+    """The task in the words of the embedder's own evaluation, where it has one (`embedder.protocol`), with the frames that it was made for."""
+    protocol = getattr(embedder, "protocol", None)
+    worded = task if protocol is None else in_protocol(task, protocol)
+    return with_frames(worded, frames or getattr(embedder, "frames", None))
+
+
 def with_frames(task: Task, frames: int | None) -> Task:
-    """The task with so many frames of a video; one that takes all that there are stays as it is."""
-    return task if frames is None or task.frames is None else replace(task, frames=frames)
+    """The task with so many frames of a video; one that takes all that there are stays as it is.
+
+    Candidate clips of a video are shown with as many as before, or fewer if so few are asked for: they are short.
+    """
+    if frames is None or task.frames is None:
+        return task
+    return replace(task, frames=frames, clip_frames=task.clip_frames and min(task.clip_frames, frames))
 
 
 def chosen(tasks: Iterable[Task], names: Sequence[str] = (), groups: Sequence[str] = ()) -> list[Task]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from importlib.resources import files
 from typing import Any, Literal
 
 import yaml
 
 from mmsearch.items import Kind
+from mmsearch.pictures import Decoding
 
 Modality = Literal["image", "video", "visdoc"]
 Scope = Literal["local", "global"]
@@ -39,8 +41,13 @@ class Task:
         query, target: prompts of both sides as VLM2Vec-V2 reads them, with `{text}` for the row's own words. Image tasks
             carry their prompts in the rows; theirs stand here to be compared.
         query_with_image, query_with_video: where queries differ by what they show (MomentSeeker).
+        protocol: whose evaluation the words follow: "vlm2vec", or a key of `instructions.yaml`; see `in_protocol`.
+        decoding: of its pictures, as that evaluation decodes them.
+        instruction, instruction_with_image, instruction_with_video: what models with prompts of their own are told; "": the words of the
+            prompt.
         media: folder of `MEDIA_HUB` that the rows' pictures and videos lie in; "" where rows hold their pictures.
         frames: of a video; None takes all that its folder holds.
+        clip_frames: of a candidate that is a clip of the video that is asked about; None: as many as of a video.
         language: the only one of the queries that is asked; all if None.
         origin: whether the training sets of MMEB hold it ("IND") or not ("OOD"); None outside the image tasks.
         queries: how many there are; candidates: of each query (local) or of all (global). None: not known.
@@ -59,10 +66,16 @@ class Task:
     target: str
     query_with_image: str = ""
     query_with_video: str = ""
+    protocol: str = "vlm2vec"
+    decoding: Decoding = "plain"
+    instruction: str = ""
+    instruction_with_image: str = ""
+    instruction_with_video: str = ""
     config: str | None = None
     revision: str | None = None
     media: str = ""
     frames: int | None = None
+    clip_frames: int | None = None
     language: str | None = None
     origin: Literal["IND", "OOD"] | None = None
     queries: int | None = None
@@ -100,6 +113,18 @@ def _read() -> dict[str, Task]:
 
 TASKS: Mapping[str, Task] = _read()
 """All tasks by name, variants too, in the order of the table."""
+
+
+def in_protocol(task: Task, protocol: str) -> Task:
+    """The task as an evaluation that `instructions.yaml` knows words it."""
+    own = _instructions()[protocol]
+    return replace(task, protocol=protocol, **own["every task"], **own.get(task.group, {}), **own.get(task.name, {}))
+
+
+@cache
+def _instructions() -> dict[str, dict[str, dict[str, Any]]]:
+    return yaml.safe_load(files(__package__).joinpath("instructions.yaml").read_text(encoding="utf-8"))
+
 
 COUNTED: tuple[Task, ...] = tuple(task for task in TASKS.values() if task.counts)
 """The 78 whose mean is the score."""

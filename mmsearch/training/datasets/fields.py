@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from mmsearch.errors import ConfigError, DatasetError
+from mmsearch.pictures import DECODINGS, Decoding
 from mmsearch.training.pairs import BytesPicture, FilePicture
 
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
@@ -18,6 +19,15 @@ COMMON = {
     "global_dataset_name", "max_pixels", "hard_negatives", "download",
 }  # fmt: skip
 """Fields that every parser takes, see `open_source`."""
+
+
+DECODING = {"decoding"}
+"""The field of parsers of published sets, see `decoding`."""
+
+
+def decoding(spec: Mapping[str, Any]) -> Decoding:
+    """How the pictures of a published set are decoded: "plain", as the reference does, unless the recipe says otherwise."""
+    return cast(Decoding, choice(spec, "decoding", ("plain", *(other for other in DECODINGS if other != "plain"))))
 
 
 def check_spec(spec: Mapping[str, Any], own: set[str], *, required: Sequence[str] = ()) -> None:
@@ -82,15 +92,15 @@ def texts(row: Mapping[str, Any], name: str) -> list[str]:
     return [one] if one else []
 
 
-def file_picture(folder: Path, relative: str) -> FilePicture:
+def file_picture(folder: Path, relative: str, decoding: Decoding = "upright") -> FilePicture:
     """A picture file under `folder` (an absolute path stays as it is). Raises: DatasetError if it is not there."""
     path = folder / relative
     if not path.is_file():
         raise DatasetError(f"no picture at {path}")
-    return FilePicture(path)
+    return FilePicture(path, decoding)
 
 
-def stored_picture(row: Mapping[str, Any], name: str, where: str) -> BytesPicture:
+def stored_picture(row: Mapping[str, Any], name: str, where: str, decoding: Decoding) -> BytesPicture:
     """A picture that a table carries: `{"bytes", "path"}`, as the hub's data sets store them. Raises: DatasetError."""
     value = row.get(name)
     data = value.get("bytes") if isinstance(value, dict) else value
@@ -98,10 +108,10 @@ def stored_picture(row: Mapping[str, Any], name: str, where: str) -> BytesPictur
         raise DatasetError(f"{name} holds no picture")
     if not isinstance(data, bytes):
         raise DatasetError(f"{name} is a {type(data).__name__}, not an encoded picture")
-    return BytesPicture(data, where)
+    return BytesPicture(data, where, decoding)
 
 
-def video_frames(folder: Path, frames: int) -> tuple[FilePicture, ...]:
+def video_frames(folder: Path, frames: int, decoding: Decoding = "upright") -> tuple[FilePicture, ...]:
     """At most `frames` pictures spread evenly over a folder of frames in natural order; all of them where there are fewer.
 
     Raises:
@@ -115,7 +125,7 @@ def video_frames(folder: Path, frames: int) -> tuple[FilePicture, ...]:
         raise DatasetError(f"no frames in {folder}")
     if len(found) > frames:
         found = tuple(found[i] for i in np.linspace(0, len(found) - 1, frames, dtype=int))
-    return tuple(FilePicture(folder / name) for name in found)
+    return tuple(FilePicture(folder / name, decoding) for name in found)
 
 
 def natural_order(name: str) -> tuple[tuple[int, int | str], ...]:

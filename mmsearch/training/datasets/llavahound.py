@@ -40,7 +40,7 @@ LINES = {
 QUESTIONS = 240_000
 FRAMES = 8
 MODES = ("caption_retrieval", "video_retrieval")
-OWN_FIELDS = {"dataset_name", "dataset_path", "video_frame_basedir", "num_frames", "prompts"}
+OWN_FIELDS = {"dataset_name", "dataset_path", "video_frame_basedir", "num_frames", "prompts"} | fields.DECODING
 
 
 def open_captions(spec: Mapping[str, Any], places: Places) -> RowSource:
@@ -71,11 +71,12 @@ class LlavaHound(RowSource):
         self.frames = frames
         self.mode = mode
         self.frame_count = fields.count(spec, "num_frames", FRAMES) or FRAMES
+        self.decoding = fields.decoding(spec)
         self.prompts = fields.choice(spec, "prompts", ("released", "evaluation"))
 
     def read(self, row: dict[str, Any], key: str) -> Pair:
         asked, answered = _turns(row)
-        frames = fields.video_frames(self.frames / fields.text(row, "video"), self.frame_count)
+        frames = fields.video_frames(self.frames / fields.text(row, "video"), self.frame_count, self.decoding)
         if self.mode == "video_retrieval":
             query, target = video_retrieval_training_prompts(answered)
             if self.prompts == "evaluation":

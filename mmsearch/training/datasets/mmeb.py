@@ -35,7 +35,7 @@ def open_mmeb(spec: Mapping[str, Any], places: Places) -> RowSource:
     "diverse_instruction"), `image_dir` (the folder that the rows' picture paths start from; by default the data set's).
     """
     fields.check_spec(
-        spec, {"subset_name", "dataset_name", "dataset_split", "image_dir"}, required=("subset_name",)
+        spec, {"subset_name", "dataset_name", "dataset_split", "image_dir"} | fields.DECODING, required=("subset_name",)
     )  # fmt: skip
     subset, split = spec["subset_name"], spec.get("dataset_split") or "original"
     hub_name = spec.get("dataset_name") or HUB_NAME
@@ -69,6 +69,7 @@ class Mmeb(RowSource):
     def __init__(self, spec: Mapping[str, Any], rows: Rows, images: Path) -> None:
         super().__init__(spec, rows, default_name=spec["subset_name"])
         self.images = images
+        self.decoding = fields.decoding(spec)
 
     def read(self, row: dict[str, Any], key: str) -> Pair:
         query = self._side(fields.optional_text(row, "qry"), fields.optional_text(row, "qry_image_path"))
@@ -82,4 +83,5 @@ class Mmeb(RowSource):
         return Pair(query, target, tuple(self._side(t, p) for t, p in filled[: self.hard_negatives]))
 
     def _side(self, text: str, picture: str) -> Side:
-        return Side(mmeb_training_prompt(text), (fields.file_picture(self.images, picture),) if picture else ())
+        pictures = (fields.file_picture(self.images, picture, self.decoding),) if picture else ()
+        return Side(mmeb_training_prompt(text), pictures)

@@ -27,7 +27,9 @@ def open_vidore(spec: Mapping[str, Any], places: Places) -> RowSource:
     side and the answer as target; "page_retrieval" has the question as query and the page as target, with the
     instructions of evaluation and search.
     """
-    fields.check_spec(spec, {"dataset_name", "dataset_split", "dataset_path", "subset_name", "data_mode"})
+    fields.check_spec(
+        spec, {"dataset_name", "dataset_split", "dataset_path", "subset_name", "data_mode"} | fields.DECODING
+    )
     mode = fields.choice(spec, "data_mode", MODES)
     columns = ("query", "image", "answer") if mode == MODES[0] else ("query", "image")
     return ColpaliTrain(spec, hub_table(spec, places, HUB_NAME, columns), mode)
@@ -39,9 +41,10 @@ class ColpaliTrain(RowSource):
     def __init__(self, spec: Mapping[str, Any], rows: Rows, mode: str) -> None:
         super().__init__(spec, rows, default_name="colpali_train_set")
         self.mode = mode
+        self.decoding = fields.decoding(spec)
 
     def read(self, row: dict[str, Any], key: str) -> Pair:
-        page = (fields.stored_picture(row, "image", key),)
+        page = (fields.stored_picture(row, "image", key, self.decoding),)
         query = fields.text(row, "query")
         if self.mode == "question_answering":
             return Pair(Side(final_prompt("", query, image_count=1), page), Side(fields.text(row, "answer")))

@@ -28,7 +28,9 @@ def open_visrag(spec: Mapping[str, Any], places: Places) -> RowSource:
     `dataset_path` (Parquet files instead, as a pattern), `prompts`: "released", an instruction for each of the sets that
     the rows come from, as VLM2Vec-V2 was trained; "evaluation", the instructions of evaluation and search.
     """
-    fields.check_spec(spec, {"dataset_name", "dataset_split", "dataset_path", "subset_name", "prompts"})
+    fields.check_spec(
+        spec, {"dataset_name", "dataset_split", "dataset_path", "subset_name", "prompts"} | fields.DECODING
+    )
     prompts = fields.choice(spec, "prompts", PROMPTS)
     columns = ("query", "image", "source") if prompts == "released" else ("query", "image")
     return Visrag(spec, hub_table(spec, places, HUB_NAME, columns), prompts)
@@ -38,6 +40,7 @@ class Visrag(RowSource):
     def __init__(self, spec: Mapping[str, Any], rows: Rows, prompts: str) -> None:
         super().__init__(spec, rows, default_name="visrag-indomain")
         self.prompts = prompts
+        self.decoding = fields.decoding(spec)
 
     def read(self, row: dict[str, Any], key: str) -> Pair:
         query = fields.text(row, "query")
@@ -46,7 +49,7 @@ class Visrag(RowSource):
         else:
             asked = final_prompt(TEXT_QUERY_INSTRUCTIONS["page"], query)
             shown = final_prompt(DOCUMENT_INSTRUCTIONS["page"], image_count=1)
-        return Pair(Side(asked), Side(shown, (fields.stored_picture(row, "image", key),)))
+        return Pair(Side(asked), Side(shown, (fields.stored_picture(row, "image", key, self.decoding),)))
 
 
 def hub_table(spec: Mapping[str, Any], places: Places, hub_name: str, columns: Sequence[str]) -> Table:

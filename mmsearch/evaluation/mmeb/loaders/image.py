@@ -18,7 +18,7 @@ from mmsearch.errors import DatasetError
 from mmsearch.evaluation.mmeb.data import Collector, Side, TaskData, TaskQuery, text_side
 from mmsearch.evaluation.mmeb.hub import media_folder, read_rows, row_files
 from mmsearch.evaluation.mmeb.tasks import Task
-from mmsearch.pictures import FilePicture
+from mmsearch.pictures import Decoding, FilePicture
 from mmsearch.prompts import IMAGE_TOKEN, PHI_IMAGE_TOKEN
 
 Row = Mapping[str, Any]
@@ -44,7 +44,8 @@ def text_to_image(task: Task, data: Path) -> TaskData:
     def query(row: Row) -> tuple[str, bool]:
         return f"{row['qry_inst'].replace(PHI_IMAGE_TOKEN, IMAGE_TOKEN)} {row['qry_text']}{breaks}", False
 
-    return _collect(task, data, query, _pictures(bare_end="\n", name=lambda path, caption: path))
+    worded = str.strip if task.protocol == "qwen3vl_embedding" else str
+    return _collect(task, data, query, _pictures(bare_end="\n", name=lambda path, caption: path, worded=worded))
 
 
 def image_to_image(task: Task, data: Path) -> TaskData:
@@ -63,8 +64,9 @@ Candidates = Callable[[Collector, Row, "Pictures"], list[str]]
 class Pictures:
     """The pictures of the image tasks, by the paths that rows give."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, decoding: Decoding) -> None:
         self.folder = folder
+        self.decoding = decoding
 
     def __getitem__(self, path: str) -> FilePicture:
         """Raises: DatasetError: it is not there."""
@@ -73,13 +75,13 @@ class Pictures:
         found = self.folder / path
         if not found.is_file():
             raise DatasetError(f"no picture at {found}")
-        return FilePicture(found)
+        return FilePicture(found, self.decoding)
 
 
 def _collect(task: Task, data: Path, query: Callable[[Row], tuple[str, bool]], candidates: Candidates) -> TaskData:
     """Args: `query` gives the prompt and whether the picture is shown; `candidates` the names, the right one first."""
     files = row_files(task, data)
-    pictures = Pictures(media_folder(task, data))
+    pictures = Pictures(media_folder(task, data), task.decoding)
     collector = Collector(task)
 
     def row_query(key: str, row: Row) -> TaskQuery:
@@ -104,8 +106,9 @@ def _texts(collector: Collector, row: Row, pictures: Pictures) -> list[str]:
     return [collector.candidate(text, text_side, text) for text in texts]
 
 
-def _pictures(*, bare_end: str, name: Callable[[str, str], str]) -> Candidates:
-    """Args: `bare_end` ends the prompt of a picture without words; `name` makes a candidate's name of path and words."""
+def _pictures(*, bare_end: str, name: Callable[[str, str], str], worded: Callable[[str], str] = str) -> Candidates:
+    """Args: `bare_end` ends the prompt of a picture without words; `name` makes a candidate's name of path and words; `worded` makes of its
+    words what models with prompts of their own read."""
 
     def candidates(collector: Collector, row: Row, pictures: Pictures) -> list[str]:
         paths, captions = row["tgt_img_path"], row["tgt_text"]
@@ -123,7 +126,7 @@ def _pictures(*, bare_end: str, name: Callable[[str, str], str]) -> Candidates:
             return Side(
                 prompt=f"{IMAGE_TOKEN} {words}".replace(" \n", "\n") + end,
                 instruction=_instruction(row["tgt_inst"]),
-                text=caption if has_words else "",
+                text=worded(caption) if has_words else "",
                 pictures=(pictures[path],),
             )
 

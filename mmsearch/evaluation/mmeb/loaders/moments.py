@@ -14,7 +14,7 @@ from mmsearch.errors import DatasetError
 from mmsearch.evaluation.mmeb.data import Collector, Side, TaskData, TaskQuery
 from mmsearch.evaluation.mmeb.frames import Videos
 from mmsearch.evaluation.mmeb.hub import read_rows, row_files
-from mmsearch.evaluation.mmeb.prompts import filled, words_of
+from mmsearch.evaluation.mmeb.prompts import filled, told, words_of
 from mmsearch.evaluation.mmeb.tasks import Task
 from mmsearch.pictures import FilePicture
 from mmsearch.training.datasets.fields import natural_order
@@ -50,9 +50,7 @@ def moments_of_video(task: Task, data: Path) -> TaskData:
         if not right:
             raise DatasetError(f"no folder {RIGHT}… among the clips of {video}")
         whole = videos.frames(f"{video}/{WHOLE}")
-        asked = Side(
-            filled(task.query, row["query"]), words_of(task.query), row["query"], whole, is_video=True, kind="clip"
-        )
+        asked = Side(filled(task.query, row["query"]), told(task), row["query"], whole, is_video=True, kind="clip")
         names = tuple(f"{video}/{clip}" for clip in clips)
         for name in names:
             collector.candidate(name, _clip, task, videos, name)
@@ -89,14 +87,16 @@ def _asked(task: Task, videos: Videos, row: Row) -> Side:
     shown, text = row["input_frames"] or "", row["query"]
     if shown.endswith(".mp4"):
         prompt, pictures = task.query_with_video, videos.frames(_folder(shown))
+        instruction = task.instruction_with_video or words_of(prompt)
     elif shown.endswith(".jpg"):
         path = videos.folder / f"query_{shown}"
         if not path.is_file():
             raise DatasetError(f"no picture at {path}")
-        prompt, pictures = task.query_with_image, (FilePicture(path),)
+        prompt, pictures = task.query_with_image, (FilePicture(path, task.decoding),)
+        instruction = task.instruction_with_image or words_of(prompt)
     else:
-        prompt, pictures = task.query, ()
-    return Side(filled(prompt, text), words_of(prompt), text, pictures, is_video=shown.endswith(".mp4"), kind="clip")
+        prompt, instruction, pictures = task.query, told(task), ()
+    return Side(filled(prompt, text), instruction, text, pictures, is_video=shown.endswith(".mp4"), kind="clip")
 
 
 def _folder(path: str) -> str:
@@ -105,4 +105,5 @@ def _folder(path: str) -> str:
 
 
 def _clip(task: Task, videos: Videos, folder: str) -> Side:
-    return Side(task.target, words_of(task.target), pictures=videos.frames(folder), is_video=True, kind="clip")
+    pictures = videos.frames(folder, count=task.clip_frames)
+    return Side(task.target, words_of(task.target), pictures=pictures, is_video=True, kind="clip")

@@ -8,9 +8,10 @@ Source: TIGER-AI-Lab/VLM2Vec@6e1e1d4 `src/data/eval_dataset/{vidore,visrag}_data
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from PIL import Image
@@ -18,19 +19,30 @@ from PIL import Image
 from mmsearch.errors import DatasetError
 from mmsearch.evaluation.mmeb.data import Collector, Side, TaskData, TaskQuery
 from mmsearch.evaluation.mmeb.hub import read_rows, row_files, table_cache
-from mmsearch.evaluation.mmeb.prompts import filled, words_of
+from mmsearch.evaluation.mmeb.prompts import filled, told, words_of
 from mmsearch.evaluation.mmeb.tasks import Task
-from mmsearch.pictures import BytesPicture
+from mmsearch.media import turned_and_saved
+from mmsearch.pictures import BytesPicture, Decoding, decoded, decoded_key
 from mmsearch.training.datasets.rows import Table
 
 
 @dataclass(frozen=True, slots=True)
 class PagePicture:
-    """A page that a table holds."""
+    """A page that a table holds.
+
+    Where it is decoded plainly it is first turned by EXIF and saved again, since the reference reads pages through `datasets`, which
+    turns them, and then works on files that it has written: of VisRAG's sets in the format that the page's id ends in, often a JPEG that is
+    compressed a second time; of all others as PNG, which loses nothing. Pages that it cannot save stay as they are (there it fails).
+
+    Attributes:
+        resaved: suffix of that file.
+    """
 
     pages: Table
     row: int
     name: str
+    decoding: Decoding = "upright"
+    resaved: str = ".png"
 
     def data(self) -> bytes:
         """The encoded picture. Raises: DatasetError: there is none."""
@@ -41,10 +53,17 @@ class PagePicture:
         return data
 
     def open(self) -> Image.Image:
-        return BytesPicture(self.data(), self.name).open()
+        data = self.data()
+        if self.decoding != "upright":
+            file = io.BytesIO(data)
+            file.name = self.name  # what decoders name in their errors
+            if (saved := turned_and_saved(file, self.resaved)) is not None:
+                return decoded(saved, self.decoding)
+        return BytesPicture(data, self.name, self.decoding).open()
 
     def content_key(self) -> str:
-        return hashlib.sha1(self.data()).hexdigest()
+        key = hashlib.sha1(self.data()).hexdigest()
+        return key if self.decoding == "upright" else decoded_key(f"{key}{self.resaved}", self.decoding)
 
 
 def pages(task: Task, data: Path) -> TaskData:
@@ -58,7 +77,8 @@ def pages(task: Task, data: Path) -> TaskData:
     collector = Collector(task)
 
     def page(name: str) -> Side:
-        picture = PagePicture(corpus, rows[name], f"{task.hub} page {name}")
+        suffix = PurePosixPath(name).suffix if task.family == "visrag" else ".png"
+        picture = PagePicture(corpus, rows[name], f"{task.hub} page {name}", task.decoding, suffix)
         return Side(prompt=task.target, instruction=instruction, pictures=(picture,), kind="page")
 
     def row_query(key: str, row: Mapping[str, Any]) -> TaskQuery:
@@ -70,7 +90,7 @@ def pages(task: Task, data: Path) -> TaskData:
         for name in judged:
             collector.candidate(name, page, name)
         text = row["query"]
-        side = Side(filled(task.query, text), words_of(task.query), text, kind="page")
+        side = Side(filled(task.query, text), told(task), text, kind="page")
         return TaskQuery(key, side, tuple(judged), tuple(judged.values()))
 
     asked = read_rows(row_files(task, data, "queries"))

@@ -18,7 +18,7 @@ from mmsearch.errors import DatasetError
 from mmsearch.evaluation.mmeb.data import Collector, Side, TaskData, TaskQuery, text_side
 from mmsearch.evaluation.mmeb.frames import Videos
 from mmsearch.evaluation.mmeb.hub import read_rows, row_files
-from mmsearch.evaluation.mmeb.prompts import words_of
+from mmsearch.evaluation.mmeb.prompts import told
 from mmsearch.evaluation.mmeb.tasks import Task
 
 Row = Mapping[str, Any]
@@ -66,4 +66,4 @@ def classes_of_row(task: Task, data: Path) -> TaskData:
 def _shown(task: Task, videos: Videos, row: Row) -> Side:
     video = str(row["video_id"])
     frames = videos.frames(video, f"{video}.mp4")
-    return Side(task.query, words_of(task.query), pictures=frames, is_video=True, kind="clip")
+    return Side(task.query, told(task), pictures=frames, is_video=True, kind="clip")

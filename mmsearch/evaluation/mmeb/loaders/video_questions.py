@@ -15,7 +15,7 @@ from mmsearch.errors import DatasetError
 from mmsearch.evaluation.mmeb.data import Collector, Side, TaskData, TaskQuery, text_side
 from mmsearch.evaluation.mmeb.frames import Videos, stepped
 from mmsearch.evaluation.mmeb.hub import read_rows, row_files
-from mmsearch.evaluation.mmeb.prompts import filled, words_of
+from mmsearch.evaluation.mmeb.prompts import filled, told
 from mmsearch.evaluation.mmeb.tasks import Task
 
 Row = Mapping[str, Any]
@@ -57,12 +57,14 @@ def mvbench(task: Task, data: Path) -> TaskData:
 
 
 def nextqa(task: Task, data: Path) -> TaskData:
-    """NExT-QA: rows `video, question, a0…a4` and `answer`, a number; the answers are named without their letters."""
+    """NExT-QA: rows `video, question, a0…a4` and `answer`, a number. The answers are ranked without their letters (by Qwen's
+    evaluation with them)."""
 
     def question(row: Row) -> Question:
         answers = [row[f"a{i}"] for i in range(5)]
-        text, _ = with_options(row["question"], answers)
-        return Question(text, str(row["video"]), f"{row['video']}.mp4", answers, int(row["answer"]))
+        text, lettered = with_options(row["question"], answers)
+        names = lettered if task.protocol == "qwen3vl_embedding" else answers
+        return Question(text, str(row["video"]), f"{row['video']}.mp4", names, int(row["answer"]))
 
     return _collect(task, data, read_rows(row_files(task, data)), question)
 
@@ -80,11 +82,15 @@ def videomme(task: Task, data: Path) -> TaskData:
 
 
 def egoschema(task: Task, data: Path) -> TaskData:
-    """EgoSchema: rows `video_idx, question, option` ("A. …") and `answer`, a number as text."""
+    """EgoSchema: rows `video_idx, question, option` ("A. …") and `answer`, a number as text.
+
+    No space stands between the question and its options; in Qwen's evaluation there is one.
+    """
+    gap = " " if task.protocol == "qwen3vl_embedding" else ""
 
     def question(row: Row) -> Question:
         options, video = row["option"], row["video_idx"]
-        text = row["question"] + " ".join(options)
+        text = row["question"] + gap + " ".join(options)
         return Question(text, video, f"{video}.mp4", options, int(row["answer"]), [_bare(o) for o in options])
 
     return _collect(task, data, read_rows(row_files(task, data)), question)
@@ -134,7 +140,7 @@ def with_options(question: str, options: Sequence[str]) -> tuple[str, list[str]]
 
 
 def _collect(task: Task, data: Path, rows: Iterable[tuple[str, Row]], question: Callable[[Row], Question]) -> TaskData:
-    collector, videos, instruction = Collector(task), Videos(task, data), words_of(task.query)
+    collector, videos, instruction = Collector(task), Videos(task, data), told(task)
 
     def row_query(key: str, row: Row) -> TaskQuery:
         asked = question(row)

@@ -13,7 +13,7 @@ from mmsearch.errors import DatasetError
 from mmsearch.evaluation.mmeb.data import Collector, Side, TaskData, TaskQuery
 from mmsearch.evaluation.mmeb.frames import Videos
 from mmsearch.evaluation.mmeb.hub import read_rows, row_files
-from mmsearch.evaluation.mmeb.prompts import filled, words_of
+from mmsearch.evaluation.mmeb.prompts import filled, told, words_of
 from mmsearch.evaluation.mmeb.tasks import Task
 
 Row = Mapping[str, Any]
@@ -57,7 +57,7 @@ def described_videos(task: Task, data: Path) -> TaskData:
             text = text[0]
         name, file = map(str, place(row))
         collector.candidate(name, video, name, file)
-        asked = Side(filled(task.query, text), words_of(task.query), text, kind="clip")
+        asked = Side(filled(task.query, text), told(task), text, kind="clip")
         return TaskQuery(key, asked, (name,))
 
     collector.read(rows, row_query)
