@@ -161,7 +161,7 @@ def finish_source(
         text("SELECT count(*) FROM items WHERE source_id = :id AND deleted_at IS NULL"), {"id": source_id}
     ).scalar_one()
     state = "indexed" if row.state == "pending" else row.state
-    read_by = {"reader_version": reader_version} if reader_version is not None else {}
+    read_by: dict[str, int | str] = {"reader_version": reader_version} if reader_version is not None else {}
     if sidecars is not None:
         read_by["sidecars"] = sidecars
     _set(c, source_id, state=state, replaces=None, item_count=count, changed_at=time.time(), **read_by)
