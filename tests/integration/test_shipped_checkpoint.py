@@ -25,7 +25,7 @@ def mini() -> Embedder:
 def test_it_is_small_enough_and_of_its_family() -> None:
     assert (FOLDER / "model.safetensors").stat().st_size <= 100_000_000
     config = json.loads((FOLDER / "config.json").read_text())
-    assert (config["model_type"], config["text_config"]["hidden_size"]) == ("compact_vlm", 384)
+    assert (config["model_type"], config["embedding_size"]) == ("compact_vlm", 512)
     assert (FOLDER / "tokenizer.json").stat().st_size <= 10_000_000
 
 
@@ -51,7 +51,7 @@ def test_it_says_what_right_answers_score(mini: Embedder) -> None:
 def test_every_prefix_of_its_vectors_is_a_vector(mini: Embedder) -> None:
     """Matryoshka-ready: no leading block of dimensions is empty."""
     vectors = mini.encode_documents([EmbedInput("", text=text) for text in ("revenue grew", "a dog runs", "the sea")])
-    assert vectors.shape == (3, 384)
+    assert vectors.shape == (3, 512)
     assert (np.linalg.norm(vectors[:, :64], axis=1) > 0.2).all()
 
 

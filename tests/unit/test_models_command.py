@@ -79,7 +79,7 @@ def test_the_list_for_people_and_the_bare_command_are_the_same() -> None:
     assert done.exit_code == 0 and done.stdout == models().stdout
     assert "only `mmsearch models pull NAME` asks the network" in done.stderr
     lines = {line.split()[0]: line for line in done.stdout.splitlines()}
-    assert "shipped" in lines["mini"] and "384 dim" in lines["mini"] and "132M" in lines["mini"]
+    assert "shipped" in lines["mini"] and "512 dim" in lines["mini"] and "134M" in lines["mini"]
     assert "pull fetches about 4.4 GB" in lines["VLM2Vec/VLM2Vec-V2.0"]
     assert "128 dim/token" in lines["vidore/colpali-v1.3-hf"]
     assert "weights are not public" in lines["Uni-Retrieval"]
@@ -89,9 +89,9 @@ def test_the_list_for_people_and_the_bare_command_are_the_same() -> None:
 def test_info_of_the_shipped_model_opens_it() -> None:
     facts = json.loads(models("info", "mini", "--json").stdout)
     assert facts["opens"].startswith("yes, in ") and facts["model_key"].startswith("mmsearch-mini-")
-    assert (facts["dim"], facts["parameters"], facts["family"]) == (384, 132_285_606, "compact_vlm")
+    assert (facts["dim"], facts["parameters"], facts["family"]) == (512, 133_817_531, "compact_vlm")
     assert facts["max_pixels"]["page"] == 49_152 and facts["licence"] == "AGPL-3.0-or-later"
-    assert facts["weights"] == "132M numbers in 1 safetensors files, U8, I8, BF16, F16, F32"
+    assert facts["weights"] == "137M numbers in 1 safetensors files, U8, I8, BF16, F16, F32"
     text = models("info", "mini").stdout
     assert "page 49,152" in text and "shipped" in text
     assert str(compact_vlm.__doc__).splitlines()[0] in text, "what the family says of itself"
