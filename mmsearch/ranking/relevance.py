@@ -60,7 +60,7 @@ own asks for."""
 
 UNSEEN, UNASKED = -3.0, -1.5
 """Log-odds that an item answers the query when the model sees nothing in it, and when it was not asked about it."""
-SURPRISE, SURPRISE_POWER = 1.0, 2
+SURPRISE, SURPRISE_POWER = 1.0, 3
 """What share^power · ln(1 + BM25) is worth: rare words of a query count, the less of it they are the less."""
 WHOLE, WHOLE_POWER = 3.0, 3
 """What holding all words is worth; half of them are worth an eighth of it."""

@@ -78,7 +78,7 @@ def test_words_by_hand() -> None:
     found = relevance.by_words(
         np.array([0.0, 1.0, 0.5, 1.0]), np.array([0.0, e, e, 0.0]), np.array([0, 0, 0, 1.0]), MANY
     )
-    half = relevance.SURPRISE / 4 + relevance.WHOLE / 8
+    half = relevance.SURPRISE / 8 + relevance.WHOLE / 8
     whole = relevance.SURPRISE + relevance.WHOLE
     assert found.tolist() == pytest.approx([0, whole, half, relevance.WHOLE + relevance.NAMED])
 
