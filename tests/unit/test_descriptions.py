@@ -192,6 +192,44 @@ def test_user_comments(raw: bytes) -> None:
     assert said.captions == ("a red lighthouse",)
 
 
+@pytest.mark.parametrize("order", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("file_order", ["<", ">"], ids=["little-endian file", "big-endian file"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "a red lighthouse",
+        "lighthouse",
+        "Über die Brücke",
+        "外婆在厨房包饺子",
+        "一个人在海边",
+        "统一大厦 2019",
+        "東京タワーの夜景",
+        "부산 해운대 바다",
+        "Хризантемы в саду",
+        "Хризантемы",
+        "Ηλιοβασίλεμα",
+        "שקיעה בים",
+        "غروب الشمس",
+        "พระอาทิตย์ตก",
+    ],
+)
+def test_user_comments_in_either_byte_order(words: str, order: str, file_order: str) -> None:
+    exif = exif_of({}, {ExifTags.Base.UserComment: b"UNICODE\0" + words.encode(order)})
+    exif.endian = file_order
+    said = words_of(saved("JPEG", exif=exif))
+    assert said.captions == (words,)
+
+
+def test_exif_texts_in_windows_encoding() -> None:
+    """The quotation marks and dashes that Latin-1 lacks; Pillow gives them as control characters."""
+    words = "Oma’s “Café” – 5 €"
+    exif = exif_of(
+        {ExifTags.Base.ImageDescription: words.encode("cp1252"), ExifTags.Base.Artist: "Œuvre".encode("cp1252")}
+    )
+    said = words_of(saved("JPEG", exif=exif))
+    assert (said.captions, said.author) == ((words,), "Œuvre")
+
+
 def test_a_comment_of_blanks_says_nothing() -> None:
     raw = b"ASCII\0\0\0" + b" " * 256 + b"\0" * 8
     assert words_of(saved("JPEG", exif=exif_of({}, {ExifTags.Base.UserComment: raw}))) == NOTHING
