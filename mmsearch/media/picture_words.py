@@ -13,6 +13,7 @@ from typing import IO, Any
 from PIL import ExifTags, Image, IptcImagePlugin
 
 from mmsearch.descriptions import MAX_RAW_CHARS, NOTHING, Description, decoded
+from mmsearch.media import png_chunks
 from mmsearch.media.xmp import MAX_XMP_BYTES, description_of_packet, split_keywords
 
 _IDEOGRAPHS = range(0x4E, 0xA0)
@@ -26,8 +27,6 @@ _SCRIPT_OF: dict[int, str] = {
 """By the high bytes of their characters in UTF-16."""
 LOOKED_AT_CHARS = 1000
 """Of a text whose byte order is in doubt."""
-MAX_CHUNKS = 100_000
-"""Of a PNG file; pixels are skipped, not read."""
 PNG_XMP = "XML:com.adobe.xmp"
 
 _XP_TITLE, _XP_COMMENT, _XP_AUTHOR, _XP_KEYWORDS, _XP_SUBJECT = range(0x9C9B, 0x9CA0)
@@ -178,19 +177,13 @@ def _png_texts(image: Image.Image) -> Iterator[tuple[str, str]]:
         return
     before = handle.tell()
     try:
-        handle.seek(8)
-        for _ in range(MAX_CHUNKS):
-            head = handle.read(8)
-            if len(head) < 8 or head[4:] == b"IEND":
-                return
-            size, name = int.from_bytes(head[:4], "big"), head[4:]
-            if name in (b"tEXt", b"zTXt", b"iTXt") and size <= MAX_XMP_BYTES:
+        for given, at, size in png_chunks.chunks(handle):
+            name = png_chunks.NAMES.get(given, given)
+            if name in png_chunks.TEXTS and size <= MAX_XMP_BYTES:
+                handle.seek(at)
                 content = handle.read(size)
-                handle.seek(4, 1)
                 with suppress(ValueError, zlib.error, IndexError):
                     yield _png_text(name, content)
-            else:
-                handle.seek(size + 4, 1)
     finally:
         handle.seek(before)
 
