@@ -322,7 +322,14 @@ class TestALostLog:
 
     @pytest.mark.parametrize(
         ("name", "value"),
-        [("at", 1e30), ("at", float("nan")), ("at", -1e30), ("generation", float("inf")), ("items", -1), ("log_bytes", -5)],
+        [
+            ("at", 1e30),
+            ("at", float("nan")),
+            ("at", -1e30),
+            ("generation", float("inf")),
+            ("items", -1),
+            ("log_bytes", -5),
+        ],
     )
     def test_a_record_with_impossible_values_says_nothing(self, folder: Path, name: str, value: float) -> None:
         """Beyond the catalog's generation, so that it would be told as a loss."""
