@@ -49,10 +49,14 @@ class Attachments:
 
     Args:
         on_progress: called between files.
+
+    Attributes:
+        is_cut: whether a limit kept a file, or part of one, from being read so far.
     """
 
     document: Any
     on_progress: Callable[[], None] = lambda: None
+    is_cut: bool = False
     _chars: int = 0
     _files: int = 0
     _until: float = field(default_factory=lambda: time.monotonic() + BUDGET_S)
@@ -61,7 +65,7 @@ class Attachments:
         """Those of the document as a whole."""
 
         def files() -> Iterator[tuple[Any, Any, int, Callable[[], bytes]]]:
-            for number in range(min(self.document.embfile_count(), MAX_FILES)):
+            for number in range(min(self.document.embfile_count(), MAX_FILES + 1)):
                 facts = self.document.embfile_info(number)
                 yield (
                     facts.get("ufilename") or facts.get("filename") or facts.get("name"),
@@ -89,6 +93,7 @@ class Attachments:
             for raw_name, raw_description, size_bytes, content in files:
                 self._files += 1
                 if self._files > MAX_FILES:
+                    self.is_cut = True
                     break
                 self.on_progress()
                 name, description = plain(raw_name, MAX_NAME_CHARS), plain(raw_description, MAX_NAME_CHARS)
@@ -102,16 +107,19 @@ class Attachments:
     def _words(self, name: str, size_bytes: int, content: Callable[[], bytes]) -> str:
         most = min(MAX_FILE_CHARS, MAX_CHARS - self._chars)
         if most <= 0 or size_bytes > MAX_FILE_BYTES or time.monotonic() > self._until:
+            self.is_cut = True
             return ""
+        words = ""
         try:
             raw = content()
             if b"%PDF-" in raw[:1024]:
-                return _words_of_pdf(raw, most, self._until)
-            if name.lower().endswith(TEXT_SUFFIXES):
-                return _words_of_text(raw, most)
+                words = _words_of_pdf(raw, most + 1, self._until)
+            elif name.lower().endswith(TEXT_SUFFIXES):
+                words = _words_of_text(raw, most + 1)
         except Exception:  # MuPDF's own, and what is damaged: the file is named
             self._until = min(self._until, time.monotonic() + BUDGET_S / 4)
-        return ""
+        self.is_cut |= len(words) > most
+        return words[:most]
 
 
 def _words_of_pdf(raw: bytes, most: int, until: float) -> str:

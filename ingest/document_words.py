@@ -35,16 +35,20 @@ def document_words(document: Any) -> Description:
     return said.over(packet)
 
 
-def page_notes(page: Any, text: str) -> str:
-    """The notes on an open `pymupdf.Page` that its text does not hold, one a line; damage gives fewer of them."""
+def page_notes(page: Any, text: str) -> tuple[str, bool]:
+    """The notes on an open `pymupdf.Page` that its text does not hold, one a line, and whether there are more than are read; damage gives
+    fewer of them."""
     known = "".join(text.casefold().split())
     found: dict[str, None] = {}
+    is_cut = False
     with suppress(Exception):  # foreign objects of their own: nothing in them may cost the page
-        for value in islice(_notes(page), MAX_NOTES):
-            words = plain(value, MAX_NOTE_CHARS)
+        for number, value in enumerate(islice(_notes(page), MAX_NOTES + 1)):
+            words = plain(value, MAX_NOTE_CHARS) if number < MAX_NOTES else ""
+            is_cut |= number == MAX_NOTES
             if words and "".join(words.casefold().split()) not in known:
                 found[words] = None
-    return "\n".join(found)[:MAX_NOTES_CHARS]
+    notes = "\n".join(found)
+    return notes[:MAX_NOTES_CHARS], is_cut or len(notes) > MAX_NOTES_CHARS
 
 
 def _notes(page: Any) -> Iterator[Any]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ingest.attachments import NONE, Attachments
-from ingest.document_words import document_words, page_notes
+from ingest.document_words import MAX_NOTES_CHARS, document_words, page_notes
 from ingest.printed import page_needs_reading
 from ingest.readers import MAX_TEXT_CHARS, Facts, Reading
 from mmsearch import media
@@ -69,7 +69,7 @@ def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:
                 label = clean_text(page.get_label())[:MAX_LABEL_CHARS] if document.is_pdf else ""
                 shape = (page.rect.width, page.rect.height)
                 needs_reading = page_needs_reading(page, text)
-                notes = page_notes(page, text) if document.is_pdf else ""
+                notes, are_notes_cut = page_notes(page, text) if document.is_pdf else ("", False)
             except MemoryError:
                 raise FileTooLarge(source.path, f"page {index + 1} needs more memory than allowed") from None
             except Exception as error:  # MuPDF's classes, RuntimeError, ValueError (no area): this page only
@@ -95,6 +95,10 @@ def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:
             meta |= said.meta() if leads else said.short_meta()
             if attached := [*pinned.names, *(of_document.names if leads else ())]:
                 meta["attachments"] = attached
+            if are_notes_cut:
+                meta["text_cut"] = f"notes beyond {MAX_NOTES_CHARS:,} characters of the page"
+            elif attached and attachments.is_cut:
+                meta["text_cut"] = "of embedded files beyond the limits"
             meta |= told
             draft = ItemDraft(
                 source=source,
@@ -215,7 +219,7 @@ def _has_content(document: Any, index: int) -> bool:
     try:
         page = document[index]
         text = clean_text(page.get_text("text"))
-        return bool(text or page_notes(page, text)) or not is_blank(media.draw_page(page, max_pixels=LOOK_PIXELS))
+        return bool(text or page_notes(page, text)[0]) or not is_blank(media.draw_page(page, max_pixels=LOOK_PIXELS))
     except Exception:  # as in `read_items`: a damaged page is no item
         return False
 

@@ -452,8 +452,7 @@ class Run:
             left = self.copy(plan.copied)  # before hours of reading: a file that was renamed shall be found meanwhile
             others = [source for _, source in plan.moved] + [source for source in plan.copied if source not in left]
             plan.reread += self.with_others_beside(others)
-            plan.reread += self.with_unread_words(scan.sources, plan)
-            plan.reread += self.refresh(plan.outread)
+            plan.reread += self.look_again(scan.sources, plan)
             if plan.new or plan.changed or plan.reembed or plan.reread or left:
                 self.read(plan)
                 if left := self.copy(left):  # what failed, or changed, where it would have been copied from
@@ -576,18 +575,31 @@ class Run:
                 again.append((read.source_id, source))
         return again
 
+    def look_again(self, sources: Sequence[Source], plan: Plan) -> list[tuple[int, Source]]:
+        """Look at the files that an older mmsearch read. Returns those to be embedded again, each once: (source id, file)."""
+        again = self.with_unread_words(sources, plan)
+        whole = {source_id for source_id, _ in again}  # their facts are read with the rest
+        again += self.refresh([(source_id, source) for source_id, source in plan.outread if source_id not in whole])
+        self.report.plan.older = 0
+        if again:
+            count_items(self.report.plan, [source for _, source in again], self.pool(self.library.embedder))
+        return again
+
+    def unread(self, sources: Sequence[Source], plan: Plan) -> dict[int, Source]:
+        """The indexed files whose metadata nobody has looked at, and which are not read in this run anyway, by source id."""
+        read = self.catalog.sidecars_read(unread=True)
+        planned = {source.path for source in to_read(plan)}
+        found = {source.path: source for source in (sources if read else ()) if source.path not in planned}
+        return {
+            one.source_id: found[one.path] for one in read if one.path in found and found[one.path].sha256 == one.sha256
+        }
+
     def with_unread_words(self, sources: Sequence[Source], plan: Plan) -> list[tuple[int, Source]]:
         """The indexed files of an older library whose metadata say something, which nobody has read: (source id, file).
 
         Those whose metadata say nothing are remembered, and not looked at again.
         """
-        planned = {source.path for source in to_read(plan)}
-        found = {source.path: source for source in sources if source.path not in planned}
-        unread = {
-            read.source_id: found[read.path]
-            for read in self.catalog.sidecars_read()
-            if read.stamp is None and read.path in found and found[read.path].sha256 == read.sha256
-        }
+        unread = self.unread(sources, plan)
         if not unread:
             return []
         stamps = {source_id: self.sidecars_of(source.path) for source_id, source in unread.items()}
@@ -651,6 +663,8 @@ class Run:
         summary.moved, summary.copied, summary.unchanged = len(plan.moved), len(plan.copied), len(plan.unchanged)
         summary.failed_before, summary.returned = len(plan.failed_before), len(plan.returned)
         summary.missing, summary.offline, self.report.away = len(plan.missing), len(plan.offline), len(plan.away)
+        outread = (source_id for source_id, _ in plan.outread)
+        summary.older = len({*outread, *self.unread(scan.sources, plan)})
         summary.left_out = scan.left_out
         summary.unreadable, summary.changing = len(scan.unreadable), len(scan.changing)
         if sources := to_read(plan):

@@ -61,6 +61,8 @@ class IngestPlan:
         video_s: seconds of video to read.
         expected: items expected of each source, by its path.
         new, changed, reembed, moved, copied, unchanged, failed_before, returned, missing, offline: files, see `mmsearch.plan.Plan`.
+        older: unchanged files that an older mmsearch read: what it did not read of them is looked at, and those of which the model is given
+            more or another picture then are embedded again.
         left_out: what was passed over, and why. unreadable: files and folders. changing: files in motion.
         seconds: how long it will take, None if unknown. device: where the model runs.
     """
@@ -80,6 +82,7 @@ class IngestPlan:
     returned: int = 0
     missing: int = 0
     offline: int = 0
+    older: int = 0
     left_out: LeftOuts = field(default_factory=LeftOuts)
     unreadable: int = 0
     changing: int = 0
@@ -88,7 +91,9 @@ class IngestPlan:
 
     def is_empty(self) -> bool:
         """Whether there is nothing to do at all."""
-        return not (self.files or self.moved or self.copied or self.returned or self.missing or self.offline)
+        return not (
+            self.files or self.moved or self.copied or self.returned or self.missing or self.offline or self.older
+        )
 
     def sentence(self) -> str:
         """`3,120 photos, 41 PDFs (1,902 pages), 12 videos (1 h 20 min) · about 38 min on cpu`."""
@@ -110,6 +115,8 @@ class IngestPlan:
         ):
             if number:
                 parts.append(f"{number:,} {word}")
+        if self.older:
+            parts.append(f"{counted(self.older, ('file', 'files'))} of an older mmsearch to look at again")
         if not parts:
             return nothing_to_do(self)
         line = ", ".join(parts)
@@ -128,7 +135,7 @@ class IngestPlan:
                 name: getattr(self, name)
                 for name in (
                     "new", "changed", "reembed", "moved", "copied", "unchanged", "failed_before", "returned", "missing",
-                    "offline", "unreadable", "changing", "device",
+                    "offline", "older", "unreadable", "changing", "device",
                 )
             },
             "left_out": self.left_out.record(),
@@ -168,7 +175,7 @@ def duration(seconds: float) -> str:
 
 
 def count_items(plan: IngestPlan, sources: Sequence[Source], pool: WorkerPool) -> None:
-    """Fill in `files`, `items`, `video_s` and `expected`: photos by type, documents and videos by asking workers, within
+    """Add to `files`, `items`, `video_s` and `expected`: photos by type, documents and videos by asking workers, within
     `COUNT_BUDGET_S`."""
     tasks = []
     for number, source in enumerate(sources):
@@ -198,8 +205,8 @@ def count_items(plan: IngestPlan, sources: Sequence[Source], pool: WorkerPool) -
             plan.items[kind] += number
         if time.monotonic() > give_up:
             break
-    plan.video_s = sum(video_s)
-    plan.is_estimate = bool(open_tasks)
+    plan.video_s += sum(video_s)
+    plan.is_estimate |= bool(open_tasks)
     usual: dict[Kind, int] = {
         "page": round(float(np.mean(counts["page"]))) if counts["page"] else PAGES_PER_DOCUMENT,
         "clip": round(float(np.mean(counts["clip"]))) if counts["clip"] else CLIPS_PER_VIDEO,

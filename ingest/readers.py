@@ -148,16 +148,22 @@ class _Allowance:
         if len(text) > MAX_TEXT_CHARS // LONGEST_EXPANSION and len(shown := readable(text)) > MAX_TEXT_CHARS:
             text = shown  # one character may stand for eighteen
         room = min(MAX_TEXT_CHARS, self.chars_left)
-        if len(text) > room:
+        # Notes and embedded files may be those of all pages, too, though they stand in the file once.
+        said_room = max(0, self.chars_left - min(len(text), room))
+        is_beyond = len(text) > room or len(draft.description) > said_room
+        if is_beyond or "text_cut" in draft.meta:
             self.reading.notes["cut_texts"] += 1
-            of, limit = ("item", MAX_TEXT_CHARS) if room == MAX_TEXT_CHARS else ("file", self.max_chars)
+        if is_beyond:
+            is_item = len(text) > room and room == MAX_TEXT_CHARS
+            of, limit = ("item", MAX_TEXT_CHARS) if is_item else ("file", self.max_chars)
             draft = replace(
                 draft,
                 text=text[:room],
                 text_source=draft.text_source if room else None,
+                description=draft.description[:said_room],
                 meta={**draft.meta, "text_cut": f"beyond {limit:,} characters of the {of}"},
             )
-        self.chars_left -= len(draft.text)
+        self.chars_left -= len(draft.text) + len(draft.description)
         if draft.preview is not None:
             if len(draft.preview) > self.preview_bytes_left:
                 return replace(draft, preview=None)

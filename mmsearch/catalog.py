@@ -392,10 +392,11 @@ class Catalog:
                 for row in c.execute(text(query))
             ]
 
-    def sidecars_read(self) -> list[SidecarsRead]:
-        """The stamp of the sidecars that were read of each indexed source."""
+    def sidecars_read(self, *, unread: bool = False) -> list[SidecarsRead]:
+        """The stamp of the sidecars that were read of each indexed source; `unread`: only of sources whose metadata were not read."""
+        only = " AND sidecars IS NULL" if unread else ""
         with self._reading() as c:
-            rows = c.execute(text("SELECT id, path, sha256, sidecars FROM sources WHERE state = 'indexed'"))
+            rows = c.execute(text(f"SELECT id, path, sha256, sidecars FROM sources WHERE state = 'indexed'{only}"))
             return [SidecarsRead(row[0], Path(os.fsdecode(row[1])), row[2], row[3]) for row in rows]
 
     def note_sidecars(self, stamps: Mapping[int, str]) -> None:

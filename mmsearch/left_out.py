@@ -34,6 +34,8 @@ REASONS: Mapping[Reason, tuple[str, str, str]] = {
 
 MAX_LISTED = 10_000
 """Beyond this many paths only their number is kept."""
+MAX_SUFFIXES = 6
+"""So many are named in a sentence."""
 KEY = "left_out"
 """Of the table `meta`."""
 
@@ -76,8 +78,10 @@ def sentence(reasons: Mapping[str, int], suffixes: Mapping[str, int]) -> str:
     for reason, (one, many, _) in REASONS.items():
         if number := reasons.get(reason, 0):
             kinds = sorted(suffixes.items(), key=lambda pair: (-pair[1], pair[0])) if reason == "unsupported" else []
-            named = [f"{count:,} {suffix or 'without a suffix'}" for suffix, count in kinds[:5]]
-            more = [f"{sum(count for _, count in kinds[5:]):,} others"] if len(kinds) > 5 else []
+            shown = kinds[: MAX_SUFFIXES if len(kinds) <= MAX_SUFFIXES else MAX_SUFFIXES - 1]
+            named = [f"{count:,} {suffix or 'without a suffix'}" for suffix, count in shown]
+            others = sum(count for _, count in kinds[len(shown) :])
+            more = [f"{others:,} others"] if others else []
             inside = f" ({', '.join([*named, *more])})" if named else ""
             parts.append(f"{number:,} {one if number == 1 else many}{inside}")
     return ", ".join(parts)

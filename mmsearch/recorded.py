@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 RECORDED_NAME = "recorded.json"
 LOG_HEADER_BYTES, SALTS = 32, slice(16, 24)
 """Of SQLite's write-ahead log: its salts change each time it is begun from the start."""
+MAX_TIME_S = 253_402_300_800
+"""The year 10000: no clock says so, and C's `localtime` fails some way after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +117,13 @@ def _read(folder: Path) -> tuple[State | None, Loss | None]:
         lost = content["loss"]
         loss = None if lost is None else Loss(_state(lost["recorded"]), _state(lost["found"]))
         return _state(content["state"]), loss
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None, None
 
 
 def _state(record: dict[str, Any]) -> State:
-    return State(
+    """Raises ValueError, and what Python raises of values of other types, for what `state_of` cannot have written."""
+    state = State(
         id=str(record["id"]),
         generation=int(record["generation"]),
         items=int(record["items"]),
@@ -128,3 +131,6 @@ def _state(record: dict[str, Any]) -> State:
         log_bytes=int(record["log_bytes"]),
         at=float(record["at"]),
     )
+    if not (min(state.generation, state.items, state.log_bytes) >= 0 and 0 <= state.at < MAX_TIME_S):
+        raise ValueError(f"no state of a catalog: {state}")
+    return state

@@ -32,7 +32,7 @@ from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 from mmsearch.dates import Dated, parse_written
 from mmsearch.descriptions import NOTHING, Description
 from mmsearch.errors import CorruptFile, EncryptedFile, FileTooLarge, SourceError, UnsupportedFile
-from mmsearch.media import apple, cut
+from mmsearch.media import apple, cut, png_chunks
 from mmsearch.media.picture_dates import picture_date
 from mmsearch.media.video_words import video_words
 
@@ -229,9 +229,10 @@ def open_header(
         try:
             with _OWN_PIXEL_LIMIT:
                 copy = cut.filled(handle, filling) if handle.seekable() else None
-                image = Image.open(
-                    copy[0] if copy else handle, formats=(*FORMATS, "HEIF") if _is_heif(head) else FORMATS
+                opened = (
+                    copy[0] if copy else (png_chunks.without_refused(handle) if handle.seekable() else None) or handle
                 )
+                image = Image.open(opened, formats=(*FORMATS, "HEIF") if _is_heif(head) else FORMATS)
                 if copy:
                     image.info[CUT] = copy[1]
                 demand_size(image, name, header_limit_pixels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -12,10 +13,20 @@ from typing import IO, Any
 from PIL import ExifTags, Image, IptcImagePlugin
 
 from mmsearch.descriptions import MAX_RAW_CHARS, NOTHING, Description, decoded
+from mmsearch.media import png_chunks
 from mmsearch.media.xmp import MAX_XMP_BYTES, description_of_packet, split_keywords
 
-MAX_CHUNKS = 100_000
-"""Of a PNG file; pixels are skipped, not read."""
+_IDEOGRAPHS = range(0x4E, 0xA0)
+_SCRIPT_OF: dict[int, str] = {
+    **dict.fromkeys((0x00, 0x01), "Latin"),
+    **{0x03: "Greek", 0x04: "Cyrillic", 0x05: "Hebrew", 0x06: "Arabic", 0x0E: "Thai", 0x10: "Burmese"},
+    **{page: f"of India {page}" for page in range(0x09, 0x0E)},
+    **dict.fromkeys((0x30, 0xFF, *_IDEOGRAPHS), "Chinese and Japanese"),
+    **dict.fromkeys(range(0xAC, 0xD8), "Korean"),
+}
+"""By the high bytes of their characters in UTF-16."""
+LOOKED_AT_CHARS = 1000
+"""Of a text whose byte order is in doubt."""
 PNG_XMP = "XML:com.adobe.xmp"
 
 _XP_TITLE, _XP_COMMENT, _XP_AUTHOR, _XP_KEYWORDS, _XP_SUBJECT = range(0x9C9B, 0x9CA0)
@@ -98,8 +109,8 @@ def _of_tag(value: Any) -> str:
         return decoded(value)
     if not isinstance(value, str):
         return ""
-    with suppress(UnicodeError):
-        return value.encode("latin-1").decode()
+    with suppress(UnicodeError):  # Pillow takes the bytes for Latin-1
+        return decoded(value.encode("latin-1"))
     return value
 
 
@@ -120,16 +131,30 @@ def _user_comment(value: Any, *, is_big_endian: bool) -> str:
     if name.rstrip(b"\0 ").upper() == b"UNICODE":
         if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
             return content.decode("utf-16", "replace")
-        if content.rstrip(b"\0 ").isascii() and b"\0" not in content.rstrip(b"\0 "):
+        if all(byte in b"\t\n\r" or 0x20 <= byte < 0x7F for byte in content.rstrip(b"\0 ")):  # wrongly named
             return decoded(content)
-        zeros = content[::2].count(0) - content[1::2].count(
-            0
-        )  # western text tells by itself; not every program heeds the byte order
-        is_big = zeros > 0 if zeros else is_big_endian
-        return content.decode("utf-16-be" if is_big else "utf-16-le", "replace").strip("\0 ")
+        return _utf16_of_either_order(content, is_big_endian=is_big_endian).strip("\0 ")
     if name.rstrip(b"\0 ").upper() == b"JIS":
         return content.decode("iso2022_jp", "replace")
     return decoded(content if name.rstrip(b"\0 ").upper() in (b"ASCII", b"") else value)
+
+
+def _utf16_of_either_order(content: bytes, *, is_big_endian: bool) -> str:
+    """Not every program heeds the byte order of the file: the order in which more letters are of one script is the right one."""
+    orders = ("utf-16-be", "utf-16-le") if is_big_endian else ("utf-16-le", "utf-16-be")
+    return max((content.decode(order, "replace") for order in orders), key=_of_one_script)
+
+
+def _of_one_script(words: str) -> int:
+    """How many characters are of the script that most are of.
+
+    Ideographs whose number ends in a zero byte count for none: in the other order they are western letters.
+    """
+    found: Counter[str] = Counter()
+    for page, low in (divmod(ord(c), 256) for c in words[:LOOKED_AT_CHARS]):
+        if page in _SCRIPT_OF and (page or low) and not (page in _IDEOGRAPHS and low == 0):
+            found[_SCRIPT_OF[page]] += 1
+    return max(found.values(), default=0)
 
 
 def _of_comments(image: Image.Image, *, texts: dict[str, str]) -> Description:
@@ -152,19 +177,13 @@ def _png_texts(image: Image.Image) -> Iterator[tuple[str, str]]:
         return
     before = handle.tell()
     try:
-        handle.seek(8)
-        for _ in range(MAX_CHUNKS):
-            head = handle.read(8)
-            if len(head) < 8 or head[4:] == b"IEND":
-                return
-            size, name = int.from_bytes(head[:4], "big"), head[4:]
-            if name in (b"tEXt", b"zTXt", b"iTXt") and size <= MAX_XMP_BYTES:
+        for given, at, size in png_chunks.chunks(handle):
+            name = png_chunks.NAMES.get(given, given)
+            if name in png_chunks.TEXTS and size <= MAX_XMP_BYTES:
+                handle.seek(at)
                 content = handle.read(size)
-                handle.seek(4, 1)
                 with suppress(ValueError, zlib.error, IndexError):
                     yield _png_text(name, content)
-            else:
-                handle.seek(size + 4, 1)
     finally:
         handle.seek(before)
 

@@ -136,9 +136,57 @@ def test_what_is_embedded_by_another_model_gets_its_facts_too(tmp_path: Path) ->
     source = Source(Path("/a/1.pdf"), "0" * 64, 1, 1_700_000_000_000_000_000)
     vector = np.eye(1, 4, dtype=np.float32)
     with Catalog.open(tmp_path / "catalog", create=True) as catalog:
-        for key, meta, words in (("old", {}, "as recognised"), ("new", {"captured_at": "2015-06-01"}, "")):
+        # The text too is what the reader gives now; recognised print is put into the draft before (`Run.with_known_print`).
+        for key, meta, words in (
+            ("old", {}, "as read"),
+            ("new", {"captured_at": "2015-06-01"}, "as read with its notes"),
+        ):
             source_id = catalog.begin_source(source, model_key=key)
             (item_id,) = catalog.save(source_id, [ItemDraft(source, "page", 0, 1, text=words, meta=meta)], vector, key)
             catalog.finish_source(source_id)
             item = catalog.item(item_id)
-            assert (item.meta, item.text) == (meta, "as recognised")
+            assert (item.meta, item.text) == (meta, words)
+
+
+def make_unread(library: Library) -> None:
+    """As an mmsearch that read neither facts nor metadata left it."""
+    make_older(library)
+    with closing(sqlite3.connect(library.folder / CATALOG_NAME)) as database, database:
+        database.execute("UPDATE sources SET sidecars = NULL")
+
+
+def test_the_plan_says_that_older_files_are_looked_at_again(library: Library, folder: Path) -> None:
+    make_unread(library)
+    planned = ingest_paths(library, [folder], jobs=1, dry_run=True)
+    assert planned.sentence() == "6 files of an older mmsearch to look at again"
+    assert (planned.plan.older, planned.plan.is_empty()) == (6, False)
+
+    shutil.copy(ANAMORPHIC, folder / "new.mp4")
+    with (folder / "new.mp4").open("ab") as file:
+        file.write(b"\0\0\0\x08free")  # no copy of the other
+    told: list[str] = []
+    ingest_paths(library, [folder], jobs=1, progress=lambda now: told.append(f"{now.stage}: {now.plan.sentence()}"))
+    assert next(one for one in told if one.startswith("read: ")) == "read: 1 photo, 2 videos (6 s)"
+
+    second = ingest_paths(library, [folder], jobs=1)
+    assert second.sentence() == second.plan.sentence() == "nothing to do: 7 files unchanged"
+
+
+def test_a_file_with_words_and_another_picture_is_embedded_once(
+    library: Library, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its metadata call for it, and so does its shape."""
+    (folder / "fax.tif.xmp").write_text(
+        '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description xmlns:dc="http://purl.org/dc/elements/1.1/">'
+        "<dc:title>a fax from Oslo</dc:title></rdf:Description></rdf:RDF>"
+    )
+    make_unread(library)
+    embedded: list[int] = []
+    encode = ToyEmbedder.encode_documents
+    monkeypatch.setattr(
+        ToyEmbedder, "encode_documents", lambda self, items: (embedded.append(len(items)), encode(self, items))[1]
+    )
+    report = ingest_paths(library, [folder / "fax.tif"], jobs=1)
+    assert sum(embedded) == report.items["page"] == 2 and report.files == 1
+    assert library.search("Oslo", mode="text")[0].path == folder / "fax.tif"
+    assert ingest_paths(library, [folder / "fax.tif"], jobs=1).files == 0

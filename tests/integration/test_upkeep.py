@@ -320,6 +320,25 @@ class TestALostLog:
         with mmsearch.open(folder) as library:
             assert faults(library, quick=True) == []
 
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("at", 1e30),
+            ("at", float("nan")),
+            ("at", -1e30),
+            ("generation", float("inf")),
+            ("items", -1),
+            ("log_bytes", -5),
+        ],
+    )
+    def test_a_record_with_impossible_values_says_nothing(self, folder: Path, name: str, value: float) -> None:
+        """Beyond the catalog's generation, so that it would be told as a loss."""
+        content = json.loads((folder / RECORDED_NAME).read_bytes())
+        content["state"] |= {"generation": 10**9, name: value}
+        (folder / RECORDED_NAME).write_text(json.dumps(content))
+        with mmsearch.open(folder) as library:
+            assert faults(library, quick=True) == []
+
 
 def snapshots(folder: Path) -> list[Path]:
     return sorted(

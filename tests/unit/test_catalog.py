@@ -21,7 +21,7 @@ import pytest
 from sqlalchemy import event, inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from mmsearch import schema
+from mmsearch import left_out, schema
 from mmsearch.catalog import Catalog, Filters, Plan
 from mmsearch.errors import (
     CatalogError,
@@ -1204,3 +1204,17 @@ def test_only_so_many_of_what_was_left_out_are_listed(tmp_path: Path):
     with Catalog.open(tmp_path, create=True) as catalog:
         catalog.note_left_out([Path("/a")], many)
         assert len(catalog.left_out().listed) == MAX_LISTED and catalog.left_out().reasons == {"hidden": MAX_LISTED + 5}
+
+
+@pytest.mark.parametrize(
+    ("suffixes", "told"),
+    [
+        ({".a": 1, ".b": 1, ".c": 1, ".d": 1, ".e": 1, ".f": 1}, "1 .a, 1 .b, 1 .c, 1 .d, 1 .e, 1 .f"),
+        ({".a": 1, ".b": 1, ".c": 1, ".d": 1, ".e": 1, ".f": 1, ".g": 1}, "1 .a, 1 .b, 1 .c, 1 .d, 1 .e, 2 others"),
+        ({"": 2}, "2 without a suffix"),
+    ],
+    ids=["each", "the rest together", "none"],
+)
+def test_types_that_are_not_read_are_named(suffixes: dict[str, int], told: str) -> None:
+    number = sum(suffixes.values())
+    assert left_out.sentence({"unsupported": number}, suffixes) == f"{number} files of types that are not read ({told})"

@@ -192,6 +192,44 @@ def test_user_comments(raw: bytes) -> None:
     assert said.captions == ("a red lighthouse",)
 
 
+@pytest.mark.parametrize("order", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("file_order", ["<", ">"], ids=["little-endian file", "big-endian file"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "a red lighthouse",
+        "lighthouse",
+        "Über die Brücke",
+        "外婆在厨房包饺子",
+        "一个人在海边",
+        "统一大厦 2019",
+        "東京タワーの夜景",
+        "부산 해운대 바다",
+        "Хризантемы в саду",
+        "Хризантемы",
+        "Ηλιοβασίλεμα",
+        "שקיעה בים",
+        "غروب الشمس",
+        "พระอาทิตย์ตก",
+    ],
+)
+def test_user_comments_in_either_byte_order(words: str, order: str, file_order: str) -> None:
+    exif = exif_of({}, {ExifTags.Base.UserComment: b"UNICODE\0" + words.encode(order)})
+    exif.endian = file_order
+    said = words_of(saved("JPEG", exif=exif))
+    assert said.captions == (words,)
+
+
+def test_exif_texts_in_windows_encoding() -> None:
+    """The quotation marks and dashes that Latin-1 lacks; Pillow gives them as control characters."""
+    words = "Oma’s “Café” – 5 €"
+    exif = exif_of(
+        {ExifTags.Base.ImageDescription: words.encode("cp1252"), ExifTags.Base.Artist: "Œuvre".encode("cp1252")}
+    )
+    said = words_of(saved("JPEG", exif=exif))
+    assert (said.captions, said.author) == ((words,), "Œuvre")
+
+
 def test_a_comment_of_blanks_says_nothing() -> None:
     raw = b"ASCII\0\0\0" + b" " * 256 + b"\0" * 8
     assert words_of(saved("JPEG", exif=exif_of({}, {ExifTags.Base.UserComment: raw}))) == NOTHING
@@ -230,7 +268,7 @@ def test_iptc_in_either_encoding(encoding: str) -> None:
 # PNG, JPEG and GIF comments
 
 
-def png_with_chunks(*chunks: tuple[bytes, bytes], behind: bool) -> io.BytesIO:
+def png_with_chunks(*chunks: tuple[bytes, bytes], behind: bool = False) -> io.BytesIO:
     plain = saved("PNG").getvalue()
     made = b"".join(
         len(content).to_bytes(4, "big") + name + content + zlib.crc32(name + content).to_bytes(4, "big")
@@ -260,6 +298,39 @@ def test_a_png_bomb_is_bounded() -> None:
     said = words_of(png_with_chunks((b"zTXt", b"Description\0\0" + bomb), behind=True))
     assert len(said.text) <= 4000 and said.captions[0].startswith("many words many words")
     assert time.process_time() - began < 5
+
+
+@pytest.mark.parametrize("behind", [False, True], ids=["before the pixels", "behind the pixels"])
+@pytest.mark.parametrize(
+    "refused",
+    [
+        (b"zTXt", b"Comment\0\0" + zlib.compress(b"many words " * 200_000)),
+        (b"iTXt", b"Comment\0\1\0\0\0" + zlib.compress(b"many words " * 200_000)),
+        (b"iCCP", b"wide\0\0" + zlib.compress(bytes(3_000_000))),
+        (b"zTXt", b"Comment\0\7" + zlib.compress(b"words")),
+        (b"tEXt", b"Comment\0" + b"x " * 34_000_000),
+    ],
+    ids=["zTXt", "iTXt", "profile", "unknown compression", "68 MB"],
+)
+def test_a_text_that_pillow_refuses_does_not_cost_the_picture(refused: tuple[bytes, bytes], behind: bool) -> None:
+    file = png_with_chunks(refused, (b"tEXt", b"Title\0A chart of tides"), behind=behind)
+    assert words_of(file).title == "A chart of tides"
+    file.seek(0)
+    picture = media.decode_picture(file)
+    assert picture.is_whole and picture.image.getpixel((3, 3)) == (200, 30, 30)
+
+
+def test_a_text_with_a_wrong_checksum_does_not_cost_the_picture() -> None:
+    raw = bytearray(png_with_chunks((b"tEXt", b"Title\0A chart of tides")).getvalue())
+    raw[raw.index(b"tides") + 5] ^= 0xFF
+    assert media.decode_image(io.BytesIO(raw)).getpixel((3, 3)) == (200, 30, 30)
+
+
+def test_the_words_of_a_large_text_are_read() -> None:
+    """As of a packet that an image editor has filled with its history."""
+    filler = b" " * 2_000_000
+    chunk = b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(packet(bag("dc:title", "Lighthouse", kind="Alt")) + filler)
+    assert words_of(png_with_chunks((b"iTXt", chunk))).title == "Lighthouse"
 
 
 def test_comments_of_jpeg_and_gif() -> None:

@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pymupdf
 import pytest
 from PIL import Image
 
@@ -395,6 +396,45 @@ class TestTextBombs:
     def test_a_page_within_the_limit_is_whole(self, tmp_path):
         ((draft,), notes) = read(poison.pages_of_one_text(tmp_path / "a.pdf", 1, chars=95_000))
         assert 95_000 < len(draft.text) <= 100_000 and not notes["cut_texts"] and "text_cut" not in draft.meta
+
+    def test_pages_that_share_their_notes(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(readers, "max_file_text_chars", lambda _: 25_000)
+        with pymupdf.open() as document:
+            page = document.new_page()
+            for number in range(3):
+                page.add_text_annot((10, 20 * number), f"note {number}: " + "walrus " * 500)
+            notes = document.xref_get_key(page.xref, "Annots")[1]
+            for _ in range(4):
+                document.xref_set_key(document.new_page().xref, "Annots", notes)
+            document.save(tmp_path / "a.pdf")
+        drafts, noted = read(tmp_path / "a.pdf")
+        sizes = [len(draft.description.strip()) for draft in drafts]
+        assert len(sizes) == 5 and sizes[0] == sizes[1] > 10_000 and sum(sizes) <= 25_000 and sizes[3:] == [0, 0]
+        assert noted["cut_texts"] == 3
+        assert [draft.meta.get("text_cut") for draft in drafts] == [None] * 2 + [
+            "beyond 25,000 characters of the file"
+        ] * 3
+
+    def test_notes_and_embedded_files_that_are_cut_are_told(self, tmp_path):
+        def pdf(name: str, notes: int = 0, files: int = 0, chars: int = 10) -> Path:
+            with pymupdf.open() as document:
+                page = document.new_page()
+                page.insert_text((72, 72), "a page")
+                for number in range(notes):
+                    page.add_text_annot((10, 10 + number), f"note {number}: " + "walrus " * 500)
+                for number in range(files):
+                    document.embfile_add(f"{number}.txt", b"x " * (chars // 2))
+                document.save(tmp_path / name)
+            return tmp_path / name
+
+        for path, told in (
+            (pdf("notes.pdf", notes=7), "notes beyond 20,000 characters of the page"),
+            (pdf("files.pdf", files=101), "of embedded files beyond the limits"),
+            (pdf("long.pdf", files=1, chars=30_000), "of embedded files beyond the limits"),
+            (pdf("fine.pdf", notes=3, files=100), None),
+        ):
+            ((draft,), noted) = read(path)
+            assert (draft.meta.get("text_cut"), noted["cut_texts"]) == (told, 0 if told is None else 1), path.name
 
     def test_the_limit_of_a_file_leaves_books_whole(self):
         bible, bytes_of_it = 4_300_000, 1_300_000  # as EPUB, packed
