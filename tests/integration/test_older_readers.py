@@ -136,9 +136,10 @@ def test_what_is_embedded_by_another_model_gets_its_facts_too(tmp_path: Path) ->
     source = Source(Path("/a/1.pdf"), "0" * 64, 1, 1_700_000_000_000_000_000)
     vector = np.eye(1, 4, dtype=np.float32)
     with Catalog.open(tmp_path / "catalog", create=True) as catalog:
-        for key, meta, words in (("old", {}, "as recognised"), ("new", {"captured_at": "2015-06-01"}, "")):
+        for key, meta in (("old", {}), ("new", {"captured_at": "2015-06-01"})):
+            draft = ItemDraft(source, "page", 0, 1, text="as recognised", meta=meta)
             source_id = catalog.begin_source(source, model_key=key)
-            (item_id,) = catalog.save(source_id, [ItemDraft(source, "page", 0, 1, text=words, meta=meta)], vector, key)
+            (item_id,) = catalog.save(source_id, [draft], vector, key)
             catalog.finish_source(source_id)
             item = catalog.item(item_id)
             assert (item.meta, item.text) == (meta, "as recognised")
