@@ -12,6 +12,8 @@ from mmsearch.items import Item, Kind
 
 DECODING_SHARE = 0.25
 """So much of the time may go into decoding what is trained on; pairs without pictures are left out."""
+PROBING_SHARE = 0.4
+"""By then the last step that is timed has begun."""
 AFTERWARDS_SHARE = 0.45
 """So much at most is kept back for choosing and measuring. Larger libraries are measured on a sample."""
 CHOOSING_SHARE = 0.4

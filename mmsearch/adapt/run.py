@@ -25,7 +25,15 @@ from ingest.again import decoded
 from ingest.plan import DECODE_S, measure_costs
 from mmsearch import prompts
 from mmsearch.adapt import judge, material
-from mmsearch.adapt.budget import AFTERWARDS_SHARE, CHOOSING_SHARE, DECODING_SHARE, Budget, by_file, thinned
+from mmsearch.adapt.budget import (
+    AFTERWARDS_SHARE,
+    CHOOSING_SHARE,
+    DECODING_SHARE,
+    PROBING_SHARE,
+    Budget,
+    by_file,
+    thinned,
+)
 from mmsearch.adapt.judge import PICTURE_ALONE, Asked, Verdict
 from mmsearch.adapt.kept import vectors_of
 from mmsearch.adapt.mixing import SHARES, Mixer
@@ -293,9 +301,11 @@ class _Run:
         """The recipe with as many steps as fit into the time, by timing a few of them."""
         probe = change_recipe(recipe, {"stages.0.steps": PROBE_STEPS, "stages.0.warmup": 1})
         folder = self.folder / "probe"
+        until = self.budget.at(PROBING_SHARE)
         train(probe, folder, data=self.folder, work=self.folder / "work", fresh=True, groups=groups,
-              device=self.library.settings.device)  # fmt: skip
-        step_s = median(row["seconds"] for row in read_metrics(folder)[1:])
+              device=self.library.settings.device, ends_at=until)  # fmt: skip
+        rows = read_metrics(folder)
+        step_s = median(row["seconds"] for row in rows[1:] or rows)
         shutil.rmtree(folder, ignore_errors=True)
         wanted = recipe.stages[0].steps
         ends_at = self.budget.training_ends_at(self.afterwards_s(items), self.loading_s)

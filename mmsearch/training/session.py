@@ -88,7 +88,7 @@ class Session:
             bar = stack.enter_context(ProgressBar(total, done, silent=not self.processes.is_first))
             stack.enter_context(self._stopped_by_signals())
             for number in range(first[0], len(stages)):
-                if self._is_out_of_time():
+                if number > first[0] and self._is_out_of_time():
                     break
                 began = number == first[0] and state is not None
                 self._run_stage(number, first[1] if began else 0, state if began else None, metrics, bar)

@@ -67,7 +67,7 @@ def train(
         evaluate: called every `evaluation.every_steps` steps, in the first process, with the model as it is; its numbers go into
             `metrics.jsonl`. None: the held-out pairs of the recipe's `evaluation` are ranked.
         groups: teacher-vector groups by name that the stages' `mixture` draws from, instead of those of the repository's material.
-        ends_at: the moment (`time.monotonic`) after which no step begins, whatever the recipe says; the schedule of the learning rate
+        ends_at: the moment (`time.monotonic`) after which no step begins but the first, whatever the recipe says; the schedule of the learning rate
             ends with it. The weights as they are then make the checkpoint.
 
     Returns: the checkpoint folder.
