@@ -68,10 +68,12 @@ VALIDATION_POOL = 300
 ALONE_POOL = 400
 """Pages that are also embedded by their pictures alone."""
 EMBED_BATCH = 32
+ASKED_TO_TIME = 16
 LIMITED_BATCH = 8
 """Where there is a time to end at: a batch is finished beyond it."""
-MODELS_LOADED = 4
-"""Models are opened or written so often after the probe, and each takes what the first one took."""
+MODELS_LOADED, MODELS_TRAINED = 3, 2
+"""After the last step models are opened so often, and so often they are written as the probe writes its states and checkpoint; each takes
+what the first one took."""
 TOLD_EVERY_S = 10.0
 READS_FROM = 0.2
 """Reliability of a model on pages without text from which on their pictures alone are trained and asked for."""
@@ -192,6 +194,7 @@ class _Run:
         began = time.monotonic()
         self.embedder = _trainable(library)
         self.loading_s = MODELS_LOADED * (time.monotonic() - began)
+        self.asking_s = 0.0
         self.costs: dict[Kind, float] = {}
         self.pictures = Pictures(run / "pictures")
         measured = self.embedder.match_scale.get(WITHOUT_TEXT)
@@ -283,6 +286,11 @@ class _Run:
         if self.budget.is_limited:
             kinds = [kind for kind in KINDS if any(item.kind == kind for item in items)]
             self.costs = measure_costs(self.embedder, kinds)
+            some = plan.held_out[:ASKED_TO_TIME]
+            began = time.monotonic()
+            _encoded(some, self.embedder)
+            times_asked = (1 + len(SHARES)) * len(plan.validation) + 2 * len(plan.held_out)
+            self.asking_s = (time.monotonic() - began) / len(some) * times_asked
         path = self.folder / RECIPE
         if path.exists():
             return parse_recipe(_read(path), "the run's recipe"), groups
@@ -295,16 +303,18 @@ class _Run:
     def afterwards_s(self, items: Sequence[Item]) -> float:
         """What choosing and measuring would take if nothing were left out."""
         measured_s = sum(max(self.costs.get(item.kind, 0.0), DECODE_S[item.kind]) for item in items)
-        return 1.5 * measured_s
+        return 1.5 * measured_s + self.asking_s
 
     def within(self, recipe: Recipe, groups: dict[str, Any], items: Sequence[Item]) -> Recipe:
         """The recipe with as many steps as fit into the time, by timing a few of them."""
         probe = change_recipe(recipe, {"stages.0.steps": PROBE_STEPS, "stages.0.warmup": 1})
         folder = self.folder / "probe"
         until = self.budget.at(PROBING_SHARE)
+        began = time.monotonic()
         train(probe, folder, data=self.folder, work=self.folder / "work", fresh=True, groups=groups,
               device=self.library.settings.device, ends_at=until)  # fmt: skip
         rows = read_metrics(folder)
+        self.loading_s += MODELS_TRAINED * (time.monotonic() - began - sum(row["seconds"] for row in rows))
         step_s = median(row["seconds"] for row in rows[1:] or rows)
         shutil.rmtree(folder, ignore_errors=True)
         wanted = recipe.stages[0].steps
@@ -348,6 +358,9 @@ class _Run:
         if self.budget.is_limited:
             allowed_s = CHOOSING_SHARE * max(0.0, self.budget.left_s() - self.loading_s / 2)
             pool = thinned(pool, self.costs, allowed_s / (1 + len(SHARES)))
+            if not pool:
+                self.tell("too little time to choose: half of the new weights are taken")
+                return 0.5, {}
         for share in (0.0, *SHARES):
             embedder = mixer.set_share(share)
             vectors = _pool_of(pool, _embedded(embedder, ((item, self.pictures.images(item)) for item in pool)))
