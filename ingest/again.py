@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -17,14 +19,21 @@ from mmsearch.media.limits import default_image_pixels
 log = logging.getLogger(__name__)
 
 
-def decoded(library: Library, embedder: Embedder, items: Sequence[Item]) -> Iterator[tuple[Item, ItemDraft]]:
-    """The items with their pixels, as ingestion gave them to the model; in no particular order, some may be missing."""
+def decoded(
+    library: Library, embedder: Embedder, items: Sequence[Item], *, until: float = math.inf
+) -> Iterator[tuple[Item, ItemDraft]]:
+    """The items with their pixels, as ingestion gave them to the model; some may be missing.
+
+    Files are begun in the order in which `items` names them first. What has not come by `until`, a moment of `time.monotonic`, is missing.
+    """
     wanted: dict[int, dict[int, Item]] = defaultdict(dict)
     for item in items:
         wanted[item.source_id][item.ordinal] = item
     rows = {row.id: row for row in library.catalog.sources(states=("indexed",)) if row.id in wanted}
     tasks = []
-    for source_id, row in sorted(rows.items()):
+    for source_id in wanted:
+        if (row := rows.get(source_id)) is None:
+            continue
         source = Source(row.path, row.sha256, row.size_bytes, row.modified_ns, row.ctime_ns)
         if is_unchanged(source):
             tasks.append(Task(source_id, source, first_ordinal=min(wanted[source_id])))
@@ -39,6 +48,8 @@ def decoded(library: Library, embedder: Embedder, items: Sequence[Item]) -> Iter
     )
     with WorkerPool(embedder.max_pixels, jobs=settings.jobs or default_jobs(), limits=limits) as pool:
         for event in pool.read(tasks):
+            if time.monotonic() > until:
+                break
             if not isinstance(event, Event):
                 continue
             if event.draft is not None:

@@ -6,11 +6,12 @@ the memory of two clips. `ingest.video` and animated pictures (`ingest.image`) b
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
@@ -21,6 +22,9 @@ from mmsearch.items import ItemDraft, Source
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+Picture = TypeVar("Picture")
+"""What a sample shows: the picture itself, or the number of its frame."""
 
 MIN_CLIP_S = 2.0
 MAX_CLIP_S = 20.0
@@ -56,38 +60,70 @@ class Cue:
     text: str
 
 
+class Samples(Generic[Picture]):
+    """A clip's samples, a bounded number of them: every one, of a longer clip every second, every fourth, …
+
+    Attributes:
+        kept: (time in seconds, picture), in order.
+    """
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[float, Picture]] = []
+        self._stride = 1
+        self._seen = 0
+
+    def add(self, time_s: float, picture: Picture) -> None:
+        if self._seen % self._stride == 0:
+            self.kept.append((time_s, picture))
+            self._thin_out()
+        self._seen += 1
+
+    def join(self, later: Samples[Picture]) -> None:
+        """Take over those of the clip that follows."""
+        self.kept += later.kept
+        self._thin_out()
+
+    def _thin_out(self) -> None:
+        while len(self.kept) > SAMPLES_KEPT:
+            del self.kept[1::2]
+            self._stride *= 2
+
+    def chosen(self) -> tuple[Picture, ...]:
+        """Up to 8 different ones, evenly spaced in time, first and last included."""
+        if len(self.kept) <= FRAMES_PER_CLIP:
+            return tuple(picture for _, picture in self.kept)
+        times_s = np.array([time_s for time_s, _ in self.kept])
+        chosen: list[int] = []
+        for position, wanted_s in enumerate(np.linspace(times_s[0], times_s[-1], FRAMES_PER_CLIP)):
+            nearest = int(np.abs(times_s - wanted_s).argmin())
+            lowest = chosen[-1] + 1 if chosen else 0
+            highest = len(times_s) - (FRAMES_PER_CLIP - position)  # leaves one for each frame still to come
+            chosen.append(min(max(nearest, lowest), highest))
+        return tuple(self.kept[index][1] for index in chosen)
+
+
 @dataclass(slots=True)
 class Clip:
     """A span of a video under construction: [`start_s`, `end_s`), some samples, and whether anything moves in it."""
 
     start_s: float
     end_s: float
-    samples: list[tuple[float, Image]] = field(default_factory=list)
+    samples: Samples[Image] = field(default_factory=Samples)
     first_thumb: np.ndarray | None = None
     is_still: bool = True
-    stride: int = 1
-    seen: int = 0
 
     def add(self, time_s: float, image: Image, thumb: np.ndarray) -> None:
         if self.first_thumb is None:
             self.first_thumb = thumb
         elif self.is_still and not same_picture(self.first_thumb, thumb):
             self.is_still = False
-        if self.seen % self.stride == 0:
-            self.samples.append((time_s, image))
-            if len(self.samples) > SAMPLES_KEPT:
-                del self.samples[1::2]
-                self.stride *= 2
-        self.seen += 1
+        self.samples.add(time_s, image)
 
     def join(self, later: Clip) -> None:
         """Take over the clip that follows."""
         self.end_s = later.end_s
         self.is_still = self.is_still and later.is_still and self.looks_like(later)
-        self.samples += later.samples
-        while len(self.samples) > SAMPLES_KEPT:
-            del self.samples[1::2]
-            self.stride *= 2
+        self.samples.join(later.samples)
 
     def looks_like(self, other: Clip) -> bool:
         return (
@@ -95,19 +131,6 @@ class Clip:
             and other.first_thumb is not None
             and same_picture(self.first_thumb, other.first_thumb)
         )
-
-    def frames(self) -> tuple[Image, ...]:
-        """Up to 8 different samples, evenly spaced in time, first and last included."""
-        if len(self.samples) <= FRAMES_PER_CLIP:
-            return tuple(image for _, image in self.samples)
-        times_s = np.array([time_s for time_s, _ in self.samples])
-        chosen: list[int] = []
-        for position, wanted_s in enumerate(np.linspace(times_s[0], times_s[-1], FRAMES_PER_CLIP)):
-            nearest = int(np.abs(times_s - wanted_s).argmin())
-            lowest = chosen[-1] + 1 if chosen else 0
-            highest = len(times_s) - (FRAMES_PER_CLIP - position)  # leaves one for each frame still to come
-            chosen.append(min(max(nearest, lowest), highest))
-        return tuple(self.samples[index][1] for index in chosen)
 
 
 def thumb_of(image: Image) -> np.ndarray:
@@ -181,10 +204,10 @@ def _halves(a: Clip, b: Clip) -> tuple[Clip, Clip]:
     """Two clips, too long to be one, the second too short to stand alone: the same span cut in the middle."""
     middle_s = (a.start_s + b.end_s) / 2
     first, second = Clip(a.start_s, middle_s), Clip(middle_s, b.end_s)
-    for time_s, image in a.samples + b.samples:
+    for time_s, image in a.samples.kept + b.samples.kept:
         (first if time_s < middle_s else second).add(time_s, image, thumb_of(image))
-    if second.samples:
-        second.start_s = first.end_s = second.samples[0][0]  # a real frame time
+    if second.samples.kept:
+        second.start_s = first.end_s = second.samples.kept[0][0]  # a real frame time
     return first, second
 
 
@@ -213,27 +236,53 @@ def drafts(
     cues: Sequence[Cue] = (),
     locate: Locate | None = None,
 ) -> Iterator[ItemDraft]:
-    """One draft per clip: up to 8 frames, the text spoken in it, a preview of its middle. The first one has the file's description."""
+    """One draft per clip: up to 8 frames, the text spoken in it, a preview of its middle; see `worded`."""
     for ordinal, clip in enumerate(join_still(cut(samples, locate=locate), reading)):
-        frames = clip.frames()
+        frames = clip.samples.chosen()
         if ordinal < reading.first_ordinal or not frames:
             reading.on_progress()
             continue
-        said = text_within(cues, clip.start_s, clip.end_s)[: MAX_TEXT_CHARS + 1]  # the one more tells that it was cut
-        yield ItemDraft(
-            source=source,
-            kind="clip",
-            ordinal=ordinal,
-            start_s=clip.start_s,
-            end_s=clip.end_s,
-            text=said,
-            text_source="subtitle" if said else None,
-            description="" if ordinal else description,
-            has_print=False,  # clips are not read
-            images=frames,
-            preview=media.webp_preview(frames[len(frames) // 2]),
-            meta=without_long(meta) if ordinal else dict(meta),
-        )
+        draft = worded(source, ordinal, (clip.start_s, clip.end_s), meta=meta, description=description, cues=cues)
+        yield replace(draft, images=frames, preview=media.webp_preview(frames[len(frames) // 2]))
+
+
+def worded(
+    source: Source,
+    ordinal: int,
+    span_s: tuple[float, float],
+    *,
+    meta: Mapping[str, Any],
+    description: str,
+    cues: Sequence[Cue],
+) -> ItemDraft:
+    """The draft of a clip without its pictures. The first one has the file's description."""
+    said = text_within(cues, *span_s)[: MAX_TEXT_CHARS + 1]  # the one more tells that it was cut
+    return ItemDraft(
+        source=source,
+        kind="clip",
+        ordinal=ordinal,
+        start_s=span_s[0],
+        end_s=span_s[1],
+        text=said,
+        text_source="subtitle" if said else None,
+        description="" if ordinal else description,
+        has_print=False,  # clips are not read
+        meta=without_long(meta) if ordinal else dict(meta),
+    )
+
+
+def chosen_frames(times_s: Sequence[float], indices: Sequence[int], span_s: tuple[float, float]) -> tuple[int, ...]:
+    """Which of the frames that are sampled of a video stand for the clip that covers `span_s`: those that `drafts` gave to it.
+
+    Where a clip was joined from two, and is so long that samples were left out, others may be chosen a moment beside them.
+
+    Args:
+        times_s, indices: when each sampled frame is shown, ascending, and its number in the video.
+    """
+    samples: Samples[int] = Samples()
+    for position in range(bisect_left(times_s, span_s[0]), bisect_left(times_s, span_s[1])):
+        samples.add(times_s[position], indices[position])
+    return samples.chosen()
 
 
 def text_within(cues: Sequence[Cue], start_s: float, end_s: float) -> str:

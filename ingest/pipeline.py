@@ -35,7 +35,7 @@ from ingest.plan import (
     sample_inputs,
 )
 from ingest.printed import with_print
-from ingest.readers import READER_VERSION, Facts
+from ingest.readers import READER_VERSION, Facts, KnownClip, Rewording, text_digest
 from ingest.scan import ScanResult, find_sources, former_roots, has_changed, resolve_roots
 from ingest.sidecars import SidecarFolder, stamp
 from ingest.subtitles import SubtitleFolder, is_current
@@ -161,6 +161,7 @@ class IngestReport:
     Attributes:
         plan: what it set out to do.
         items: saved, by kind. files: sources completed. copied: sources indexed from another with the same content.
+        reworded: unchanged videos whose words (subtitles, sidecars) were read again; clips that say something else were embedded again.
         refreshed: unchanged files whose facts (dates, sizes) were read again, since an older reader had read them.
         moved, returned, retired, offline, away, unchanged: sources, see `mmsearch.plan.Plan`; removed ones that came back count as
             returned, too.
@@ -180,6 +181,7 @@ class IngestReport:
     items: Counter[Kind] = field(default_factory=Counter)
     files: int = 0
     copied: int = 0
+    reworded: int = 0
     refreshed: int = 0
     moved: int = 0
     returned: int = 0
@@ -233,6 +235,8 @@ class IngestReport:
         ):
             if number:
                 did.append(f"{counted(number, ('file', 'files'))} {word}")
+        if self.reworded:
+            did.append(f"subtitles and words of {counted(self.reworded, ('video', 'videos'))} read again")
         if self.refreshed:
             did.append(
                 f"dates and facts of {counted(self.refreshed, ('file', 'files'))} read again by the newer reader"
@@ -290,7 +294,7 @@ class IngestReport:
             **{
                 name: getattr(self, name)
                 for name in (
-                    "files", "copied", "refreshed", "moved", "returned", "retired", "offline", "away", "unchanged", "failed_before",
+                    "files", "copied", "reworded", "refreshed", "moved", "returned", "retired", "offline", "away", "unchanged", "failed_before",
                     "blank_pages", "damaged_pages", "damaged_photos", "merged_clips", "without_print", "print_left", "interrupted", "stopped",
                     "dry_run",
                 )
@@ -404,6 +408,7 @@ class _Job:
     is_closed: bool = False
     error: SourceError | None = None
     sidecars: str = ""
+    rewording: Rewording | None = None
 
 
 class Run:
@@ -425,6 +430,8 @@ class Run:
         self.waiting: list[tuple[_Job, ItemDraft]] = []
         self.waiting_since = 0.0
         self.closing: list[_Job] = []
+        self.not_reworded: list[Source] = []
+        """Videos whose words alone could not be read again: they are read as a whole."""
         self.jobs_by_key: dict[int, _Job] = {}
         self.last_sync = self.began
         self.next_progress = 0.0
@@ -455,8 +462,10 @@ class Run:
             plan.reread += self.look_again(scan.sources, plan)
             if plan.new or plan.changed or plan.reembed or plan.reread or left:
                 self.read(plan)
+                copies = left
                 if left := self.copy(left):  # what failed, or changed, where it would have been copied from
                     self.read_jobs([self.job(source) for source in left], self.library.embedder)
+                self.read_again(self.with_others_beside([source for source in copies if source not in left]))
             if self.terms is not None:
                 from ingest.print_pass import PrintPass
 
@@ -705,9 +714,38 @@ class Run:
             *(self.job(source, replaces=former) for former, source in plan.changed),
             *(self.job(source) for _, source in plan.reembed),
         ]
-        again = [self.job(source) for _, source in plan.reread]
         self.resume(jobs, plan, embedder.model_key)
-        self.read_jobs([*jobs, *again], embedder)
+        self.read_jobs(jobs, embedder)
+        self.read_again(plan.reread)
+
+    def read_again(self, files: Sequence[tuple[int, Source]]) -> None:
+        """Read files that are embedded already, and beside which other words lie now: of videos their words alone, where that will do."""
+        if not files:
+            return
+        embedder = self.library.embedder
+        older = self.catalog.read_by_older(READER_VERSION)
+        jobs = [self.job(source) for _, source in files]
+        for job, (source_id, source) in zip(jobs, files, strict=True):
+            if kind_of(source) == "clip" and os.fsencode(source.path) not in older:
+                job.rewording = self.rewording(source_id, embedder)
+        self.read_jobs(jobs, embedder)
+        whole, self.not_reworded = self.not_reworded, []
+        if whole:
+            self.read_jobs([self.job(source) for source in whole], embedder)
+
+    def rewording(self, source_id: int, embedder: Embedder) -> Rewording | None:
+        """What the catalog knows of a video's clips; None where it is not all of it."""
+        found = self.catalog.items_of(source_id)
+        embedded, _ = self.catalog.saved_ordinals(source_id, embedder.model_key)
+        duration_s = found[0].meta.get("duration_s") if found else None
+        if not isinstance(duration_s, int | float) or embedded != {item.ordinal for item in found}:
+            return None
+        clips = tuple(
+            KnownClip(item.ordinal, item.start_s, item.end_s, text_digest(item.text))
+            for item in found
+            if item.start_s is not None and item.end_s is not None
+        )
+        return Rewording(duration_s, clips, embedder.page_text) if len(clips) == len(found) else None
 
     def refresh(self, files: Sequence[tuple[int, Source]]) -> list[tuple[int, Source]]:
         """Read the facts again of files that an older reader read, without the model. Returns those to be embedded again, too: of
@@ -823,7 +861,7 @@ class Run:
         offset = len(self.jobs_by_key)
         self.jobs_by_key.update(enumerate(jobs, offset))
         self.started_reading = time.monotonic() if not offset else self.started_reading
-        tasks = [Task(key, job.source, job.resumes_at) for key, job in enumerate(jobs, offset)]
+        tasks = [Task(key, job.source, job.resumes_at, rewording=job.rewording) for key, job in enumerate(jobs, offset)]
         self.tell("read", always=True)
         events = self.pool(embedder).read(tasks, tick_s=min(1.0, BATCH_WAIT_S))
         stopped: WorkerFailed | None = None
@@ -892,9 +930,12 @@ class Run:
         settled = [job for job in complete if self.is_as_scanned(job.source, read=job.error is not None)]
         with self.timed("save"), self.catalog.together():
             for job in settled:
-                if job.error is not None:
+                if job.error is not None and job.rewording is not None:
+                    self.not_reworded.append(job.source)
+                elif job.error is not None:
                     self.fail(job, job.error)
                 else:
+                    self.report.reworded += job.rewording is not None
                     read_by = None if job.resumes_at else READER_VERSION
                     self.catalog.finish_source(self.begin(job), sidecars=job.sidecars, reader_version=read_by)
                     self.report.files += 1
@@ -910,8 +951,11 @@ class Run:
         if not batch:
             return
         began = time.monotonic()
+        shown = [(job, draft) for job, draft in batch if draft.images or job.rewording is None]
+        embedded: list[tuple[_Job, ItemDraft, np.ndarray | None]]
         with self.timed("embed"):
-            embedded = self.embed(batch, embedder)
+            embedded = [*self.embed(shown, embedder)] if shown else []
+        embedded += [(job, draft, None) for job, draft in batch if job.rewording is not None and not draft.images]
         with self.timed("save"):
             previews = [self.write_preview(draft) for _, draft, _ in embedded]
             with self.catalog.together():
@@ -924,8 +968,9 @@ class Run:
             job.unsaved -= 1
         for job, draft, _ in embedded:
             job.items += 1
-            self.report.items[draft.kind] += 1
-        self.learn_costs([draft.kind for _, draft in batch], time.monotonic() - began)
+            if job.rewording is None:
+                self.report.items[draft.kind] += 1
+        self.learn_costs([draft.kind for _, draft in shown], time.monotonic() - began)
 
     def with_known_print(self, batch: list[tuple[_Job, ItemDraft]]) -> list[tuple[_Job, ItemDraft]]:
         """The batch with the text of pages and pictures that were read before: for another model, or at another place."""

@@ -7,6 +7,7 @@ Runs inside the worker processes of `ingest.workers`; only `sniff` is called els
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import os
 import re
@@ -19,7 +20,7 @@ from typing import Any
 from mmsearch.dates import BELOW_NAME, Dated, date_in_name
 from mmsearch.errors import CorruptFile, FileTooLarge, SourceError, UnsupportedFile
 from mmsearch.items import ItemDraft, Kind, Source
-from mmsearch.plain_text import LONGEST_EXPANSION, readable
+from mmsearch.plain_text import LONGEST_EXPANSION, described, readable
 
 READERS: Mapping[str, str] = {
     "pdf": "ingest.pdf",
@@ -169,6 +170,65 @@ class _Allowance:
                 return replace(draft, preview=None)
             self.preview_bytes_left -= len(draft.preview)
         return draft
+
+
+@dataclass(frozen=True, slots=True)
+class KnownClip:
+    """A clip that the catalog holds: [`start_s`, `end_s`) of its video, and the digest of its text (`text_digest`)."""
+
+    ordinal: int
+    start_s: float
+    end_s: float
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rewording:
+    """A video whose clips are known, and whose words are to be read again.
+
+    Attributes:
+        duration_s: of the video. clips: all of them, by ordinal.
+        with_frames: whether the model needs the frames of clips that say something else now.
+    """
+
+    duration_s: float
+    clips: tuple[KnownClip, ...]
+    with_frames: bool
+
+
+def text_digest(text: str) -> str:
+    """Of an item's text as the catalog holds it."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def read_words(source: Source, reading: Reading, rewording: Rewording) -> Iterator[ItemDraft]:
+    """The known clips of a video with what is said in and beside it now, in order; nothing is decoded but the frames of those clips
+    whose text differs, where the model needs them. Drafts have no preview, and without frames the clip's vector stays.
+
+    Raises:
+        SourceError: words or frames cannot be read; then the file is to be read as a whole.
+    """
+    from ingest import video
+
+    if READERS[demand_type(source.path)] != "ingest.video":
+        raise CorruptFile(source.path, "is no video any longer")
+    in_name = date_in_name(source.path.name)
+    allowance = _Allowance(source, reading)
+    drafts = [
+        allowance.cut(replace(draft, meta=with_date(draft.meta, in_name)))
+        for draft in video.read_words(source, rewording.duration_s, rewording.clips)
+    ]
+    changed = {
+        clip
+        for draft, clip in zip(drafts, rewording.clips, strict=True)
+        if rewording.with_frames
+        and clip.ordinal >= reading.first_ordinal
+        and text_digest(readable(described(draft.text, readable(draft.description)))) != clip.digest
+    }
+    frames = video.frames_of(source.path, reading, [clip for clip in rewording.clips if clip in changed])
+    for draft, clip in zip(drafts, rewording.clips, strict=True):
+        if clip.ordinal >= reading.first_ordinal:
+            yield replace(draft, images=next(frames)) if clip in changed else draft
 
 
 def read_facts(path: Path) -> Facts:

@@ -5,19 +5,22 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ingest import clips
-from ingest.readers import Facts, Reading
+from ingest.readers import Facts, KnownClip, Reading
 from ingest.sidecars import description_beside
 from ingest.subtitles import read_subtitles
 from mmsearch import media
-from mmsearch.errors import FileTooLarge, SourceError, UnsupportedFile
+from mmsearch.errors import CorruptFile, FileTooLarge, SourceError, UnsupportedFile
 from mmsearch.items import ItemDraft, Kind, Source
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 log = logging.getLogger(__name__)
 
@@ -42,9 +45,7 @@ def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:
     if info.width * info.height > reading.max_image_pixels:
         raise FileTooLarge(path, f"frames of {info.width} × {info.height} pixels")
     frames = media.index_frames(path, on_progress=reading.on_progress)
-    said = description_beside(path).over(info.said)
-    meta: dict[str, Any] = {**said.meta(), "duration_s": round(frames.end_s, 3), "codec": info.codec}
-    meta |= _told(info)
+    words = _read_words(path, info, round(frames.end_s, 3))
 
     def samples() -> Iterator[clips.Sample]:
         indices = sample_indices(frames.times_s, frames.end_s)
@@ -58,9 +59,52 @@ def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:
     def locate(before: clips.Sample, after: clips.Sample) -> float:
         return _locate(path, frames, before, after)
 
+    yield from clips.drafts(source, samples(), reading, locate=locate, **words)
+
+
+def read_words(source: Source, duration_s: float, known: Sequence[KnownClip]) -> Iterator[ItemDraft]:
+    """The drafts of known clips, without pictures, with what is said in and beside the video now.
+
+    Raises:
+        CorruptFile: unreadable.
+    """
+    words = _read_words(source.path, media.probe_video(source.path), duration_s)
+    for clip in known:
+        yield clips.worded(source, clip.ordinal, (clip.start_s, clip.end_s), **words)
+
+
+def frames_of(path: Path, reading: Reading, known: Sequence[KnownClip]) -> Iterator[tuple[Image, ...]]:
+    """The frames that stand for each of these clips, which are in order. Nothing else is decoded where the decoder can seek.
+
+    Raises:
+        CorruptFile: unreadable, or nothing of a clip decodes.
+    """
+    if not known:
+        return
+    frames = media.index_frames(path, on_progress=reading.on_progress)
+    sampled = sample_indices(frames.times_s, frames.end_s)
+    times_s = [float(frames.times_s[index]) for index in sampled]
+    clip_of: dict[int, int] = {}
+    for clip in known:
+        clip_of |= dict.fromkeys(clips.chosen_frames(times_s, sampled, (clip.start_s, clip.end_s)), clip.ordinal)
+    decoded = media.iter_frames(
+        path, list(clip_of), max_pixels=reading.budget["clip"], shown_at=frames.times_s, true_shape=True
+    )
+    by_clip = itertools.groupby(decoded, key=lambda frame: clip_of[frame[0]])
+    for clip in known:
+        ordinal, shown = next(by_clip, (None, ()))
+        if ordinal != clip.ordinal:
+            raise CorruptFile(path, f"no frame of the clip at {clip.start_s:.1f} s decodes")
+        yield tuple(image for _, image in shown)
+        reading.on_progress()
+
+
+def _read_words(path: Path, info: media.VideoInfo, duration_s: float) -> dict[str, Any]:
+    """What is said of and in a video, as `clips.worded` takes it: `meta`, `description` and `cues`."""
+    said = description_beside(path).over(info.said)
     cues, remembered = read_subtitles(path)
-    meta |= remembered
-    yield from clips.drafts(source, samples(), reading, meta=meta, description=said.text, cues=cues, locate=locate)
+    meta = {**said.meta(), "duration_s": duration_s, "codec": info.codec, **_told(info), **remembered}
+    return {"meta": meta, "description": said.text, "cues": cues}
 
 
 def read_facts(path: Path) -> Facts:

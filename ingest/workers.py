@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 import mmsearch.errors
-from ingest.readers import Facts
+from ingest.readers import Facts, KnownClip, Rewording
 from mmsearch import sandbox
 from mmsearch.errors import CorruptFile, DecodeTimeout, FileTooLarge, SourceError, WorkerFailed
 from mmsearch.items import TEXT_SOURCES, ItemDraft, Kind, Source
@@ -78,6 +78,7 @@ class Task:
 
     With `is_print` only the print of the item at `first_ordinal` is read, see `ingest.printed.read_print`; `has_print` as there.
     With `is_look` it is only found out whether the file's metadata say anything: the note `described` is then 1.
+    With `rewording` only the words of a video's clips are read again, see `ingest.readers.read_words`.
     """
 
     key: int
@@ -88,6 +89,7 @@ class Task:
     has_print: bool = False
     is_look: bool = False
     is_facts: bool = False
+    rewording: Rewording | None = None
 
     def deadline_s(self, limits: Limits) -> float:
         return min(limits.deadline_s, COUNT_DEADLINE_S) if self.is_count or self.is_look else limits.deadline_s
@@ -432,6 +434,7 @@ class _Worker:
                     "is_look": task.is_look,
                     "has_print": task.has_print,
                     "is_facts": task.is_facts,
+                    "rewording": None if task.rewording is None else _pack_rewording(task.rewording),
                 },
             )
             while True:
@@ -664,6 +667,15 @@ def unpack_draft(header: Mapping[str, Any], body: bytes, source: Source) -> Item
     )
 
 
+def _pack_rewording(rewording: Rewording) -> dict[str, Any]:
+    clips = [[clip.ordinal, clip.start_s, clip.end_s, clip.digest] for clip in rewording.clips]
+    return {"duration_s": rewording.duration_s, "clips": clips, "with_frames": rewording.with_frames}
+
+
+def _unpack_rewording(record: Mapping[str, Any]) -> Rewording:
+    return Rewording(record["duration_s"], tuple(KnownClip(*clip) for clip in record["clips"]), record["with_frames"])
+
+
 def _pack_recognised(read: Recognised) -> dict[str, Any]:
     lines = [[line.box, line.confidence, [list(word) for word in line.words]] for line in read.lines]
     return {
@@ -759,6 +771,9 @@ def _do(task: Mapping[str, Any], terms: Mapping[str, Any], stdout: IO[bytes]) ->
             )
             if read is not None:
                 clock.send_draft(read)
+        elif task["rewording"] is not None:
+            for draft in readers.read_words(source, reading, _unpack_rewording(task["rewording"])):
+                clock.send_draft(draft)
         else:
             for draft in readers.read_items(source, reading.budget, reading=reading):
                 clock.send_draft(draft)

@@ -523,17 +523,21 @@ class Catalog:
         rows = zip([source_id] * len(drafts), drafts, vectors, previews or [None] * len(drafts), strict=True)
         return self.save_batch(list(rows), model_key)
 
-    def save_batch(self, rows: Sequence[tuple[int, ItemDraft, np.ndarray, str | None]], model_key: str) -> list[int]:
+    def save_batch(
+        self, rows: Sequence[tuple[int, ItemDraft, np.ndarray | None, str | None]], model_key: str
+    ) -> list[int]:
         """Save (source id, draft, vector, preview path relative to the library) rows in one transaction.
 
-        An item that stands at that place already keeps its id; its vector, its text and its metadata are set.
+        An item that stands at that place already keeps its id; its vector, its text and its metadata are set. Where the vector is None
+        it keeps the one that it has, too.
 
         Returns:
             The items' ids, in order.
 
         Raises:
             DimensionMismatch: another dim than this model's other vectors.
-            ValueError: a vector is not finite or not of unit length. CatalogError: a source is not being indexed.
+            ValueError: a vector is not finite or not of unit length. CatalogError: a source is not being indexed; an item has no
+                vector to keep.
         """
         if not rows:
             return []

@@ -117,10 +117,10 @@ def begin_source(c: Connection, source: Source, *, model_key: str, replaces: int
 
 
 def save_batch(
-    c: Connection, rows: Sequence[tuple[int, ItemDraft, np.ndarray, str | None]], model_key: str
+    c: Connection, rows: Sequence[tuple[int, ItemDraft, np.ndarray | None, str | None]], model_key: str
 ) -> list[int]:
-    checked = checked_items([row[2] for row in rows])
-    model = model_id(c, model_key, checked[0].shape[-1], is_multi_vector=checked[0].ndim == 2)
+    new = [row[2] for row in rows if row[2] is not None]
+    checked = checked_items(new) if new else []
     generation = next_generation(c)
     begun = _begun(c, {row[0] for row in rows})
     known_roots = _roots(c)
@@ -129,6 +129,30 @@ def save_batch(
         _save_item(c, begun[source_id], names[source_id], draft, preview, generation)
         for source_id, draft, _, preview in rows
     ]
+    embedded_ids = [item_id for item_id, row in zip(ids, rows, strict=True) if row[2] is not None]
+    if kept := set(ids) - set(embedded_ids):
+        _demand_vectors(c, kept, model_key)
+    if checked:
+        model = model_id(c, model_key, checked[0].shape[-1], is_multi_vector=checked[0].ndim == 2)
+        _save_vectors(c, model, dict(zip(embedded_ids, checked, strict=True)), generation)
+    for source_id, identifier in {row[0]: row[1].meta.get("content_identifier") for row in rows}.items():
+        if identifier is not None:
+            _set(c, source_id, content_identifier=identifier)
+    return ids
+
+
+def _demand_vectors(c: Connection, ids: Collection[int], model_key: str) -> None:
+    """Raises CatalogError where an item has no vector of the model to keep."""
+    query = (
+        "SELECT count(*) FROM vectors v JOIN models m ON m.id = v.model_id WHERE m.key = :key"
+        " AND v.item_id IN (SELECT value FROM json_each(:ids))"
+    )
+    if c.execute(text(query), {"key": model_key, "ids": json.dumps(sorted(ids))}).scalar_one() != len(ids):
+        raise CatalogError(f"items without vectors of model {model_key} need them")
+
+
+def _save_vectors(c: Connection, model: int, vectors: Mapping[int, np.ndarray], generation: int) -> None:
+    """Set the vectors of items, by their ids."""
     c.execute(
         text(
             "INSERT INTO vectors (model_id, item_id, data, checksum, generation) VALUES (:model, :item, :data, :checksum, :generation)"
@@ -137,13 +161,9 @@ def save_batch(
         ),
         [
             {"model": model, "item": item_id, "data": data, "checksum": checksum(data), "generation": generation}
-            for item_id, data in zip(ids, map(to_blob, checked), strict=True)
+            for item_id, data in ((item_id, to_blob(vector)) for item_id, vector in vectors.items())
         ],
     )
-    for source_id, identifier in {row[0]: row[1].meta.get("content_identifier") for row in rows}.items():
-        if identifier is not None:
-            _set(c, source_id, content_identifier=identifier)
-    return ids
 
 
 def finish_source(

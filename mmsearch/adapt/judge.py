@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -181,7 +181,7 @@ def _verdict(rows: Sequence[KindRow], resampled: Sequence[np.ndarray]) -> Verdic
     return Verdict(tuple(rows), gain, interval, tuple(reasons))
 
 
-def row_kinds(question: Question, textless: Vectors) -> list[str]:
+def row_kinds(question: Question, textless: Collection[int]) -> list[str]:
     """The rows of the table in which a question counts: a page is also sought by its picture alone, where that was embedded."""
     kinds: list[str] = [question.kind]
     if question.kind == "page" and any(item_id in textless for item_id in question.relevant):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,14 +36,20 @@ class Pictures:
         return tuple(_opened(file) for file in files)
 
     def fill(
-        self, library: Library, embedder: Embedder, items: Sequence[Item], *, on_item: Callable[[], None] = lambda: None
+        self,
+        library: Library,
+        embedder: Embedder,
+        items: Sequence[Item],
+        *,
+        until: float = math.inf,
+        on_item: Callable[[], None] = lambda: None,
     ) -> None:
-        """Keep those that are not there yet; each appears whole."""
+        """Keep those that are not there yet; each appears whole. `until`: see `ingest.again.decoded`."""
         self.folder.mkdir(parents=True, exist_ok=True)
         missing = [item for item in items if not self.has(item)]
         if not missing:
             return
-        for item, draft in decoded(library, embedder, missing):
+        for item, draft in decoded(library, embedder, missing, until=until):
             path = self.path(item, is_clip=item.kind == "clip")
             part = path.with_name(f"{path.name}.part")
             if item.kind == "clip":

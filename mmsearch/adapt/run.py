@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -21,9 +22,18 @@ from typing import Any
 import numpy as np
 
 from ingest.again import decoded
-from ingest.plan import measure_costs
+from ingest.plan import DECODE_S, measure_costs
 from mmsearch import prompts
 from mmsearch.adapt import judge, material
+from mmsearch.adapt.budget import (
+    AFTERWARDS_SHARE,
+    CHOOSING_SHARE,
+    DECODING_SHARE,
+    PROBING_SHARE,
+    Budget,
+    by_file,
+    thinned,
+)
 from mmsearch.adapt.judge import PICTURE_ALONE, Asked, Verdict
 from mmsearch.adapt.kept import vectors_of
 from mmsearch.adapt.mixing import SHARES, Mixer
@@ -33,7 +43,7 @@ from mmsearch.embedders import Embedder, load_embedder
 from mmsearch.embedders import checkpoint as files
 from mmsearch.embedders.trainable import Trainable, trainable
 from mmsearch.errors import ConfigError, ModelMismatch
-from mmsearch.items import KINDS, WITHOUT_TEXT, EmbedInput, Item, ItemDraft, Query, Source
+from mmsearch.items import KINDS, WITHOUT_TEXT, EmbedInput, Item, ItemDraft, Kind, Query, Source
 from mmsearch.library import Library
 from mmsearch.lock import locked
 from mmsearch.stored_vectors import unit
@@ -58,6 +68,12 @@ VALIDATION_POOL = 300
 ALONE_POOL = 400
 """Pages that are also embedded by their pictures alone."""
 EMBED_BATCH = 32
+ASKED_TO_TIME = 16
+LIMITED_BATCH = 8
+"""Where there is a time to end at: a batch is finished beyond it."""
+MODELS_LOADED, MODELS_TRAINED = 3, 2
+"""After the last step models are opened so often, and so often they are written as the probe writes its states and checkpoint; each takes
+what the first one took."""
 TOLD_EVERY_S = 10.0
 READS_FROM = 0.2
 """Reliability of a model on pages without text from which on their pictures alone are trained and asked for."""
@@ -145,8 +161,9 @@ def adapt_to_library(
     Args:
         run: folder of the run; `adapted/` in the library's folder if None. Kept models lie in it as `model-…`.
         judged: queries with right answers, see `mmsearch.judgements.queries`.
-        minutes: of training, roughly (measured on a few steps); `DEFAULT_MINUTES` if None, and never more than a few passes over the pairs.
-        steps: of training, instead of `minutes`.
+        minutes: for everything, from this call to its end; `DEFAULT_MINUTES` if None. Training is never more than a few passes over the
+            pairs. What does not fit, is left out: pictures that would have to be decoded, and items of the pool that is searched.
+        steps: of training, instead of `minutes`: then nothing limits the time.
         changes: to the recipe, see `mmsearch.training.recipe.change_recipe`.
         fresh: begin anew; else a run that was stopped goes on, and a finished one is told again.
         tell: is given lines for people as it goes.
@@ -160,33 +177,38 @@ def adapt_to_library(
     with locked(run):
         if fresh:
             _forget(run)
-        return _Run(library, run, judged, tell).through(minutes, steps, changes or {})
+        limit_s = math.inf if steps is not None else 60 * (minutes or DEFAULT_MINUTES)
+        return _Run(library, run, judged, tell, Budget(limit_s)).through(steps, changes or {})
 
 
 class _Run:
     """One call: its steps in order, and what they share."""
 
-    def __init__(self, library: Library, run: Path, judged: Path | None, tell: Tell) -> None:
+    def __init__(self, library: Library, run: Path, judged: Path | None, tell: Tell, budget: Budget) -> None:
         self.library = library
         self.folder = run
         self.judged = judged
         self.tell = tell
-        self.began = time.monotonic()
+        self.budget = budget
         self.start = _checkpoint_of(library.model_name)
+        began = time.monotonic()
         self.embedder = _trainable(library)
+        self.loading_s = MODELS_LOADED * (time.monotonic() - began)
+        self.asking_s = 0.0
+        self.costs: dict[Kind, float] = {}
         self.pictures = Pictures(run / "pictures")
         measured = self.embedder.match_scale.get(WITHOUT_TEXT)
         self.reads_print = measured is None or measured.reliability >= READS_FROM
 
-    def through(self, minutes: float | None, steps: int | None, changes: Mapping[str, Any]) -> Adaptation:
+    def through(self, steps: int | None, changes: Mapping[str, Any]) -> Adaptation:
         plan = self.plan()
         if (self.folder / REPORT).exists():
             self.tell("this run is finished; --fresh begins another")
             return Adaptation.of(_read(self.folder / REPORT))
         items = self.library.catalog.items(plan.ids("train", "validation", "held out"))
         self.decode(plan, items)
-        recipe, groups = self.recipe(plan, items, minutes, steps, changes)
-        trained = self.train(recipe, groups)
+        recipe, groups = self.recipe(plan, items, steps, changes)
+        trained, steps_done = self.train(recipe, groups, items)
         mixer = Mixer(self.start, trained, device=self.library.settings.device)
         share, validation = self.choose_share(mixer, plan, items)
         candidate = self.folder / "candidate"
@@ -199,7 +221,7 @@ class _Run:
             )
         found = Adaptation(
             checkpoint=None, verdict=verdict, share=share, validation=validation, forgot=forgot, pairs=plan.pair_counts(),
-            steps=recipe.stages[0].steps, seconds=time.monotonic() - self.began, notes=tuple(plan.notes),
+            steps=steps_done, seconds=time.monotonic() - self.budget.began, notes=tuple(plan.notes),
         )  # fmt: skip
         return self.finish(found, candidate, plan)
 
@@ -240,64 +262,91 @@ class _Run:
         said = {pair.item_id for pair in plan.pairs}
         validates = set(plan.ids("validation"))
         needed = [item for item in items if item.id in said or item.id in validates] + material.unsaid(plan, items)
+        needed = by_file(needed)
         told = _Told(self.tell, "decoded", sum(not self.pictures.has(item) for item in needed))
-        self.pictures.fill(self.library, self.embedder, needed, on_item=told.one)
+        until = self.budget.at(DECODING_SHARE)
+        self.pictures.fill(self.library, self.embedder, needed, until=until, on_item=told.one)
+        if time.monotonic() > until:
+            self.tell(f"decoded {told.done:,} of {told.total:,} items in the time for it: the others are left out")
 
     def recipe(
-        self, plan: Plan, items: Sequence[Item], minutes: float | None, steps: int | None, changes: Mapping[str, Any]
+        self, plan: Plan, items: Sequence[Item], steps: int | None, changes: Mapping[str, Any]
     ) -> tuple[Recipe, dict[str, Any]]:
         """The recipe, decided once per run, and the groups that hold the model to what it knew."""
         written = material.write_pairs(plan, self.pictures, self.embedder, self.folder / "pairs")
         if not written:
-            raise ConfigError("hardly any of the library's files could be read again; are they still where they were?")
+            hint = ", or is there too little time (--minutes)" if self.budget.is_limited else ""
+            raise ConfigError(
+                f"hardly any of the library's files could be read again; are they still where they were{hint}?"
+            )
         trains = set(plan.ids("train"))
         vectors = self.stored([item for item in items if item.id in trains])
         own = [item for item in items if item.id in trains]
         groups: dict[str, Any] = dict(material.kept_groups(plan, own, vectors, self.pictures, self.embedder))
+        if self.budget.is_limited:
+            kinds = [kind for kind in KINDS if any(item.kind == kind for item in items)]
+            self.costs = measure_costs(self.embedder, kinds)
+            some = plan.held_out[:ASKED_TO_TIME]
+            began = time.monotonic()
+            _encoded(some, self.embedder)
+            times_asked = (1 + len(SHARES)) * len(plan.validation) + 2 * len(plan.held_out)
+            self.asking_s = (time.monotonic() - began) / len(some) * times_asked
         path = self.folder / RECIPE
         if path.exists():
             return parse_recipe(_read(path), "the run's recipe"), groups
         recipe = change_recipe(material.make_recipe(self.embedder, self.start, written, groups, steps=steps), changes)
-        if steps is None:
-            recipe = self.within(recipe, groups, minutes or DEFAULT_MINUTES, items)
+        if self.budget.is_limited:
+            recipe = self.within(recipe, groups, items)
         _write(path, recipe.record())
         return recipe, groups
 
-    def within(self, recipe: Recipe, groups: dict[str, Any], minutes: float, items: Sequence[Item]) -> Recipe:
+    def afterwards_s(self, items: Sequence[Item]) -> float:
+        """What choosing and measuring would take if nothing were left out."""
+        measured_s = sum(max(self.costs.get(item.kind, 0.0), DECODE_S[item.kind]) for item in items)
+        return 1.5 * measured_s + self.asking_s
+
+    def within(self, recipe: Recipe, groups: dict[str, Any], items: Sequence[Item]) -> Recipe:
         """The recipe with as many steps as fit into the time, by timing a few of them."""
         probe = change_recipe(recipe, {"stages.0.steps": PROBE_STEPS, "stages.0.warmup": 1})
         folder = self.folder / "probe"
+        until = self.budget.at(PROBING_SHARE)
+        began = time.monotonic()
         train(probe, folder, data=self.folder, work=self.folder / "work", fresh=True, groups=groups,
-              device=self.library.settings.device)  # fmt: skip
-        step_s = median(row["seconds"] for row in read_metrics(folder)[1:])
+              device=self.library.settings.device, ends_at=until)  # fmt: skip
+        rows = read_metrics(folder)
+        self.loading_s += MODELS_TRAINED * (time.monotonic() - began - sum(row["seconds"] for row in rows))
+        step_s = median(row["seconds"] for row in rows[1:] or rows)
         shutil.rmtree(folder, ignore_errors=True)
         wanted = recipe.stages[0].steps
-        possible = int(minutes * 60 / step_s)
+        ends_at = self.budget.training_ends_at(self.afterwards_s(items), self.loading_s)
+        training_s = ends_at - time.monotonic()
+        possible = max(0, int(training_s / step_s))
         if possible < material.LEAST_STEPS:
+            lacks_s = (material.LEAST_STEPS * step_s - training_s) / (1 - AFTERWARDS_SHARE)
             raise ConfigError(
-                f"a training step takes {step_s:.1f} s here: {minutes:g} minutes hold {possible} of them, at least "
-                f"{material.LEAST_STEPS} are needed; give --minutes {material.LEAST_STEPS * step_s / 60 + 1:.0f} or more"
+                f"a training step takes {step_s:.1f} s here: beside decoding and measuring, {self.budget.seconds / 60:g} minutes hold "
+                f"{possible} of them, at least {material.LEAST_STEPS} are needed; "
+                f"give --minutes {math.ceil((self.budget.seconds + lacks_s) / 60)} or more"
             )
         steps = min(wanted, possible)
-        costs = measure_costs(self.embedder, [kind for kind in KINDS if any(item.kind == kind for item in items)])
-        embed_s = sum(costs.get(item.kind, 0.0) for item in items)
+        after_s = min(self.budget.ends_at - ends_at, self.afterwards_s(items) + self.loading_s)
         self.tell(
             f"{count_of(steps, 'step')} of {step_s:.1f} s, about {duration(steps * step_s)}; "
-            f"then measuring, about {duration(1.5 * embed_s)}"
+            f"then measuring, about {duration(after_s)}"
         )
         return change_recipe(recipe, {"stages.0.steps": steps, "stages.0.warmup": max(2, steps // 10)})
 
     # ---- training
 
-    def train(self, recipe: Recipe, groups: dict[str, Any]) -> Path:
-        """The trained weights, in float32."""
-        trained = self.folder / "trained"
+    def train(self, recipe: Recipe, groups: dict[str, Any], items: Sequence[Item]) -> tuple[Path, int]:
+        """The trained weights, in float32, and the number of steps that made them."""
+        trained, folder = self.folder / "trained", self.folder / "training"
         if not (trained / "model.safetensors").exists():
-            folder = self.folder / "training"
+            ends_at = self.budget.training_ends_at(self.afterwards_s(items), self.loading_s)
             train(recipe, folder, data=self.folder, work=self.folder / "work", groups=groups,
-                  device=self.library.settings.device)  # fmt: skip
+                  device=self.library.settings.device, ends_at=ends_at if self.budget.is_limited else None)  # fmt: skip
             export_run(folder, trained, dtype="float32")
-        return trained
+        return trained, len(read_metrics(folder))
 
     def choose_share(self, mixer: Mixer, plan: Plan, items: Sequence[Item]) -> tuple[float, dict[float, float]]:
         """The share of the new weights that answers the validation queries best, and every share's score."""
@@ -306,6 +355,12 @@ class _Run:
             self.tell("too few validation queries: half of the new weights are taken")
             return 0.5, {}
         scored: dict[float, float] = {}
+        if self.budget.is_limited:
+            allowed_s = CHOOSING_SHARE * max(0.0, self.budget.left_s() - self.loading_s / 2)
+            pool = thinned(pool, self.costs, allowed_s / (1 + len(SHARES)))
+            if not pool:
+                self.tell("too little time to choose: half of the new weights are taken")
+                return 0.5, {}
         for share in (0.0, *SHARES):
             embedder = mixer.set_share(share)
             vectors = _pool_of(pool, _embedded(embedder, ((item, self.pictures.images(item)) for item in pool)))
@@ -348,11 +403,16 @@ class _Run:
         new = load_embedder(candidate, device=settings.device, dtype=settings.dtype)
         asked_for = {item_id for question in plan.held_out for item_id in question.relevant}
         alone = self.alone_pool(items, asked_for) if new.page_text and self.reads_print else set()
+        asked = _asked(plan.held_out, alone, self.embedder, new)
         after: dict[int, np.ndarray] = {}
         before_alone: dict[int, np.ndarray] = {}
         after_alone: dict[int, np.ndarray] = {}
         told = _Told(self.tell, "measured", len(items))
-        for batch in _batches(decoded(self.library, new, items), EMBED_BATCH):
+        until = self.budget.ends_at
+        shown = decoded(self.library, new, by_file(items, first=asked_for), until=until)
+        for batch in _batches(shown, EMBED_BATCH if not self.budget.is_limited else LIMITED_BATCH):
+            if time.monotonic() > until:
+                break
             after |= _rounded(batch, new.encode_documents([_input(item, draft.images, new) for item, draft in batch]))
             some = [(item, draft) for item, draft in batch if item.id in alone]
             if some:
@@ -361,8 +421,10 @@ class _Run:
                 after_alone |= _rounded(some, new.encode_documents(blind))
             for _ in batch:
                 told.one()
+        if time.monotonic() > until:
+            note = f"the time was over when {len(after):,} of {count_of(len(items), 'item')} were measured: queries were asked among these"
+            plan.notes.append(note)
         before = _pool_of(items, self.stored(items)) | {PICTURE_ALONE: before_alone}
-        asked = _asked(plan.held_out, before_alone, self.embedder, new)
         return judge.judge(asked, before, _pool_of(items, after) | {PICTURE_ALONE: after_alone})
 
     def alone_pool(self, items: Sequence[Item], asked_for: set[int]) -> set[int]:
@@ -472,7 +534,8 @@ def _encoded(questions: Sequence[Question], embedder: Embedder) -> np.ndarray:
     return embedder.encode_queries(inputs)
 
 
-def _asked(questions: Sequence[Question], alone: Mapping[int, np.ndarray], old: Embedder, new: Embedder) -> list[Asked]:
+def _asked(questions: Sequence[Question], alone: Collection[int], old: Embedder, new: Embedder) -> list[Asked]:
+    """`alone`: the items that are embedded by their pictures alone, too."""
     before, after = _encoded(questions, old), _encoded(questions, new)
     return [
         Asked(question, kind, before[row], after[row])

@@ -65,7 +65,9 @@ def train_command(
     ] = None,
     minutes: Annotated[
         float | None,
-        typer.Option(min=0.1, help="With --from-library: train for so long at most, roughly [default: 10]."),
+        typer.Option(
+            min=0.1, help="With --from-library: be done after so long, decoding and measuring included [default: 10]."
+        ),
     ] = None,
     use: Annotated[
         bool, typer.Option("--use", help="With --from-library: if it is better, embed the library anew with it.")

@@ -50,8 +50,9 @@ class Session:
         *,
         base: str,
         evaluate: Callable[[Trainable], dict[str, float]] | None = None,
+        ends_at: float | None = None,
     ) -> None:
-        """`trainee` is shared out already where it is to be (FSDP); `base` is the digest of the checkpoint that it came from."""
+        """`ends_at`: see `train`. `trainee` is shared out already where it is to be (FSDP); `base` is the digest of the checkpoint that it came from."""
         self.recipe = recipe
         self.run_folder = run
         self.trainee = trainee
@@ -59,6 +60,8 @@ class Session:
         self.processes = processes
         self.base = base
         self.evaluate = evaluate
+        self.ends_at = ends_at
+        self.began = time.monotonic()
         self.objective: ContrastiveLoss | None = None
         if material.sources:
             self.objective = ContrastiveLoss(loss_settings(recipe), tuple(material.sources)).to(processes.device)
@@ -85,6 +88,8 @@ class Session:
             bar = stack.enter_context(ProgressBar(total, done, silent=not self.processes.is_first))
             stack.enter_context(self._stopped_by_signals())
             for number in range(first[0], len(stages)):
+                if number > first[0] and self._is_out_of_time():
+                    break
                 began = number == first[0] and state is not None
                 self._run_stage(number, first[1] if began else 0, state if began else None, metrics, bar)
 
@@ -120,7 +125,8 @@ class Session:
                 if metrics is not None:
                     metrics.write(row)
                 bar.step(row)
-                is_last = step + 1 == stage.steps
+                is_out = self._is_out_of_time()
+                is_last = is_out or step + 1 == stage.steps
                 # All processes must agree, whoever was asked to stop and whatever their clocks say.
                 wishes = gather_numbers(int(self._stop.is_set()), int(clock.is_due(step + 1)))
                 stops, saves = (any(column) for column in zip(*wishes, strict=True))
@@ -129,6 +135,22 @@ class Session:
                     clock.restart()
                 if stops:
                     raise KeyboardInterrupt
+                if is_out:
+                    log.info("the time is over after step %d of %d", step + 1, stage.steps)
+                    return
+
+    def _is_out_of_time(self) -> bool:
+        """Whether any process has come to the end of the time."""
+        return self.ends_at is not None and any(
+            is_out for (is_out,) in gather_numbers(int(time.monotonic() >= self.ends_at))
+        )
+
+    def _scheduled(self, steps: int, step: int) -> int:
+        """The step at which the learning rate stands: a later one where the time will be over before the steps are."""
+        if self.ends_at is None:
+            return step
+        share = (time.monotonic() - self.began) / max(self.ends_at - self.began, 1e-6)
+        return min(max(step, max(number for (number,) in gather_numbers(int(share * steps)))), steps - 1)
 
     @torch.no_grad()
     def _prepare_stage(self, number: int) -> None:
@@ -144,7 +166,7 @@ class Session:
 
     def _step(self, model: Any, inputs: StepInputs, number: int, step: int) -> dict[str, Any]:
         stage = self.recipe.stages[number]
-        factor = rate_of(stage, step)
+        factor = rate_of(stage, self._scheduled(stage.steps, step))
         set_rate(self.optimizers, factor)
         numbers: dict[str, Any] = compute_gradients(
             model, self.objective, inputs, stage, self.recipe, is_sharded=self.trainee.is_sharded

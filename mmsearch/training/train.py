@@ -50,6 +50,7 @@ def train(
     device: str | None = None,
     evaluate: Evaluate | None = None,
     groups: Mapping[str, Group] | None = None,
+    ends_at: float | None = None,
 ) -> Path:
     """Run a recipe to its end, or on from where it was interrupted.
 
@@ -66,6 +67,8 @@ def train(
         evaluate: called every `evaluation.every_steps` steps, in the first process, with the model as it is; its numbers go into
             `metrics.jsonl`. None: the held-out pairs of the recipe's `evaluation` are ranked.
         groups: teacher-vector groups by name that the stages' `mixture` draws from, instead of those of the repository's material.
+        ends_at: the moment (`time.monotonic`) after which no step begins but the first, whatever the recipe says; the schedule of the learning rate
+            ends with it. The weights as they are then make the checkpoint.
 
     Returns: the checkpoint folder.
 
@@ -87,7 +90,7 @@ def train(
         if recipe.parallel == "fsdp" and processes.count > 1:
             shard(trainee, trainee.layers, trainee.precision)
             trainee.is_sharded = True
-        session = Session(recipe, run, trainee, material, processes, base=base, evaluate=evaluate)
+        session = Session(recipe, run, trainee, material, processes, base=base, evaluate=evaluate, ends_at=ends_at)
         session.run(state)
         folder = run / "checkpoint"
         if processes.is_first:

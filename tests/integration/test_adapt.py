@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -20,11 +21,12 @@ import pytest
 import torch
 
 import mmsearch
-from ingest.again import is_unchanged
+from ingest.again import decoded, is_unchanged
 from ingest.pipeline import ingest_paths
 from mmsearch.adapt import judge, material, words
 from mmsearch.adapt import plan as planning
 from mmsearch.adapt import run as running
+from mmsearch.adapt.budget import Budget, by_file, thinned
 from mmsearch.adapt.judge import Asked
 from mmsearch.adapt.mixing import Mixer
 from mmsearch.adapt.pictures import Pictures
@@ -35,6 +37,7 @@ from mmsearch.errors import ConfigError, DatasetError, LibraryLocked
 from mmsearch.items import EmbedInput, Item, Source
 from mmsearch.library import Library
 from mmsearch.lock import locked
+from mmsearch.training.session import Session
 from mmsearch.training.state import states
 from tests import samples, tiny_training
 from tests.tiny_models import random_compact
@@ -263,6 +266,32 @@ def test_killed_in_the_middle_nothing_has_changed_and_the_same_command_goes_on(l
     assert adapted(library) == found  # told again, not done again
 
 
+@pytest.mark.slow
+def test_the_whole_ends_in_its_time_though_steps_are_slower_than_the_probe_said(library, monkeypatch):
+    minutes, slow_s = 0.5, 1.0
+    real = Session._step
+
+    def slow(self: Session, *arguments: Any) -> dict[str, Any]:
+        if self.run_folder.name == "training":
+            time.sleep(slow_s)
+        return real(self, *arguments)
+
+    monkeypatch.setattr(Session, "_step", slow)
+    monkeypatch.setattr(material, "PASSES", 1000)  # as many steps as there is time for
+    told: list[str] = []
+    found = adapted(library, steps=None, minutes=minutes, tell=told.append)
+    planned = int(next(line for line in told if " step" in line and "measuring" in line).split()[0].replace(",", ""))
+    assert found.steps < planned and found.steps * slow_s < 60 * minutes
+    assert found.seconds <= 1.1 * 60 * minutes
+    assert {row.pool for row in found.verdict.rows} == {97, 6} or found.notes
+
+
+@pytest.mark.slow
+def test_in_no_time_nothing_is_decoded_and_the_way_out_is_named(library):
+    with pytest.raises(ConfigError, match="--minutes"):
+        adapted(library, steps=None, minutes=0.001)
+
+
 def test_judged_hits_are_trained_on_or_asked(library, tmp_path):
     judged = tmp_path / "judged.jsonl"
     rows = [
@@ -315,6 +344,46 @@ def test_small_libraries_busy_folders_and_other_settings_are_refused(library, tm
 
 
 # Its parts
+
+
+def items_of(*counts: int) -> list[Item]:
+    """Photos of files with so many of them each, numbered from 1."""
+    places = [(file, ordinal) for file, count in enumerate(counts, 1) for ordinal in range(count)]
+    return [
+        Item(number, file, Path(f"{file}.png"), "image", ordinal, None, None, None, "", {}, None)
+        for number, (file, ordinal) in enumerate(places, 1)
+    ]
+
+
+def test_a_budget_keeps_time_for_what_follows_training():
+    budget = Budget(100.0, began=1000.0)
+    assert (budget.ends_at, budget.at(0.25)) == (1100.0, 1025.0)
+    assert budget.training_ends_at(20.0, 5.0) == 1075.0
+    assert budget.training_ends_at(1000.0, 5.0) == pytest.approx(1050.0)  # at most 45 of the 100 s
+    endless = Budget()
+    assert not endless.is_limited and endless.at(0.25) == endless.ends_at == float("inf")
+
+
+def test_what_fits_is_drawn_from_all():
+    items = items_of(*[1] * 100)
+    few = thinned(items, {"image": 1.0}, 20.0)
+    assert len(few) == 20 and few == [item for item in items if item in few] != items[:20]
+    assert few == thinned(items, {"image": 1.0}, 20.0)
+    assert thinned(items, {"image": 1.0}, 1000.0) == items and thinned(items, {}, 0.0) == items
+    assert thinned(items, {"image": 1.0}, 0.0) == []
+
+
+def test_files_stay_together_and_those_asked_for_come_first():
+    items = items_of(2, 1, 3, 1, 1)
+    ordered = by_file(items, first={5})
+    assert [item.id for item in ordered[:3]] == [4, 5, 6] and sorted(item.id for item in ordered) == [*range(1, 9)]
+    files = [item.source_id for item in ordered]
+    assert [file for n, file in enumerate(files) if n == 0 or files[n - 1] != file] == list(dict.fromkeys(files))
+
+
+def test_decoding_ends_in_its_time(library):
+    items = library.catalog.items(library.catalog.visible_ids(["image"]))
+    assert len(list(decoded(library, library.embedder, items, until=time.monotonic()))) < len(items) / 2
 
 
 def test_near_copies_share_a_side_and_shares_are_kept():

@@ -5,16 +5,24 @@ from __future__ import annotations
 import os
 import shutil
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 import mmsearch.library
-from ingest import subtitles
+from ingest import readers, subtitles
 from ingest.clips import Cue
-from ingest.pipeline import ingest_paths
+from ingest.pipeline import Run, ingest_paths
+from ingest.readers import KnownClip, Rewording
+from ingest.scan import hash_file
+from mmsearch import media
 from mmsearch.catalog import Catalog
+from mmsearch.embedders.toy import ToyEmbedder
+from mmsearch.items import EmbedInput
 from mmsearch.library import Library
 from tests import samples
 
@@ -198,6 +206,144 @@ def test_copies_and_moved_films_have_the_subtitles_of_their_own_place(library: L
     }
 
 
+def test_copies_that_come_with_the_film_have_the_subtitles_of_their_own_place(library: Library, folder: Path) -> None:
+    (folder / "x.srt").write_text(srt("we whittle a spoon"))
+    for name in ("y.mp4", "z.mp4"):
+        shutil.copy(folder / "x.mp4", folder / name)
+    (folder / "y.srt").write_text(srt("we roast a pumpkin"))
+    report = ingest_paths(library, [folder])
+    assert report.copied == 2 and {name: text for name, [(_, text)] in said(library.catalog).items()} == {
+        "x.mp4": "we whittle a spoon",
+        "y.mp4": "we roast a pumpkin",
+        "z.mp4": "",
+    }
+    assert ingest_paths(library, [folder]).files == 0
+
+
+# What is decoded again for them
+
+THREE = [4.0, 4.0, 4.0]
+
+
+def cues(*words: str) -> str:
+    """One cue in each scene of `THREE`."""
+    times = [f"00:00:{4 * n + 1:02},000 --> 00:00:{4 * n + 2:02},000" for n in range(len(words))]
+    return "\n".join(f"{n}\n{at}\n{one}\n" for n, (at, one) in enumerate(zip(times, words, strict=True), 1))
+
+
+@pytest.fixture
+def films(tmp_path: Path) -> Path:
+    folder = tmp_path / "films"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """(text, number of frames) of everything that the model was given."""
+    given: list[tuple[str, int]] = []
+    real = ToyEmbedder.encode_documents
+
+    def spy(self: ToyEmbedder, inputs: Sequence[EmbedInput]) -> Any:
+        given.extend((one.text, len(one.images)) for one in inputs)
+        return real(self, inputs)
+
+    monkeypatch.setattr(ToyEmbedder, "encode_documents", spy)
+    return given
+
+
+def stored(library: Library) -> np.ndarray:
+    """The vectors of all clips, in the order of the video."""
+    (row,) = library.catalog.sources(states=("indexed",))
+    _, vectors = library.catalog.vectors_of([item.id for item in library.catalog.items_of(row.id)], "toy-1")
+    return vectors
+
+
+def test_clips_that_say_the_same_are_not_embedded_again(
+    library: Library, films: Path, tmp_path: Path, encoded: list[tuple[str, int]]
+) -> None:
+    film, srt_file = samples.scenes(films / "x.mp4", THREE), films / "x.srt"
+    srt_file.write_text(cues("spoon", "pumpkin", "chisel"))
+    ingest_paths(library, [film.parent])
+    before = stored(library)
+    assert [text for text, _ in encoded] == ["spoon", "pumpkin", "chisel"]
+    encoded.clear()
+    srt_file.write_text(cues("spoon", "melon", "chisel"))
+    report = ingest_paths(library, [film.parent])
+    assert encoded == [("melon", 8)] and (report.files, report.reworded, sum(report.items.values())) == (1, 1, 0)
+    assert "subtitles and words of 1 video read again" in report.sentence()
+    assert [text for _, text in said(library.catalog)["x.mp4"]] == ["spoon", "melon", "chisel"]
+    assert (stored(library) == before).all(axis=1).tolist() == [True, False, True]
+    os.utime(srt_file, (1, 1))
+    encoded.clear()
+    assert ingest_paths(library, [film.parent]).reworded == 1 and not encoded
+    assert ingest_paths(library, [film.parent]).files == 0
+    with mmsearch.library.open(tmp_path / "other", create=True, model="toy", store="exact") as other:
+        ingest_paths(other, [film.parent])
+        assert np.array_equal(stored(library), stored(other)), "as if it had been read as a whole"
+
+
+def test_a_model_that_reads_no_text_is_given_nothing_again(
+    library: Library, films: Path, encoded: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ToyEmbedder, "page_text", False)
+    film = samples.scenes(films / "x.mp4", THREE)
+    ingest_paths(library, [film.parent])
+    encoded.clear()
+    (film.parent / "x.srt").write_text(cues("spoon", "pumpkin", "chisel"))
+    assert ingest_paths(library, [film.parent]).reworded == 1 and not encoded
+    assert [text for _, text in said(library.catalog)["x.mp4"]] == ["spoon", "pumpkin", "chisel"]
+
+
+def test_only_the_frames_of_clips_that_say_something_else_are_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    film = hash_file(samples.scenes(tmp_path / "x.mp4", [*THREE, 20.0]))
+    assert film is not None
+    reading = readers.Reading({"page": 0, "image": 0, "clip": 112 * 112})
+    whole = list(readers.read_items(film, reading.budget, reading=reading))
+    known = tuple(
+        readers.KnownClip(draft.ordinal, draft.start_s or 0.0, draft.end_s or 0.0, readers.text_digest(draft.text))
+        for draft in whole
+    )
+    (tmp_path / "x.srt").write_text(cues("", "pumpkin", "", "spoon"))
+    decoded: list[int] = []
+    real = media.iter_frames
+
+    def spy(path: Path, indices: Sequence[int], **options: Any) -> Any:
+        decoded.extend(indices)
+        return real(path, indices, **options)
+
+    monkeypatch.setattr(media, "iter_frames", spy)
+    again = list(readers.read_words(film, reading, readers.Rewording(24.0, known, with_frames=True)))
+    assert [draft.text for draft in again] == ["", "pumpkin", "", "spoon"]
+    assert [len(draft.images) for draft in again] == [0, 8, 0, 8] and len(decoded) == 16
+    for draft, former in ((again[1], whole[1]), (again[3], whole[3])):
+        assert draft.images == former.images and replace(draft, images=()) == replace(
+            former, images=(), preview=None, text=draft.text, text_source="subtitle", meta=draft.meta
+        )
+    decoded.clear()
+    reading.first_ordinal = 2  # the worker died on the third clip
+    assert [draft.ordinal for draft in readers.read_words(film, reading, readers.Rewording(24.0, known, True))] == [
+        2,
+        3,
+    ]
+    assert len(decoded) == 8
+
+
+def test_a_video_whose_frames_are_gone_is_read_as_a_whole(
+    library: Library, films: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    film = samples.scenes(films / "x.mp4", THREE)
+    ingest_paths(library, [film.parent])
+    (film.parent / "x.srt").write_text(cues("spoon", "pumpkin", "chisel"))
+    beyond = KnownClip(0, 90.0, 94.0, "")  # a clip that the file does not hold
+    monkeypatch.setattr(Run, "rewording", lambda *_: Rewording(12.0, (beyond,), with_frames=True))
+    report = ingest_paths(library, [film.parent])
+    assert (report.reworded, report.files, report.failures) == (0, 1, [])
+    assert [text for _, text in said(library.catalog)["x.mp4"]] == ["spoon", "pumpkin", "chisel"]
+
+
 def test_an_unreadable_file_gives_way_to_the_next(library: Library, folder: Path) -> None:
     (folder / "x.mp4.srt").write_text("nothing that is a subtitle")
     (folder / "x.en.vtt").write_text("WEBVTT\n\n00:01.000 --> 00:02.000\nwe sharpen a chisel\n")
@@ -215,7 +361,7 @@ def test_a_library_of_an_older_version_reads_what_it_missed(library: Library, fo
         c.exec_driver_sql(forget)
     assert ingest_paths(library, [folder]).files == 0
     with library.catalog._writing() as c:
-        c.exec_driver_sql(f"{forget}, text = ''")
+        c.exec_driver_sql(f"{forget}, text = '', text_source = NULL")
     assert ingest_paths(library, [folder]).files == 1
     assert said(library.catalog) == {"x.mp4": [(1, "we whittle a spoon")]}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import time
 import zlib
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from mmsearch.training.examples import Texts, camera_move, let_read
 from mmsearch.training.loss import bank_distillation, cosine_distance, info_nce, neighbour_distillation
 from mmsearch.training.metrics import read_metrics
-from mmsearch.training.optimizer import learning_rate_factor
+from mmsearch.training.optimizer import learning_rate_factor, rate_of
 from mmsearch.training.recipe import change_recipe, load_recipe
 from mmsearch.training.render import render_text_page
 from mmsearch.training.sources import is_development
@@ -151,24 +152,7 @@ def test_an_interrupted_run_ends_as_if_never_interrupted(tmp_path, monkeypatch):
 
     Without the recipe's pairs, whose files need not be on this machine.
     """
-    recipe = load_recipe("from_nothing")
-    stage = recipe.record()["stages"][0] | {"mixture": {"text": {"batch": 4, "weight": 1.0}}, "pairs": None}
-    recipe = change_recipe(
-        recipe,
-        {
-            "model.text": dict(recipe.model.text, num_hidden_layers=1, intermediate_size=32),
-            "model.vision": {"embed_dim": 32, "depth": 1, "num_heads": 2, "mlp_ratio": 1},
-            "stages": [stage | {"steps": 1 + 2 * i, "name": str(i)} for i in range(2)],
-            "saving.every_steps": 1,
-            "evaluation": None,
-        },
-    )
-    monkeypatch.setattr(
-        "mmsearch.training.draws.load_groups", lambda recipe, work, teacher, data: {"text": Texts(WORDS * 4, teacher)}
-    )
-    # The real teacher would first read the whole vocabulary, which is not what is tested here.
-    monkeypatch.setattr("mmsearch.training.draws.Teacher", _NumberTeacher)
-    monkeypatch.setattr("mmsearch.training.train.plot_metrics", lambda run: None)
+    recipe = _small(monkeypatch, 1, 3)
     work = tmp_path / "work"
     whole = train(recipe, tmp_path / "whole", work=work)
     with monkeypatch.context() as killing:
@@ -183,6 +167,39 @@ def test_an_interrupted_run_ends_as_if_never_interrupted(tmp_path, monkeypatch):
     assert losses[0] == losses[1]
     assert [row[:2] for row in losses[0]] == [("0", 0), ("1", 0), ("1", 1), ("1", 2)]
     assert (whole / "model.safetensors").read_bytes() == (parts / "model.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_run_ends_at_its_moment_with_the_schedule_at_its_end(tmp_path, monkeypatch):
+    """Whatever the recipe says; one step is made in any case, and its weights are the checkpoint."""
+    recipe = _small(monkeypatch, 100, 100)
+    folder = train(recipe, tmp_path / "run", work=tmp_path / "work", ends_at=time.monotonic())
+    (row,) = read_metrics(tmp_path / "run")
+    assert row["lr"] == pytest.approx(rate_of(recipe.stages[0], 99), abs=1e-6) and row["lr"] < rate_of(
+        recipe.stages[0], 50
+    )
+    assert (folder / "model.safetensors").is_file()
+
+
+def _small(monkeypatch, *steps):
+    """A recipe of so many steps a stage, with a tiny model and without the real teacher, which would read its whole vocabulary first."""
+    recipe = load_recipe("from_nothing")
+    stage = recipe.record()["stages"][0] | {"mixture": {"text": {"batch": 4, "weight": 1.0}}, "pairs": None}
+    monkeypatch.setattr(
+        "mmsearch.training.draws.load_groups", lambda recipe, work, teacher, data: {"text": Texts(WORDS * 4, teacher)}
+    )
+    monkeypatch.setattr("mmsearch.training.draws.Teacher", _NumberTeacher)
+    monkeypatch.setattr("mmsearch.training.train.plot_metrics", lambda run: None)
+    return change_recipe(
+        recipe,
+        {
+            "model.text": dict(recipe.model.text, num_hidden_layers=1, intermediate_size=32),
+            "model.vision": {"embed_dim": 32, "depth": 1, "num_heads": 2, "mlp_ratio": 1},
+            "stages": [stage | {"steps": count, "name": str(number)} for number, count in enumerate(steps)],
+            "saving.every_steps": 1,
+            "evaluation": None,
+        },
+    )
 
 
 class _Killed(Exception):
