@@ -142,7 +142,7 @@ def test_what_is_embedded_by_another_model_gets_its_facts_too(tmp_path: Path) ->
             ("new", {"captured_at": "2015-06-01"}, "as read with its notes"),
         ):
             source_id = catalog.begin_source(source, model_key=key)
-            (item_id,) = catalog.save(source_id, [draft], vector, key)
+            (item_id,) = catalog.save(source_id, [ItemDraft(source, "page", 0, 1, text=words, meta=meta)], vector, key)
             catalog.finish_source(source_id)
             item = catalog.item(item_id)
             assert (item.meta, item.text) == (meta, words)

@@ -265,7 +265,7 @@ def _errors(library: Library) -> set[tuple[bytes, str, str]]:
 
 
 def _answers(library: Library, query: str, *, scores: bool = False) -> list[tuple[Path, int, float]]:
-    hits = library.search(query, k=1000, min_relevance=0)
+    hits = library.search(query, k=1000, min_relevance=0, all_copies=True)  # of equals the older one stands for all
     return sorted((hit.path, hit.item.ordinal, round(hit.score if scores else hit.relevance, 4)) for hit in hits)
 
 
