@@ -588,7 +588,7 @@ def _index_quickly(library: Library, sources: list, draft_type: type, vector: np
 
     first = library.catalog.begin_source(sources[0], model_key="toy-1")
     library.catalog.save(first, [draft_type(sources[0], "image", 0)], vector[None], "toy-1")
-    library.catalog.finish_source(first, reader_version=READER_VERSION)
+    library.catalog.finish_source(first, sidecars="", reader_version=READER_VERSION)
     with library.catalog._writing() as c:
         columns = [row[1] for row in c.execute(text("PRAGMA table_info(sources)")) if row[1] != "id"]
         values = dict(c.execute(text("SELECT * FROM sources")).mappings().one())
