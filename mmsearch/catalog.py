@@ -1117,7 +1117,9 @@ def _roots(c: Connection) -> dict[Path, float]:
 
 
 def _generation(c: Connection) -> int:
-    return int(c.execute(text("SELECT value FROM meta WHERE key = 'generation'")).scalar_one())
+    if (found := c.execute(text("SELECT value FROM meta WHERE key = 'generation'")).scalar()) is None:
+        raise CatalogError("the catalog does not say its generation: `mmsearch doctor --repair` puts it back")
+    return int(found)
 
 
 def _facts(meta: str) -> dict[str, Any]:

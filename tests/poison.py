@@ -772,7 +772,7 @@ POISON: tuple[Poison, ...] = (
     Poison("larger-by-its-word.jpg", with_(jpeg_of_size, 9_000, 9_000), items=1),
     Poison("long-strip.png", with_(png, 1, 1_000_000), error=CorruptFile, word="truncated"),
     Poison("long-strip-of-zeros.png", with_(png, 1, 1_000_000, data=bytes(2_000_000)), items=1),
-    Poison("endless-text.png", png_with_text_bomb, error=CorruptFile, word="too large"),
+    Poison("endless-text.png", png_with_text_bomb, items=1),
     Poison("endless-exif.jpg", jpeg_with_endless_exif, items=1),
     Poison("circular.tiff", circular_tiff, items=2),
     Poison("bomb-behind.tiff", tiff_with_a_bomb_behind, items=1, error=FileTooLarge, word="60000 × 60000 pixels"),

@@ -108,7 +108,8 @@ def weights_of(checkpoint: Checkpoint) -> Weights:
     for path in files:
         try:
             with safe_open(path, framework="pt") as file:
-                for key in file.keys():  # noqa: SIM118 (not a mapping)
+                keys = set(file.keys())
+                for key in keys - {scale for name in keys for scale in _scales_of(name)}:
                     part = file.get_slice(key)
                     number = math.prod(part.get_shape()) * (2 if key.endswith(PACKED) else 1)
                     parameters += number
@@ -117,6 +118,11 @@ def weights_of(checkpoint: Checkpoint) -> Weights:
             raise EmbedderError(f"{path} cannot be read: {error}") from error
     size_bytes = sum(path.stat().st_size for path in files)
     return Weights(parameters, tuple(dtype for dtype, _ in by_dtype.most_common()), size_bytes, len(files))
+
+
+def _scales_of(name: str) -> tuple[str, ...]:
+    """Names of tensors that belong to another one's storage in few bits."""
+    return (f"{name}.scale", f"{name.removesuffix(PACKED)}.scales") if name.endswith(PACKED) else (f"{name}.scale",)
 
 
 def size_on_disk(checkpoint: Checkpoint) -> int:

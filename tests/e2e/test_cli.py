@@ -424,7 +424,7 @@ def test_names_that_are_no_utf8_or_try_to_steer_the_terminal(tmp_path: Path):
     Path(os.fsdecode(steering)).write_bytes(content)
     library = tmp_path / "index_data"
     assert run("ingest", folder, library=library).returncode == 0
-    asked = ["query", "red", "--min-relevance", 0]
+    asked = ["query", "red", "--min-relevance", 0, "--all-copies"]
     by_nul = run(*asked, "--print0", library=library).stdout
     assert {os.fsencode(name) for name in by_nul.split("\0") if name} == {latin, steering}
     table = run(*asked, library=library)

@@ -255,7 +255,7 @@ def test_a_picture_that_means_harm_is_refused_with_a_sentence(page: Page, addres
     expect(page.get_by_text("File must be 32.0MB or smaller.")).to_be_visible()
     page.locator("input[type=file]").set_input_files(tmp_path / "bomb.png")
     refused = page.get_by_text("That file is no picture that can be read")
-    expect(refused).to_contain_text("60000 × 60000 pixels; the limit is 400 million")
+    expect(refused).to_contain_text(re.compile(r"60000 × 60000 pixels; the limit is \d+ million"))
     expect(page.get_by_text("Searching with this picture")).to_have_count(0)
 
 

@@ -177,7 +177,9 @@ def test_what_was_measured_is_what_is_kept(better, switched):
             skipped = set(question.ignored)
             ranked = [
                 hit.item.id
-                for hit in library.search(question.query, k=100, kinds=["image"], min_relevance=0, mode="dense")
+                for hit in library.search(
+                    question.query, k=100, kinds=["image"], min_relevance=0, mode="dense", all_copies=True
+                )
                 if hit.item.id not in skipped
             ]
             hits += bool(set(ranked[:10]) & set(question.relevant))

@@ -272,7 +272,7 @@ def test_words_of_an_older_library_are_indexed_again_without_the_model(
         shown = [item_id for (item_id,) in database.execute("SELECT id FROM items WHERE visible = 1 ORDER BY id")]
         chosen = dict(zip(OLD_TEXTS, shown, strict=False))
         database.executemany("UPDATE items SET text = ? WHERE id = ?", chosen.items())
-        vectors = database.execute("SELECT * FROM vectors ORDER BY id").fetchall()
+        vectors = database.execute("SELECT id, item_id, model_id, generation, data FROM vectors ORDER BY id").fetchall()
     with Catalog.open(former.library) as catalog:
         for words, item_id in chosen.items():
             for query in OLD_TEXTS[words]:
@@ -281,7 +281,10 @@ def test_words_of_an_older_library_are_indexed_again_without_the_model(
         assert catalog.item(shown[0]).text == "The scientific office clarified it for all of the employees"
         assert catalog.lexical_faults() == []
     with closing(sqlite3.connect(former.catalog)) as database:
-        assert database.execute("SELECT * FROM vectors ORDER BY id").fetchall() == vectors
+        assert (
+            database.execute("SELECT id, item_id, model_id, generation, data FROM vectors ORDER BY id").fetchall()
+            == vectors
+        )
     (said,) = (record.getMessage() for record in caplog.records)
     assert f"the words of {len(shown)} items indexed again from their stored text, without the model" in said
 

@@ -50,6 +50,8 @@ else:
         if name.startswith("greedy"):
             bytearray(3 << 30)
         for draft in honest(source, reading):
+            if name.startswith("slow"):
+                time.sleep(0.7)
             yield draft
             if name.startswith("crash") and draft.ordinal == 2 or name.startswith("once") and draft.ordinal == 1:
                 os.kill(os.getpid(), signal.SIGSEGV)

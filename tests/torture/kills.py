@@ -282,6 +282,7 @@ def age_schema(library: Path) -> None:
             database.execute(f"DROP TRIGGER {name}")
         for table in integrity.LEXICAL_TABLES:
             database.execute(f"DROP TABLE {table}")
+        database.execute("DROP INDEX IF EXISTS sources_moment")
         for table, column in (
             ("models", "is_multi_vector"),
             ("sources", "ctime_ns"),
@@ -290,6 +291,9 @@ def age_schema(library: Path) -> None:
             ("items", "spellings"),
             ("items", "description"),
             ("sources", "sidecars"),
+            ("sources", "content_identifier"),
+            ("sources", "reader_version"),
+            ("vectors", "checksum"),
         ):
             if column in {row[1] for row in database.execute(f"PRAGMA table_info({table})")}:
                 database.execute(f"ALTER TABLE {table} DROP COLUMN {column}")

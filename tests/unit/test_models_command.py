@@ -91,7 +91,7 @@ def test_info_of_the_shipped_model_opens_it() -> None:
     assert facts["opens"].startswith("yes, in ") and facts["model_key"].startswith("mmsearch-mini-")
     assert (facts["dim"], facts["parameters"], facts["family"]) == (512, 133_817_531, "compact_vlm")
     assert facts["max_pixels"]["page"] == 49_152 and facts["licence"] == "AGPL-3.0-or-later"
-    assert facts["weights"] == "137M numbers in 1 safetensors files, U8, I8, BF16, F16, F32"
+    assert facts["weights"] == "134M numbers in 1 safetensors files, U8, I8, BF16"
     text = models("info", "mini").stdout
     assert "page 49,152" in text and "shipped" in text
     assert str(compact_vlm.__doc__).splitlines()[0] in text, "what the family says of itself"

@@ -71,8 +71,8 @@ def test_names_are_told_apart() -> None:
 def test_the_row_of_the_shipped_checkpoint_is_true() -> None:
     known, found = known_model("mini"), find_checkpoint("mini")
     assert known is not None
-    text = found.json("config.json")["text_config"]
-    assert (known.dim, known.parameters) == (text["hidden_size"], weights_of(found).parameters)
+    size = found.json("config.json")["embedding_size"]
+    assert (known.dim, known.parameters) == (size, weights_of(found).parameters)
     assert (standing("mini").state, standing("mini").family) == ("shipped", family_of(found))
     assert weights_of(found).size_bytes == (SHIPPED / "mini" / "model.safetensors").stat().st_size
 
