@@ -411,7 +411,7 @@ def _save_item(
     if former is not None:
         if tuple(former[1:5]) == (draft.kind, draft.page_number, draft.start_s, draft.end_s):
             changed = {name: value for name, value in said.items() if getattr(former, name) != value}
-            if changed:  # what lies beside the file may be other now, or an older mmsearch read less
+            if changed:  # subtitles or sidecars changed, or an older mmsearch read less
                 c.execute(update(items).where(items.c.id == former.id).values(**changed))
             return former.id
         _tombstone(c, items.c.id == former.id, generation)  # the file is cut in another way than before

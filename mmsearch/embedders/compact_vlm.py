@@ -82,7 +82,7 @@ class Tokens:
     tokenizer: Tokenizer
     around: tuple[list[int], list[int]]
     english: Tokenizer | None = None
-    english_around: tuple[list[int], list[int]] = ((), ())  # type: ignore[assignment]
+    english_around: tuple[Sequence[int], Sequence[int]] = ((), ())
 
     @classmethod
     def of(cls, config: Mapping[str, Any], tokenizer: Tokenizer, english: Tokenizer | None = None) -> Self:
