@@ -235,10 +235,13 @@ def _controls(library: Library, view: View) -> None:
             key="kinds",
             label_visibility="collapsed",
             on_change=guarded(_asked),
+            args=("kinds",),
         )
         label = "Filters" if not view.has_filters() else "Filters on"
         with st.popover(label, icon=":material/tune:", type="tertiary"):
-            st.text_input("Path", key="path", placeholder="talks/** or *.pdf", on_change=guarded(_asked))
+            st.text_input(
+                "Path", key="path", placeholder="talks/** or *.pdf", on_change=guarded(_asked), args=("path",)
+            )
             for label, key in (("From this day on", "after"), ("Before this day", "before")):
                 st.date_input(
                     label,
@@ -247,12 +250,14 @@ def _controls(library: Library, view: View) -> None:
                     min_value=FIRST_DAY,
                     max_value=LAST_DAY,
                     on_change=guarded(_asked),
+                    args=(key,),
                 )
             st.checkbox(
                 "Each copy by itself",
                 key="copies",
                 help="Else copies of a file, and photo and video of a Live Photo, are one answer.",
                 on_change=guarded(_asked),
+                args=("copies",),
             )
     if not view.held:
         _asked_with(view)
@@ -268,7 +273,7 @@ def _query_box(view: View) -> None:
         icon=":material/search:",
     )
     if not view.held:
-        box(on_change=guarded(_asked))
+        box(on_change=guarded(_asked), args=("q",))
         return
     with st.form("held-form", border=False):  # Enter in a form counts without a change, too
         box()
@@ -298,20 +303,18 @@ def _follow(view: View) -> None:
             st.session_state[key] = value
 
 
-def _asked() -> None:
-    view = View.from_url(st.query_params)
-    state = st.session_state
-    go(
-        View(
-            query=state["q"].strip(),
-            kinds=tuple(kind for kind in KINDS if kind in state["kinds"]),
-            path=state["path"].strip(),
-            after=state["after"],
-            before=state["before"],
-            like=None if state["q"].strip() != view.query else view.like,
-            copies=state["copies"],
-        )
-    )
+def _asked(key: str) -> None:
+    """One of the widgets was changed. What the others hold stands in the address: only a person's own change leads away from it."""
+    view = replace(View.from_url(st.query_params), page=1, item=None, weaker=False)
+    value = st.session_state[key]
+    if key == "q":
+        query = value.strip()
+        view = replace(view, query=query, like=view.like if query == view.query else None)
+    elif key == "kinds":
+        view = replace(view, kinds=tuple(kind for kind in KINDS if kind in value))
+    else:
+        view = replace(view, **{key: value.strip() if key == "path" else value})
+    go(view)
 
 
 def _picture_dropped(library: Library) -> None:
@@ -379,7 +382,7 @@ def _results(library: Library, view: View) -> None:
     view = replace(view, page=min(view.page, -(-len(hits) // PER_PAGE)))
     first = (view.page - 1) * PER_PAGE
     shown = hits[first : first + PER_PAGE]
-    _grid([Card(hit.item, _item_href(view, hit.item.id), hit.relevance, hit.snippet, hit.also_at) for hit in shown])
+    _grid([Card(hit.item, replace(view, item=hit.item.id), hit.relevance, hit.snippet, hit.also_at) for hit in shown])
     _turn_pages(view, has_next=len(hits) > first + PER_PAGE)
     with st.container(key="footer", horizontal=True, horizontal_alignment="center", vertical_alignment="center"):
         st.caption(
@@ -437,7 +440,7 @@ def _browse(library: Library, view: View) -> None:
     if view.page == 1 and not view.kinds and not view.has_filters():
         _suggest(library)
     st.caption("Added last")
-    _grid([Card(item, _item_href(view, item.id), snippet=item.text[:160]) for item in items[:PER_PAGE]])
+    _grid([Card(item, replace(view, item=item.id), snippet=item.text[:160]) for item in items[:PER_PAGE]])
     _turn_pages(view, has_next=len(items) > PER_PAGE)
 
 
@@ -450,15 +453,8 @@ def _suggest(library: Library) -> None:
                 st.button(plain(query), key=f"try-{number}", on_click=guarded(go), args=(View(query=query),))
 
 
-def _item_href(view: View, item_id: int) -> str:
-    return replace(view, item=item_id).href()
-
-
 def _grid(cards: list[Card]) -> None:
-    def opened(item_id: int) -> None:
-        go(replace(View.from_url(st.query_params), item=item_id))
-
-    gallery.show(cards, on_open=opened, key="gallery")
+    gallery.show(cards, on_open=go, key="gallery")
 
 
 def _turn_pages(view: View, *, has_next: bool) -> None:

@@ -16,7 +16,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
     link.onclick = (event) => {
       if (event.ctrlKey || event.metaKey || event.shiftKey) return;
       event.preventDefault();
-      setTriggerValue("open", card.id);
+      setTriggerValue("open", card.href);
     };
 
     const thumb = element("div", `thumb ${card.kind}`);

@@ -13,28 +13,29 @@ import streamlit as st
 from mmsearch.items import Item, Kind
 from ui.guard import guarded
 from ui.plain_text import displayable
+from ui.view import View
 
 KIND_NAMES: dict[Kind, str] = {"page": "Page", "image": "Photo", "clip": "Clip"}
 
 
 @dataclass(frozen=True)
 class Card:
-    """One item in the grid; `relevance` None where it is not the answer to a query. `href` opens it. `also_at`: its copies."""
+    """One item in the grid; `relevance` None where it is not the answer to a query. `opened`: the view that shows it, `also_at`: its copies."""
 
     item: Item
-    href: str
+    opened: View
     relevance: float | None = None
     snippet: str = ""
     also_at: tuple[Path, ...] = ()
 
 
-def show(cards: Sequence[Card], *, on_open: Callable[[int], None], key: str) -> None:
-    """Draw the cards; `on_open(item id)` runs before the page does when one is clicked."""
+def show(cards: Sequence[Card], *, on_open: Callable[[View], None], key: str) -> None:
+    """Draw the cards; `on_open(view)` runs before the page does when one is clicked, with the view that the card leads to."""
 
     def opened() -> None:
         chosen = st.session_state[key].get("open")
         if chosen is not None:
-            on_open(int(chosen))
+            on_open(View.from_href(str(chosen)))
 
     _component()(key=key, data={"cards": [_card_data(card) for card in cards]}, on_open_change=guarded(opened))
 
@@ -53,7 +54,7 @@ def _card_data(card: Card) -> dict[str, object]:
         "snippet": displayable(card.snippet),
         "also_at": displayable(also_at_line(item, card.also_at)),
         "copies": [displayable(str(path)) for path in card.also_at],
-        "href": card.href,
+        "href": card.opened.href(),
         "preview": preview(item),
     }
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode
 
 from mmsearch.items import KINDS, Kind
 
@@ -52,6 +52,11 @@ class View:
             held=parameters.get(HELD) == "1",
             copies=parameters.get("copies") == "1",
         )
+
+    @classmethod
+    def from_href(cls, href: str) -> View:
+        """The view that a link of `href()` leads to."""
+        return cls.from_url(dict(parse_qsl(href.removeprefix("?"))))
 
     def parameters(self) -> dict[str, str]:
         """The parameters that bring this view back; what is at its default is left out."""

@@ -294,6 +294,19 @@ def test_right_answers_are_marked_and_kept(page: Page, address: str, library: Pa
     assert kept() == []
 
 
+def test_a_card_opens_as_the_answer_that_it_is(page: Page, address: str):
+    """Whatever stands in the boxes at that moment."""
+    page.goto(f"{address}/?q=hiring+plans&kinds=page")
+    card = cards(page).first
+    expect(card).to_contain_text("quarterly report")
+    item = card.get_attribute("data-id")
+    page.get_by_role("textbox", name="What are you looking for?").fill("bread")
+    card.click()
+    expect(page.get_by_role("button", name="Right answer")).to_be_visible()
+    expect(page).to_have_url(f"{address}/?q=hiring+plans&kinds=page&item={item}")
+    expect(page.get_by_role("textbox", name="What are you looking for?")).to_have_value("hiring plans")
+
+
 def expect_no_markup(page: Page) -> None:
     """Nothing of HOSTILE has become an element. The gallery lies in a shadow root, which locators look into."""
     for made in (
