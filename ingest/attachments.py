@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
-from mmsearch.descriptions import decoded, plain
 from mmsearch.media import load_pymupdf
+from mmsearch.media.descriptions import decoded, plain
 
 MAX_FILES, MAX_NAME_CHARS = 100, 200
 """Of a document: so many files are named."""

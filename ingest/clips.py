@@ -17,8 +17,8 @@ import numpy as np
 
 from ingest.readers import MAX_TEXT_CHARS, Reading
 from mmsearch import media
-from mmsearch.descriptions import without_long
 from mmsearch.items import ItemDraft, Source
+from mmsearch.media.descriptions import without_long
 
 if TYPE_CHECKING:
     from PIL.Image import Image

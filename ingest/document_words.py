@@ -10,7 +10,7 @@ from contextlib import suppress
 from itertools import islice
 from typing import Any
 
-from mmsearch.descriptions import NOTHING, Description, plain
+from mmsearch.media.descriptions import NOTHING, Description, plain
 from mmsearch.media.xmp import description_of_packet, split_keywords
 
 MAX_NOTES, MAX_NOTE_CHARS = 1000, 4000

@@ -10,9 +10,9 @@ from ingest import clips
 from ingest.readers import Facts, Reading
 from ingest.sidecars import description_beside
 from mmsearch import media
-from mmsearch.descriptions import Description
 from mmsearch.errors import CorruptFile, FileTooLarge
 from mmsearch.items import ItemDraft, Kind, Source
+from mmsearch.media.descriptions import Description
 from mmsearch.media.ocr.looks import has_print
 from mmsearch.media.picture_dates import picture_date
 from mmsearch.media.picture_words import picture_words

@@ -20,9 +20,9 @@ from ingest.document_words import MAX_NOTES_CHARS, document_words, page_notes
 from ingest.printed import page_needs_reading
 from ingest.readers import MAX_TEXT_CHARS, Facts, Reading
 from mmsearch import media
-from mmsearch.dates import Dated, parse_written
 from mmsearch.errors import CorruptFile, EncryptedFile, FileTooLarge
 from mmsearch.items import ItemDraft, Kind, Source
+from mmsearch.media.dates import Dated, parse_written
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -41,15 +41,15 @@ from ingest.sidecars import SidecarFolder, stamp
 from ingest.subtitles import SubtitleFolder, is_current
 from ingest.workers import Event, Limits, Task, WorkerPool, default_jobs
 from mmsearch import prompts
-from mmsearch.disk import disk_faults
+from mmsearch.catalog.compare import HOLDERS, Plan, is_under
+from mmsearch.catalog.recognised import Place
+from mmsearch.disk.faults import disk_faults
+from mmsearch.disk.presence import look_for
 from mmsearch.errors import CorruptFile, SourceError, WorkerFailed
 from mmsearch.items import ItemDraft, Kind, Source, Vectors
 from mmsearch.library import is_multi_vector
 from mmsearch.media.limits import default_image_pixels
 from mmsearch.media.ocr import Terms, find_terms
-from mmsearch.plan import HOLDERS, Plan, is_under
-from mmsearch.presence import look_for
-from mmsearch.recognised import Place
 
 if TYPE_CHECKING:
     from mmsearch.embedders import Embedder
@@ -163,7 +163,7 @@ class IngestReport:
         items: saved, by kind. files: sources completed. copied: sources indexed from another with the same content.
         reworded: unchanged videos whose words (subtitles, sidecars) were read again; clips that say something else were embedded again.
         refreshed: unchanged files whose facts (dates, sizes) were read again, since an older reader had read them.
-        moved, returned, retired, offline, away, unchanged: sources, see `mmsearch.plan.Plan`; removed ones that came back count as
+        moved, returned, retired, offline, away, unchanged: sources, see `mmsearch.catalog.compare.Plan`; removed ones that came back count as
             returned, too.
         failures: of this run, files and folders that cannot be read included. failed_before: known failures left alone.
         changing: files that changed while they were read; the next run takes them.

@@ -14,9 +14,9 @@ import numpy as np
 from ingest.readers import READERS, SUFFIX_TYPES, sniff
 from ingest.workers import Task, WorkerPool
 from mmsearch import prompts
+from mmsearch.catalog.left_out import LeftOuts
 from mmsearch.errors import MMSearchError
 from mmsearch.items import EmbedInput, Kind, Source
-from mmsearch.left_out import LeftOuts
 
 if TYPE_CHECKING:
     from mmsearch.embedders import Embedder
@@ -60,7 +60,7 @@ class IngestPlan:
         files: to be read, by the kind of items in them. items: expected of them; `is_estimate` if not all were counted.
         video_s: seconds of video to read.
         expected: items expected of each source, by its path.
-        new, changed, reembed, moved, copied, unchanged, failed_before, returned, missing, offline: files, see `mmsearch.plan.Plan`.
+        new, changed, reembed, moved, copied, unchanged, failed_before, returned, missing, offline: files, see `mmsearch.catalog.compare.Plan`.
         older: unchanged files that an older mmsearch read: what it did not read of them is looked at, and those of which the model is given
             more or another picture then are embedded again.
         left_out: what was passed over, and why. unreadable: files and folders. changing: files in motion.

@@ -20,10 +20,10 @@ from ingest.pipeline import Failure, Progress, Run, checked, place
 from ingest.printed import has_enough_text
 from ingest.workers import Event, Task, WorkerPool
 from mmsearch import prompts
+from mmsearch.catalog.recognised import Place, Reading, Waiting
 from mmsearch.errors import SourceError
 from mmsearch.items import ItemDraft, Source
 from mmsearch.media.ocr import Terms
-from mmsearch.recognised import Place, Reading, Waiting
 
 log = logging.getLogger(__name__)
 

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mmsearch.dates import BELOW_NAME, Dated, date_in_name
 from mmsearch.errors import CorruptFile, FileTooLarge, SourceError, UnsupportedFile
 from mmsearch.items import ItemDraft, Kind, Source
+from mmsearch.media.dates import BELOW_NAME, Dated, date_in_name
 from mmsearch.plain_text import LONGEST_EXPANSION, described, readable
 
 READERS: Mapping[str, str] = {

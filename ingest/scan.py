@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from ingest.readers import SUFFIX_TYPES, sniff
+from mmsearch.catalog.left_out import LeftOuts
+from mmsearch.disk.presence import Stamped, has_stamps
 from mmsearch.items import UNSETTLED, Source
-from mmsearch.left_out import LeftOuts
-from mmsearch.presence import Stamped, has_stamps
 
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ingest.readers import READERS, SUFFIX_TYPES
 from ingest.subtitles import fold, names_in, stamp_of
-from mmsearch.descriptions import NOTHING, Description
+from mmsearch.media.descriptions import NOTHING, Description
 from mmsearch.media.xmp import MAX_XMP_BYTES, description_of_packet
 
 log = logging.getLogger(__name__)

@@ -29,9 +29,9 @@ from typing import IO, Any, Literal
 
 import mmsearch.errors
 from ingest.readers import Facts, KnownClip, Rewording
-from mmsearch import sandbox
 from mmsearch.errors import CorruptFile, DecodeTimeout, FileTooLarge, SourceError, WorkerFailed
 from mmsearch.items import TEXT_SOURCES, ItemDraft, Kind, Source
+from mmsearch.media import isolated as sandbox
 from mmsearch.media.ocr import Line, Reader, Recognised, Terms, Word
 
 log = logging.getLogger(__name__)

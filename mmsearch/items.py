@@ -159,7 +159,7 @@ class Query:
 class Hit:
     """One answer. `rank` counts from 1, `score` is the raw cosine (None for a purely lexical hit),
     `relevance` is calibrated to 0…1 and comparable between kinds, `matched_by` holds "dense" and/or "text".
-    `also_at`: other files that count as the same answer, see `mmsearch.twins`."""
+    `also_at`: other files that count as the same answer, see `mmsearch.catalog.twins`."""
 
     rank: int
     score: float | None

@@ -226,7 +226,7 @@ def more_like(
 
 
 class _Answers:
-    """Which of the items that were found count as one answer (`mmsearch.twins`)."""
+    """Which of the items that were found count as one answer (`mmsearch.catalog.twins`)."""
 
     def __init__(self, library: Library, near: Mapping[Kind, Near], matches: TextMatches, *others: int) -> None:
         self._ids = np.unique(np.concatenate([*(found.ids for found in near.values()), matches.ids, others])).astype(

@@ -17,7 +17,7 @@ from mmsearch.items import KINDS
 from mmsearch.judgements.queries import JudgedQuery
 from mmsearch.library import Library
 from mmsearch.search import Hits
-from mmsearch.terminal import count_of
+from mmsearch.words import count_of
 from ui import adding, detail, gallery, judging, shelf
 from ui.gallery import Card
 from ui.gate import Gate, is_local

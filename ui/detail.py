@@ -10,11 +10,11 @@ from pathlib import Path
 
 import streamlit as st
 
-from mmsearch import sandbox
 from mmsearch.errors import SourceError, WorkerFailed
 from mmsearch.items import Item
 from mmsearch.judgements.queries import JudgedQuery
 from mmsearch.library import Library
+from mmsearch.media import isolated as sandbox
 from ui import judging, shelf
 from ui.gallery import KIND_NAMES
 from ui.guard import guarded

@@ -14,14 +14,14 @@ import streamlit as st
 from PIL import Image
 
 import mmsearch
-from mmsearch import config, examples
+from mmsearch import config
 from mmsearch.catalog import Filters
-from mmsearch.disk import disk_faults
+from mmsearch.disk.faults import disk_faults
 from mmsearch.errors import FileTooLarge, LibraryMissing, LibraryReplaced
 from mmsearch.items import KINDS, Item, Kind
-from mmsearch.library import Library
+from mmsearch.library import Library, examples
 from mmsearch.search import Hits
-from mmsearch.terminal import items_sentence
+from mmsearch.words import items_sentence
 from ui.plain_text import displayable
 from ui.view import View
 

@@ -39,20 +39,20 @@ from mmsearch.adapt.kept import vectors_of
 from mmsearch.adapt.mixing import SHARES, Mixer
 from mmsearch.adapt.pictures import Pictures
 from mmsearch.adapt.plan import Plan, Question, make_plan
+from mmsearch.catalog.stored_vectors import unit
+from mmsearch.disk.lock import locked
 from mmsearch.embedders import Embedder, load_embedder
 from mmsearch.embedders import checkpoint as files
 from mmsearch.embedders.trainable import Trainable, trainable
 from mmsearch.errors import ConfigError, ModelMismatch
 from mmsearch.items import KINDS, WITHOUT_TEXT, EmbedInput, Item, ItemDraft, Kind, Query, Source
 from mmsearch.library import Library
-from mmsearch.lock import locked
-from mmsearch.stored_vectors import unit
-from mmsearch.terminal import count_of, duration
 from mmsearch.training.export import export_run
 from mmsearch.training.metrics import read_metrics
 from mmsearch.training.recipe import change_recipe, parse_recipe
 from mmsearch.training.recipe_fields import Recipe
 from mmsearch.training.train import train
+from mmsearch.words import count_of, duration
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmsearch.examples import CAMERA_NAME
 from mmsearch.items import Item
+from mmsearch.library.examples import CAMERA_NAME
 from mmsearch.ranking.terms import MEDIUM_WORDS, STOP_WORDS
 
 CAPTION_FIELDS = ("caption", "title", "description", "headline", "keywords")

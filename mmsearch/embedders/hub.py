@@ -257,7 +257,7 @@ def _check_family(repository: Repository, config: dict[str, Any]) -> None:
 def _check_room(plan: Download) -> None:
     from huggingface_hub import constants
 
-    from mmsearch.terminal import size
+    from mmsearch.words import size
 
     place = Path(constants.HF_HUB_CACHE).expanduser()
     existing = next(folder for folder in (place, *place.parents) if folder.is_dir())

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmsearch.disk import disk_faults
+from mmsearch.disk.faults import disk_faults
 from mmsearch.errors import DatasetError
 from mmsearch.items import Item
 from mmsearch.judgements.queries import JudgedQuery, parse_query, read_queries
-from mmsearch.terminal import to_json
+from mmsearch.words import to_json
 
 
 @dataclass(frozen=True, slots=True)

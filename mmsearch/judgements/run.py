@@ -163,7 +163,7 @@ class Run:
 
     def save(self, path: Path) -> None:
         """Appears whole or not at all."""
-        from mmsearch.terminal import to_json
+        from mmsearch.words import to_json
 
         part = path.with_name(f".{path.name}.part")
         part.write_text(to_json(self.record(), indent=1) + "\n", encoding="utf-8")

@@ -8,7 +8,7 @@ from typing import Any
 from mmsearch.judgements.comparison import CHANGE_BY, Change, Comparison, Difference
 from mmsearch.judgements.run import Run
 from mmsearch.judgements.scores import METRICS
-from mmsearch.terminal import count_of, items_sentence, printable
+from mmsearch.words import count_of, items_sentence, printable
 
 MODE_NAMES = {"fused": "fused", "dense": "dense", "text": "lexical"}
 NAMED = 5

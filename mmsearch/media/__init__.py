@@ -29,10 +29,10 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from mmsearch.dates import Dated, parse_written
-from mmsearch.descriptions import NOTHING, Description
 from mmsearch.errors import CorruptFile, EncryptedFile, FileTooLarge, SourceError, UnsupportedFile
 from mmsearch.media import apple, cut, png_chunks
+from mmsearch.media.dates import Dated, parse_written
+from mmsearch.media.descriptions import NOTHING, Description
 from mmsearch.media.picture_dates import picture_date
 from mmsearch.media.video_words import video_words
 

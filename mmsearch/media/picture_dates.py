@@ -1,4 +1,4 @@
-"""The date that a picture's metadata state: EXIF, XMP and IPTC, in the order of trust of `mmsearch.dates.DateSource`."""
+"""The date that a picture's metadata state: EXIF, XMP and IPTC, in the order of trust of `mmsearch.media.dates.DateSource`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import ExifTags, Image, IptcImagePlugin
 
-from mmsearch.dates import Dated, first_written, parse_written
+from mmsearch.media.dates import Dated, first_written, parse_written
 
 MAX_XMP_BYTES = 4_000_000
 

@@ -12,8 +12,8 @@ from typing import IO, Any
 
 from PIL import ExifTags, Image, IptcImagePlugin
 
-from mmsearch.descriptions import MAX_RAW_CHARS, NOTHING, Description, decoded
 from mmsearch.media import png_chunks
+from mmsearch.media.descriptions import MAX_RAW_CHARS, NOTHING, Description, decoded
 from mmsearch.media.xmp import MAX_XMP_BYTES, description_of_packet, split_keywords
 
 _IDEOGRAPHS = range(0x4E, 0xA0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from mmsearch.descriptions import Description
+from mmsearch.media.descriptions import Description
 from mmsearch.media.xmp import split_keywords
 
 APPLE = "com.apple.quicktime."

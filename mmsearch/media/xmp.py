@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 from xml.etree import ElementTree
 
-from mmsearch.descriptions import NOTHING, Description
+from mmsearch.media.descriptions import NOTHING, Description
 
 MAX_XMP_BYTES = 4_000_000
 """A larger packet is not read: it holds thumbnails, or the history of an image editor."""

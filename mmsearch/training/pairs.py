@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from mmsearch.pictures import BytesPicture, FilePicture, MadePicture, Picture, TarPicture
+from mmsearch.media.pictures import BytesPicture, FilePicture, MadePicture, Picture, TarPicture
 
 __all__ = ["BytesPicture", "FilePicture", "MadePicture", "Pair", "Picture", "Side", "TarPicture", "side_key"]
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmsearch.errors import DatasetError
-from mmsearch.pictures import TarMember
+from mmsearch.media.pictures import TarMember
 
 
 def is_development(name: str) -> bool:

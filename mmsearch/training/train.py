@@ -16,9 +16,9 @@ from pathlib import Path
 
 import yaml
 
+from mmsearch.disk.lock import locked
 from mmsearch.embedders.trainable import Trainable
 from mmsearch.errors import ConfigError
-from mmsearch.lock import locked
 from mmsearch.training import export
 from mmsearch.training.draws import open_material
 from mmsearch.training.examples import Group

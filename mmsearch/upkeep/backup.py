@@ -24,14 +24,16 @@ from typing import Any
 
 from mmsearch import __version__
 from mmsearch.catalog import Catalog
-from mmsearch.copies import faults, sync
-from mmsearch.disk import disk_faults
+from mmsearch.catalog.copies import faults
+from mmsearch.catalog.dialect.sqlite import CATALOG_NAME, open_database, translate_error
+from mmsearch.catalog.filters import absolute
+from mmsearch.catalog.integrity import is_preview
+from mmsearch.catalog.recorded import RECORDED_NAME
+from mmsearch.disk.faults import disk_faults
+from mmsearch.disk.lock import locked
+from mmsearch.disk.presence import is_empty
+from mmsearch.disk.replace import sync
 from mmsearch.errors import CatalogError, CorruptIndex
-from mmsearch.filters import absolute
-from mmsearch.integrity import is_preview
-from mmsearch.lock import locked
-from mmsearch.recorded import RECORDED_NAME
-from mmsearch.schema import CATALOG_NAME, is_empty, open_database, translate_error
 
 log = logging.getLogger(__name__)
 

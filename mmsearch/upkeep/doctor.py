@@ -1,6 +1,6 @@
 """Is a library sound? What is derived is held against what it was made from; `repair` makes it anew, and touches nothing else.
 
-The catalog's rows against each other (`mmsearch.integrity`), FAISS snapshots against the catalog, previews and leftovers on disk, and a sample
+The catalog's rows against each other (`mmsearch.catalog.integrity`), FAISS snapshots against the catalog, previews and leftovers on disk, and a sample
 of items decoded and embedded once more against their stored vectors.
 """
 
@@ -21,17 +21,17 @@ from PIL import Image
 
 from ingest.again import decoded
 from mmsearch import prompts
-from mmsearch.copies import former_copies
-from mmsearch.disk import disk_faults
+from mmsearch.catalog.copies import former_copies
+from mmsearch.catalog.dialect.sqlite import CATALOG_NAME
+from mmsearch.catalog.integrity import Gaps
+from mmsearch.catalog.recorded import find_loss, record
+from mmsearch.catalog.stored_vectors import unit
+from mmsearch.disk.faults import disk_faults
+from mmsearch.disk.presence import look_for
 from mmsearch.errors import CorruptIndex, EmbedderError
-from mmsearch.integrity import Gaps
 from mmsearch.items import KINDS, Item, Kind
 from mmsearch.library import PREVIEWS_NAME, Library
-from mmsearch.presence import look_for
-from mmsearch.recorded import find_loss, record
-from mmsearch.schema import CATALOG_NAME
-from mmsearch.stored_vectors import unit
-from mmsearch.terminal import size
+from mmsearch.words import size
 
 log = logging.getLogger(__name__)
 

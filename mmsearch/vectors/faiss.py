@@ -17,8 +17,9 @@ from typing import Any
 import faiss as faiss_typed
 import numpy as np
 
+from mmsearch.disk.replace import replace_file
 from mmsearch.vectors.exact import ROUNDING, checked, checked_queries, ranked
-from mmsearch.vectors.snapshot import Outdated, load, read_manifest, replace
+from mmsearch.vectors.snapshot import Outdated, load, read_manifest
 
 faiss: Any = faiss_typed  # the stubs know neither the Python side (callbacks, numpy arguments) nor the concrete indexes
 log = logging.getLogger(__name__)
@@ -214,14 +215,14 @@ class FaissStore:
         self._folder.mkdir(parents=True, exist_ok=True)
         sums = _Sums()
 
-        def write(target: Any) -> None:
+        with replace_file(self._file) as part, part.open("wb") as target:
+
             def put(chunk: bytes) -> int:
                 sums.add(chunk)
                 return target.write(chunk)
 
             faiss.write_index(self._index, faiss.PyCallbackIOWriter(put, 1 << 20))
 
-        replace(self._file, write)
         manifest = {
             "schema": MANIFEST_SCHEMA,
             **self._belongs,
@@ -234,7 +235,8 @@ class FaissStore:
             "faiss": faiss.__version__,
         }
         content = json.dumps(manifest, indent=1).encode()
-        replace(self._manifest, lambda target: target.write(content))
+        with replace_file(self._manifest) as part:
+            part.write_bytes(content)
 
     def _load(self) -> None:
         """Raises FileNotFoundError, `Outdated`, or anything else for a snapshot that contradicts its manifest."""

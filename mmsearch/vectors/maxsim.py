@@ -25,9 +25,10 @@ from typing import Any
 
 import numpy as np
 
+from mmsearch.disk.replace import replace_file
 from mmsearch.errors import DimensionMismatch
 from mmsearch.vectors.exact import UNIT_TOLERANCE
-from mmsearch.vectors.snapshot import Outdated, load, read_manifest, replace
+from mmsearch.vectors.snapshot import Outdated, load, read_manifest
 
 log = logging.getLogger(__name__)
 
@@ -238,7 +239,8 @@ class MaxSimStore:
         rows = io.BytesIO()
         np.savez(rows, ids=self._ids, starts=starts, counts=self._counts, bands=self._bands)
         rows_name, content = f"{self._label}.rows-{serial}", rows.getvalue()
-        replace(self._folder / rows_name, lambda target: target.write(content))
+        with replace_file(self._folder / rows_name) as part:
+            part.write_bytes(content)
         manifest = {
             "schema": MANIFEST_SCHEMA,
             **self._belongs,
@@ -252,7 +254,8 @@ class MaxSimStore:
             "rows": rows_name,
             "rows_crc32": zlib.crc32(content),
         }
-        replace(self._manifest, lambda target: target.write(json.dumps(manifest, indent=1).encode()))
+        with replace_file(self._manifest) as part:
+            part.write_bytes(json.dumps(manifest, indent=1).encode())
         self._manifest_seen = manifest
         self._starts, self._saved, self._fresh, self._end = starts, self._mapped(manifest), {}, end
         for file in self._files():
@@ -279,15 +282,11 @@ class MaxSimStore:
     def _write_anew(self, file: Path) -> tuple[np.ndarray, int, int]:
         """Write a tokens file that holds only what belongs to items, by id; gives the same as `_append`."""
         crc32 = 0
-
-        def write(target: Any) -> None:
-            nonlocal crc32
+        with replace_file(file) as part, part.open("wb") as target:
             for row in range(len(self)):
                 data = self._halves(row).astype("<f2").tobytes()
                 target.write(data)
                 crc32 = zlib.crc32(data, crc32)
-
-        replace(file, write)
         ends = np.cumsum(self._counts)
         return ends - self._counts, int(self._counts.sum()), crc32
 

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
-
-from mmsearch.disk import disk_faults
 
 log = logging.getLogger(__name__)
 
@@ -68,25 +65,6 @@ def read_manifest(file: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or "schema" not in manifest:
         raise ValueError(f"{file.name} is no manifest")
     return manifest
-
-
-def replace(file: Path, write: Callable[[Any], object]) -> None:
-    """Replace a file as a whole: temporary file, fsync, rename, fsync of the folder. Raises DiskFull, DiskFailed."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    with disk_faults(file.parent):
-        try:
-            with temporary.open("wb") as target:
-                write(target)
-                target.flush()
-                os.fsync(target.fileno())
-            temporary.replace(file)
-        finally:
-            temporary.unlink(missing_ok=True)
-        folder = os.open(file.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def set_aside(files: Iterable[Path]) -> None:

@@ -33,10 +33,10 @@ from mmsearch.adapt.pictures import Pictures
 from mmsearch.adapt.plan import Plan, Question, make_plan
 from mmsearch.adapt.run import Adaptation, adapt_to_library
 from mmsearch.adapt.split import File, Look, split_files
+from mmsearch.disk.lock import locked
 from mmsearch.errors import ConfigError, DatasetError, LibraryLocked
 from mmsearch.items import EmbedInput, Item, Source
 from mmsearch.library import Library
-from mmsearch.lock import locked
 from mmsearch.training.session import Session
 from mmsearch.training.state import states
 from tests import samples, tiny_training

@@ -20,9 +20,10 @@ import pytest
 
 import mmsearch
 from ingest.pipeline import ingest_paths
-from mmsearch import cli, disk
+from mmsearch import cli
+from mmsearch.catalog.dialect.sqlite import CATALOG_NAME
+from mmsearch.disk import faults as disk
 from mmsearch.errors import DiskFailed, DiskFull
-from mmsearch.schema import CATALOG_NAME
 from mmsearch.upkeep.backup import backup, restore
 from tests import mounts
 from tests.torture import disks, kills

@@ -23,12 +23,13 @@ import pytest
 from PIL import Image
 
 import mmsearch
-from mmsearch import lock, prompts
+from mmsearch import prompts
+from mmsearch.disk import lock
+from mmsearch.disk.lock import LOCK_NAME, lock_holder, locked
 from mmsearch.embedders.toy import ToyEmbedder
 from mmsearch.errors import CatalogError, DimensionMismatch, LibraryLocked, LibraryMissing, ModelMismatch
 from mmsearch.items import EmbedInput, ItemDraft, Kind, Query, Source
 from mmsearch.library import Library
-from mmsearch.lock import LOCK_NAME, lock_holder, locked
 from mmsearch.ranking import relevance
 from mmsearch.upkeep.backup import backup, restore
 from ui.adding import IngestRun
@@ -335,7 +336,7 @@ def test_the_kept_generation_inside_steady(library: Library) -> None:
 
 def test_a_search_does_not_need_to_write(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody else keeps the database busy (a large `compact`), or has removed the model since."""
-    monkeypatch.setattr("mmsearch.schema.BUSY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("mmsearch.catalog.dialect.sqlite.BUSY_TIMEOUT_S", 0.1)
     fill(library)
     with closing(sqlite3.connect(library.folder / "catalog.sqlite3", isolation_level=None)) as busy:
         busy.execute("BEGIN IMMEDIATE")
@@ -379,7 +380,7 @@ def test_readers_that_never_pause_do_not_let_the_log_grow(library: Library, monk
 
 # ---- the writer's lock
 
-HOLD = "import sys, time; from pathlib import Path; from mmsearch.lock import locked\nwith locked(Path(sys.argv[1])):\n print('held', flush=True); time.sleep(3600)"
+HOLD = "import sys, time; from pathlib import Path; from mmsearch.disk.lock import locked\nwith locked(Path(sys.argv[1])):\n print('held', flush=True); time.sleep(3600)"
 
 
 @pytest.fixture
@@ -473,12 +474,12 @@ def test_who_waits_for_the_writer_is_let_in(
                 other_writer.kill()
 
     listener = EndsTheOther()
-    logging.getLogger("mmsearch.lock").addHandler(listener)
+    logging.getLogger("mmsearch.disk.lock").addHandler(listener)
     try:
         with library.lock(wait_s=60):
             assert lock_holder(library.folder) == os.getpid()
     finally:
-        logging.getLogger("mmsearch.lock").removeHandler(listener)
+        logging.getLogger("mmsearch.disk.lock").removeHandler(listener)
     assert f"process {other_writer.pid} is writing to {library.folder}; waiting for 60 s" in caplog.text
     with pytest.raises(LibraryLocked), library.lock(), mmsearch.open(library.folder) as second:
         began = time.monotonic()

@@ -19,12 +19,12 @@ import mmsearch.library
 from ingest import pipeline
 from ingest.pipeline import ingest_paths
 from mmsearch import cli
+from mmsearch.catalog.stored_vectors import checked_items
 from mmsearch.embedders.toy import ToyEmbedder
 from mmsearch.errors import CatalogError
 from mmsearch.items import EmbedInput, Hit
 from mmsearch.library import Library
 from mmsearch.search import Hits, more_like
-from mmsearch.stored_vectors import checked_items
 from mmsearch.vectors.maxsim import MaxSimStore, exact_score
 from tests import samples
 from tests.tiny_late_interaction import save_colpali

@@ -23,13 +23,13 @@ import pytest
 
 import mmsearch
 from ingest.pipeline import ingest_paths
-from mmsearch import schema
 from mmsearch.catalog import Catalog
-from mmsearch.copies import former_copies
+from mmsearch.catalog.copies import former_copies
+from mmsearch.catalog.dialect import sqlite
+from mmsearch.catalog.dialect.sqlite import CATALOG_NAME, SCHEMA_REVISION
+from mmsearch.disk.lock import LOCK_NAME
 from mmsearch.errors import CatalogError, CorruptIndex, LibraryLocked, NewerSchema
 from mmsearch.items import KINDS
-from mmsearch.lock import LOCK_NAME
-from mmsearch.schema import CATALOG_NAME, SCHEMA_REVISION
 from mmsearch.upkeep.backup import MANIFEST, restore
 from mmsearch.upkeep.doctor import examine
 from tests import mounts
@@ -111,7 +111,7 @@ def test_every_release_and_every_schema_of_one_is_recorded() -> None:
     assert set(released) == set(recorded), "`python -m tests.fixtures.libraries.record` records one of this version"
     assert all(expected["mmsearch"] == version for version, expected in recorded.items())
     schemas = {expected["schema"] for expected in recorded.values()}
-    revisions = {file.name[:4] for file in (Path(schema.__file__).parent / "migrations" / "versions").glob("0*.py")}
+    revisions = {file.name[:4] for file in (Path(sqlite.__file__).parent / "migrations" / "versions").glob("0*.py")}
     assert schemas <= revisions, "a released migration is never taken back"
     told = re.findall(r"schema (\d{4})", CHANGELOG[CHANGELOG.index(f"## {released[0]}") :])
     assert set(told) <= schemas, "the changes name a schema that is not recorded"
@@ -173,7 +173,7 @@ def test_the_way_back(former: Former, monkeypatch: pytest.MonkeyPatch) -> None:
     Catalog.open(former.library).close()
     content = former.catalog.read_bytes()
     with monkeypatch.context() as then:
-        then.setattr(schema, "SCHEMA_REVISION", former.expected["schema"])
+        then.setattr(sqlite, "SCHEMA_REVISION", former.expected["schema"])
         for options in ({}, {"create": True}, {"read_only": True}):
             with pytest.raises(NewerSchema, match=SCHEMA_REVISION):
                 Catalog.open(former.library, **options)
@@ -266,7 +266,7 @@ def test_words_of_an_older_library_are_indexed_again_without_the_model(
     former: Former, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What lies in it is the raw text layer."""
-    if former.expected["schema"] >= schema.WORDS_REVISION:
+    if former.expected["schema"] >= sqlite.WORDS_REVISION:
         pytest.skip("its words are normalised")
     with closing(sqlite3.connect(former.catalog)) as database, database:
         shown = [item_id for (item_id,) in database.execute("SELECT id FROM items WHERE visible = 1 ORDER BY id")]
@@ -340,7 +340,7 @@ def test_of_two_processes_one_migrates_and_the_other_waits(first: Former) -> Non
 
 def test_an_older_version_that_writes_is_not_disturbed(first: Former) -> None:
     program = (
-        "import sys, time; from pathlib import Path; from mmsearch.lock import locked\n"
+        "import sys, time; from pathlib import Path; from mmsearch.disk.lock import locked\n"
         "with locked(Path(sys.argv[1])): print(flush=True); time.sleep(3600)"
     )
     writer = subprocess.Popen([sys.executable, "-c", program, first.library], stdout=subprocess.PIPE)
@@ -359,10 +359,17 @@ KILLED_AT_LINE = """
 import os, signal, sys
 from pathlib import Path
 import alembic.command, alembic.config
-from mmsearch import copies, schema
+from mmsearch.catalog.dialect import sqlite
+from mmsearch.disk.presence import is_empty, place_of
+from mmsearch.catalog import copies
+from mmsearch.catalog.dialect import sqlite
+from mmsearch.disk.presence import is_empty, place_of
+from mmsearch.catalog import tables
+from mmsearch.catalog.dialect import sqlite
+from mmsearch.disk.presence import is_empty, place_of
 from mmsearch.catalog import Catalog
 
-watched = (copies.__file__, str(Path(schema.__file__).parent / "migrations" / "versions"))
+watched = (copies.__file__, str(Path(sqlite.__file__).parent / "migrations" / "versions"))
 for line in sys.stdin:
     library, left = line.rstrip("\\n").split("\\t")
     left = int(left)

@@ -18,8 +18,8 @@ import pytest
 import mmsearch
 from ingest import pipeline, scan
 from ingest.pipeline import ingest_paths
+from mmsearch.disk.lock import locked
 from mmsearch.errors import CorruptFile
-from mmsearch.lock import locked
 from mmsearch.upkeep.doctor import examine
 from tests.torture import moves
 from tests.torture.moves import World

@@ -17,11 +17,11 @@ import pytest
 import mmsearch
 from ingest.pipeline import ingest_paths
 from ingest.workers import Event, Task, WorkerPool
+from mmsearch.catalog.dialect.sqlite import CATALOG_NAME
 from mmsearch.embedders.toy import ToyEmbedder
 from mmsearch.errors import CorruptFile
 from mmsearch.items import ItemDraft, Source
 from mmsearch.library import Library
-from mmsearch.schema import CATALOG_NAME
 from tests import samples
 from tests.unit.test_pixel_shape import ANAMORPHIC, fax
 

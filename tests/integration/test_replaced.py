@@ -13,9 +13,9 @@ from streamlit.testing.v1 import AppTest
 
 import mmsearch
 from ingest.pipeline import ingest_paths
+from mmsearch.catalog.dialect.sqlite import CATALOG_NAME
 from mmsearch.errors import LibraryReplaced
 from mmsearch.library import Library
-from mmsearch.schema import CATALOG_NAME
 from ui.gate import Gate
 
 ROOT = Path(__file__).parents[2]

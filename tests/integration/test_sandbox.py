@@ -17,8 +17,9 @@ import pymupdf
 import pytest
 from PIL import Image
 
-from mmsearch import media, sandbox
+from mmsearch import media
 from mmsearch.errors import CorruptFile, DecodeTimeout, EncryptedFile, FileTooLarge, UnsupportedFile
+from mmsearch.media import isolated as sandbox
 from tests import samples
 
 
@@ -121,7 +122,7 @@ def test_the_deadline_and_what_is_no_file(tmp_path: Path, monkeypatch: pytest.Mo
 
 BEHAVIOUR = """
 import os, sys, time
-if "mmsearch.sandbox" in sys.orig_argv:
+if "mmsearch.media.isolated" in sys.orig_argv:
     import mmsearch.media as media
     honest = media.open_image
 

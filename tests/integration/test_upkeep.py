@@ -18,11 +18,11 @@ import pytest
 
 import mmsearch
 from ingest.pipeline import ingest_paths
+from mmsearch.catalog.dialect.sqlite import CATALOG_NAME
+from mmsearch.catalog.recorded import RECORDED_NAME
 from mmsearch.errors import CatalogError, CorruptIndex, LibraryMissing, NewerSchema
 from mmsearch.items import KINDS
 from mmsearch.library import Library
-from mmsearch.recorded import RECORDED_NAME
-from mmsearch.schema import CATALOG_NAME
 from mmsearch.upkeep import doctor
 from mmsearch.upkeep.backup import backup, restore
 from mmsearch.upkeep.doctor import examine, is_sound

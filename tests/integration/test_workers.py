@@ -17,8 +17,8 @@ import pytest
 from ingest import readers, workers
 from ingest.scan import hash_file
 from ingest.workers import Event, Limits, Task, WorkerPool, read_message, write_message
-from mmsearch import sandbox
 from mmsearch.errors import CorruptFile, DecodeTimeout, EncryptedFile, FileTooLarge, WorkerFailed
+from mmsearch.media import isolated as sandbox
 from tests import samples
 
 BUDGET = {"page": 50_176, "image": 12_544, "clip": 12_544}
@@ -367,7 +367,7 @@ def starts_that_die(folder: Path, monkeypatch, count: int, *, but: int | None = 
 
 DYING = """
 import os, sys
-if "ingest.workers" in sys.orig_argv or "mmsearch.sandbox" in sys.orig_argv:
+if "ingest.workers" in sys.orig_argv or "mmsearch.media.isolated" in sys.orig_argv:
     log = os.open({folder!r} + "/starts", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.write(log, b".")
     number = os.fstat(log).st_size - 1

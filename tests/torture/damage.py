@@ -21,10 +21,10 @@ from typing import Any
 
 import mmsearch
 from ingest.pipeline import ingest_paths
+from mmsearch.catalog.dialect.sqlite import CATALOG_NAME
 from mmsearch.errors import LibraryReplaced
 from mmsearch.library import Library
 from mmsearch.media.limits import default_image_pixels
-from mmsearch.schema import CATALOG_NAME
 from mmsearch.upkeep.doctor import examine
 from tests import poison, samples
 

@@ -31,10 +31,10 @@ import psutil
 
 from ingest.scan import hash_file
 from ingest.workers import Event, Limits, Task, WorkerPool
-from mmsearch import sandbox
 from mmsearch.demo.documents import DOCUMENTS, write_document
 from mmsearch.demo.pictures import PICTURES, write_picture
 from mmsearch.errors import SourceError
+from mmsearch.media import isolated as sandbox
 from tests import poison, samples
 
 BUDGET = {"page": 200_704, "image": 50_176, "clip": 12_544}

@@ -8,7 +8,7 @@ import re
 import time
 from dataclasses import dataclass, field
 
-from mmsearch.filters import glob_pattern
+from mmsearch.catalog.filters import glob_pattern
 
 PARTS = ["a", "b", "c", "*", "*", "**", "**/", "/", "?", "[ab]", "[!a]"]
 LIMIT_S = 0.5

@@ -274,9 +274,9 @@ def age_schema(library: Path) -> None:
     from contextlib import closing
     from importlib import import_module
 
-    from mmsearch import integrity
+    from mmsearch.catalog import integrity
 
-    first = import_module("mmsearch.migrations.versions.0001_first")
+    first = import_module("mmsearch.catalog.migrations.versions.0001_first")
     with closing(sqlite3.connect(library / "catalog.sqlite3")) as database, database:
         for name in first.TRIGGERS:
             database.execute(f"DROP TRIGGER {name}")
@@ -315,7 +315,7 @@ def former_copy_is_whole(library: Path) -> list[str]:
     import sqlite3
     from contextlib import closing
 
-    from mmsearch import copies
+    from mmsearch.catalog import copies
 
     problems = []
     for kept in copies.former_copies(library / "catalog.sqlite3"):

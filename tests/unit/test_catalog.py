@@ -21,8 +21,10 @@ import pytest
 from sqlalchemy import event, inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from mmsearch import left_out, schema
-from mmsearch.catalog import Catalog, Filters, Plan
+from mmsearch.catalog import Catalog, Filters, Plan, left_out, tables
+from mmsearch.catalog.dialect import sqlite
+from mmsearch.catalog.filters import glob_pattern
+from mmsearch.catalog.left_out import MAX_LISTED, LeftOuts
 from mmsearch.errors import (
     CatalogError,
     ConfigError,
@@ -33,9 +35,7 @@ from mmsearch.errors import (
     LibraryMissing,
     NewerSchema,
 )
-from mmsearch.filters import glob_pattern
 from mmsearch.items import KINDS, ItemDraft, Kind, Source
-from mmsearch.left_out import MAX_LISTED, LeftOuts
 from mmsearch.ranking.terms import SUBSTRING_WEIGHT, terms_of
 from tests.torture import globs
 
@@ -82,7 +82,7 @@ def all_ids(catalog: Catalog) -> list[int]:
 
 
 def query_all(catalog: Catalog, statement: str, parameters: Any = ()) -> list[tuple]:
-    with sqlite3.connect(catalog.folder / schema.CATALOG_NAME) as raw:
+    with sqlite3.connect(catalog.folder / sqlite.CATALOG_NAME) as raw:
         rows = raw.execute(statement, parameters).fetchall()
     raw.close()
     return rows
@@ -108,7 +108,7 @@ def test_errors_of_the_database_tell_no_contents(catalog: Catalog) -> None:
 
 def test_the_migrations_build_the_tables_that_the_code_describes(catalog: Catalog) -> None:
     inspector = inspect(catalog._engine)
-    for table in schema.metadata.sorted_tables:
+    for table in tables.metadata.sorted_tables:
         built = {c["name"]: (str(c["type"]), c["nullable"]) for c in inspector.get_columns(table.name)}
         described = {c.name: (str(c.type.compile(catalog._engine.dialect)), bool(c.nullable)) for c in table.columns}
         assert built == described, table.name
@@ -117,14 +117,14 @@ def test_the_migrations_build_the_tables_that_the_code_describes(catalog: Catalo
             table.name
         )
     plain = {t for t in inspector.get_table_names() if not t.startswith(("words", "trigrams", "alembic", "sqlite"))}
-    assert plain == set(schema.metadata.tables)
+    assert plain == set(tables.metadata.tables)
 
 
 def test_the_newest_migration_is_the_revision_that_the_code_names() -> None:
     from alembic.script import ScriptDirectory
 
-    script = ScriptDirectory(str(Path(schema.__file__).with_name("migrations")))
-    assert script.get_heads() == [schema.SCHEMA_REVISION]
+    script = ScriptDirectory(str(Path(sqlite.__file__).parents[1] / "migrations"))
+    assert script.get_heads() == [sqlite.SCHEMA_REVISION]
 
 
 def test_pragmas(catalog: Catalog) -> None:
@@ -140,22 +140,22 @@ def test_no_library_there(tmp_path: Path) -> None:
 
 
 def test_a_newer_schema_is_refused_and_left_alone(catalog: Catalog) -> None:
-    file = catalog.folder / schema.CATALOG_NAME
+    file = catalog.folder / sqlite.CATALOG_NAME
     catalog.close()
     with sqlite3.connect(file) as raw:
         raw.execute("UPDATE alembic_version SET version_num = '0099'")
     raw.close()
     for create in (False, True):
-        with pytest.raises(NewerSchema, match=rf"0099.*{schema.SCHEMA_REVISION}"):
+        with pytest.raises(NewerSchema, match=rf"0099.*{sqlite.SCHEMA_REVISION}"):
             Catalog.open(catalog.folder, create=create)
     assert sqlite3.connect(file).execute("SELECT version_num FROM alembic_version").fetchone() == ("0099",)
 
 
 def test_a_library_of_the_first_schema_opens_with_its_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as then:
-        then.setattr(schema, "SCHEMA_REVISION", "0001")
+        then.setattr(sqlite, "SCHEMA_REVISION", "0001")
         Catalog.open(tmp_path, create=True).close()
-    with sqlite3.connect(tmp_path / schema.CATALOG_NAME) as raw:
+    with sqlite3.connect(tmp_path / sqlite.CATALOG_NAME) as raw:
         columns = [row[1] for row in raw.execute("PRAGMA table_info(models)")]
         assert columns == ["id", "key", "dim", "name"]
         raw.execute("INSERT INTO models VALUES (1, 'model-a', 2, 'mini')")
@@ -227,7 +227,7 @@ def corrupt_middle(file: Path) -> None:
 @pytest.mark.parametrize("damage", ["garbage", "other-database", "first-page"])
 def test_damage_is_named_and_never_overwritten(catalog: Catalog, damage: str) -> None:
     index(catalog, source("/a.pdf"), "x")
-    file = catalog.folder / schema.CATALOG_NAME
+    file = catalog.folder / sqlite.CATALOG_NAME
     catalog.close()
     if damage == "garbage":
         file.write_bytes(b"this is no database\n" * 500)
@@ -247,7 +247,7 @@ def test_damage_is_named_and_never_overwritten(catalog: Catalog, damage: str) ->
 
 def test_damage_met_later_is_named_too(catalog: Catalog) -> None:
     index(catalog, source("/a.pdf"), *(f"word{n} " * 300 for n in range(40)))
-    file = catalog.folder / schema.CATALOG_NAME
+    file = catalog.folder / sqlite.CATALOG_NAME
     catalog.close()
     data = bytearray(file.read_bytes())
     for page in range(2, len(data) // 4096):
@@ -260,7 +260,7 @@ def test_damage_met_later_is_named_too(catalog: Catalog) -> None:
 
 
 def test_a_file_left_empty_by_a_crash_is_filled(tmp_path: Path) -> None:
-    (tmp_path / schema.CATALOG_NAME).touch()
+    (tmp_path / sqlite.CATALOG_NAME).touch()
     with pytest.raises(LibraryMissing):
         Catalog.open(tmp_path)
     with Catalog.open(tmp_path, create=True) as opened:
@@ -288,15 +288,15 @@ def test_reading_from_a_disk_that_cannot_be_written(
     shutil.copytree(catalog.folder, folder, ignore=shutil.ignore_patterns("*-shm"))
     names = sorted(f.name for f in folder.iterdir())
     assert len(names) == 1 + is_logged
-    opened = schema._opened
+    opened = sqlite._opened
 
     def refusing(file: Path, options: str, *args: object, **more: object) -> object:
         if options in ("mode=ro", "mode=rwc"):
             opened(file.with_name("absent"), "mode=ro")  # what SQLite says there: unable to open database file
         return opened(file, options, *args, **more)
 
-    monkeypatch.setattr(schema, "_opened", refusing)
-    monkeypatch.setattr(schema.os, "access", lambda *_: False)
+    monkeypatch.setattr(sqlite, "_opened", refusing)
+    monkeypatch.setattr(sqlite.os, "access", lambda *_: False)
     with Catalog.open(folder) as reader:
         assert reader.read_only
         assert words_found(reader, "apples") == [1]
@@ -1039,7 +1039,7 @@ def test_words_respect_kinds_limit_and_allowed(catalog: Catalog) -> None:
 
 
 def test_common_terms_add_but_do_not_find(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmsearch.lexical.COMMON_FLOOR", 3)
+    monkeypatch.setattr("mmsearch.catalog.lexical.COMMON_FLOOR", 3)
     index(catalog, source("/x/d.pdf"), "report apple", "report", "report", "report pear", "apple", "report plum fig")
     found = catalog.match_text("report apple", 10, KINDS)
     assert found.ids.tolist() == [1, 5] and found.share[0] == 1 > found.share[1]
@@ -1063,6 +1063,8 @@ def test_snippets(catalog: Catalog) -> None:
 WRITER = """
 import sys, numpy as np
 from pathlib import Path
+from mmsearch.catalog.dialect import sqlite
+from mmsearch.disk.presence import is_empty, place_of
 from mmsearch.catalog import Catalog
 from mmsearch.items import ItemDraft, Source
 catalog = Catalog.open(Path(sys.argv[1]))
@@ -1111,6 +1113,8 @@ def test_killing_the_writer_leaves_whole_batches(catalog: Catalog) -> None:
 VACUUM_AND_TELL = """
 import resource, sys
 from pathlib import Path
+from mmsearch.catalog.dialect import sqlite
+from mmsearch.disk.presence import is_empty, place_of
 from mmsearch.catalog import Catalog
 with Catalog.open(Path(sys.argv[1])) as catalog:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -1120,7 +1124,7 @@ with Catalog.open(Path(sys.argv[1])) as catalog:
 
 
 def test_giving_space_back_takes_no_memory_for_it(catalog: Catalog) -> None:
-    file = catalog.folder / schema.CATALOG_NAME
+    file = catalog.folder / sqlite.CATALOG_NAME
     with closing(sqlite3.connect(file)) as database, database:
         database.execute("CREATE TABLE ballast (data BLOB)")
         database.executemany("INSERT INTO ballast VALUES (zeroblob(1000000))", [()] * 160)

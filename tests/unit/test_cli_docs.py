@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from mmsearch.cli import app
-from mmsearch.commands.shared import complete_kinds, complete_models
+from mmsearch.cli.shared import complete_kinds, complete_models
 
 COMMANDS = typer.main.get_command(app).commands
 ROOT = Path(__file__).parents[2]

@@ -17,11 +17,12 @@ from PIL import Image
 import mmsearch.library
 from ingest import readers
 from ingest.pipeline import ingest_paths
-from mmsearch import dates, media
+from mmsearch import media
 from mmsearch.catalog import Catalog
-from mmsearch.filters import Filters
+from mmsearch.catalog.filters import Filters
 from mmsearch.items import KINDS, Source
 from mmsearch.library import Library
+from mmsearch.media import dates
 from tests import samples
 
 CASES = Path("/work/shared/cases")

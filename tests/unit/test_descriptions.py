@@ -13,8 +13,8 @@ import pytest
 from PIL import ExifTags, Image, PngImagePlugin
 
 from mmsearch import media
-from mmsearch.descriptions import NOTHING, Description, decoded, told
 from mmsearch.errors import SourceError
+from mmsearch.media.descriptions import NOTHING, Description, decoded, told
 from mmsearch.media.picture_words import picture_words
 from mmsearch.media.xmp import description_of_packet
 

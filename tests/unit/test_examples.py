@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mmsearch.examples import asked
+from mmsearch.library.examples import asked
 
 
 @pytest.mark.parametrize(

@@ -347,13 +347,15 @@ def ui(*options: str, **variables: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "mine.lan"])
 def test_another_address_needs_a_token(host: str, monkeypatch: pytest.MonkeyPatch):
-    from mmsearch import cli
+
+    from mmsearch.cli import page
+    from mmsearch.cli.shared import USAGE
 
     with pytest.raises(SystemExit) as ended:
-        cli._checked_token(host, None)
-    assert ended.value.code == cli.USAGE
-    assert cli._checked_token("127.0.0.1", None) is None
-    made = {cli._checked_token(host, "auto") for _ in range(3)}
+        page._checked_token(host, None)
+    assert ended.value.code == USAGE
+    assert page._checked_token("127.0.0.1", None) is None
+    made = {page._checked_token(host, "auto") for _ in range(3)}
     assert len(made) == 3 and all(len(str(one)) >= 32 for one in made)
 
 
@@ -376,7 +378,7 @@ def test_the_token_does_not_reach_the_processes_that_the_page_starts(monkeypatch
 
 
 def test_streamlits_own_protection_stays_on():
-    from mmsearch.cli import PAGE_OPTIONS
+    from mmsearch.cli.page import PAGE_OPTIONS
 
     on = {name for name in ("server.enableCORS", "server.enableXsrfProtection") if PAGE_OPTIONS[name] == "true"}
     off = {name for name in ("server.enableStaticServing", "server.enableAgentApi") if PAGE_OPTIONS[name] == "false"}

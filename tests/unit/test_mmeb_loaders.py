@@ -22,7 +22,7 @@ from mmsearch.evaluation.mmeb.data import TaskData, load_task
 from mmsearch.evaluation.mmeb.frames import SAVED, chosen, frames_in, save_frames, spread, stepped
 from mmsearch.evaluation.mmeb.hub import MEDIA_HUB, read_rows, row_files
 from mmsearch.evaluation.mmeb.tasks import TASKS, Task, in_protocol
-from mmsearch.pictures import FilePicture, Picture
+from mmsearch.media.pictures import FilePicture, Picture
 from tests import mmeb_sets, samples
 from tests.mmeb_sets import CANDIDATES, FRAMES, MVBENCH, PAGES, QUERIES, question
 from tests.tiny_models import picture

@@ -23,7 +23,7 @@ from mmsearch.evaluation.mmeb.run import Outcome, as_asked, evaluate, with_frame
 from mmsearch.evaluation.mmeb.tasks import TASKS, Task
 from mmsearch.evaluation.vector_cache import VectorCache
 from mmsearch.items import EmbedInput
-from mmsearch.pictures import BytesPicture, FilePicture
+from mmsearch.media.pictures import BytesPicture, FilePicture
 from mmsearch.training.processes import Processes
 from tests.processes import run_processes
 

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from ingest.printed import has_enough_text, is_broken, with_print
-from mmsearch import recognised
+from mmsearch.catalog import recognised
 from mmsearch.errors import ConfigError
 from mmsearch.media import ocr
 from mmsearch.media.ocr import Line, Reader, Terms, Word, looks, rapid, spaces, tesseract

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from mmsearch.errors import DatasetError, SourceError, UnsupportedFile
-from mmsearch.pictures import (
+from mmsearch.media.pictures import (
     DECODINGS,
     BytesPicture,
     Decoding,

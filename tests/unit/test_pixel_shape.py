@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from ingest import printed, readers
-from mmsearch import media, sandbox
+from mmsearch import media
 from mmsearch.items import KINDS, Source
+from mmsearch.media import isolated as sandbox
 from tests import samples
 
 ANAMORPHIC = Path("/work/shared/cases/anamorphic_64_45.mp4")

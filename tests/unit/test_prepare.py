@@ -10,7 +10,7 @@ import pytest
 
 from mmsearch import media
 from mmsearch.errors import SourceError
-from mmsearch.pictures import TarMember
+from mmsearch.media.pictures import TarMember
 from mmsearch.training.prepare import FRAMES, _eight_frames
 from mmsearch.training.sources import FileRecord
 from tests import samples

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mmsearch import presence
+from mmsearch.disk import presence
 
 
 def test_folders_are_there_away_or_do_not_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

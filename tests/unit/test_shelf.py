@@ -10,9 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from mmsearch import sandbox
 from mmsearch.errors import DiskFull, SourceError
 from mmsearch.items import Item
+from mmsearch.media import isolated as sandbox
 from tests import mounts
 from ui.plain_text import displayable, plain
 from ui.shelf import UPLOAD_BYTES, decode_picture, viewable_file

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from mmsearch.cli.terminal import hit_lines, print_logs
 from mmsearch.items import Hit, Item, clock
-from mmsearch.terminal import count_of, duration, hit_lines, print_logs, printable, to_json
+from mmsearch.words import count_of, duration, printable, to_json
 
 
 def hit(path: str, relevance: float = 0.82, snippet: str = "", **place: object) -> Hit:
@@ -69,14 +70,14 @@ def test_explain_shows_cosine_and_channel():
 def test_colour_only_where_it_is_wanted(no_colour: str, coloured: bool, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("NO_COLOR", no_colour)
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr("mmsearch.terminal.width_of", lambda stream: 80)
+    monkeypatch.setattr("mmsearch.cli.terminal.width_of", lambda stream: 80)
     assert ("\x1b[" in next(iter(hit_lines([hit("/a.pdf")], stream=Terminal())))) is coloured
     assert "\x1b[" not in next(iter(hit_lines([hit("/a.pdf")], stream=io.StringIO())))
 
 
 def test_snippet_fits_the_terminal(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.setattr("mmsearch.terminal.width_of", lambda stream: 40)
+    monkeypatch.setattr("mmsearch.cli.terminal.width_of", lambda stream: 40)
     (line,) = hit_lines([hit("/a.pdf", snippet="word " * 50)], stream=Terminal())
     assert len(line) <= 40 and line.endswith("…")
 

@@ -21,7 +21,7 @@ from mmsearch.evaluation.mmeb.data import Collector, Side, TaskData, TaskQuery
 from mmsearch.evaluation.mmeb.hub import download_command, read_rows
 from mmsearch.evaluation.mmeb.prompts import filled, words_of
 from mmsearch.evaluation.mmeb.tasks import Task
-from mmsearch.pictures import FilePicture
+from mmsearch.media.pictures import FilePicture
 
 UNPACK = "`cat mbeir_images.tar.gz.part-* | tar -xz` in its folder"
 

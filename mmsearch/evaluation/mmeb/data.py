@@ -11,7 +11,7 @@ from typing import Any
 from mmsearch.errors import DatasetError, SourceError
 from mmsearch.evaluation.mmeb.tasks import Task
 from mmsearch.items import Kind
-from mmsearch.pictures import Picture
+from mmsearch.media.pictures import Picture
 
 NAMED = 3
 """Unreadable rows named in a message about all of them."""

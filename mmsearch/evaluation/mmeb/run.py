@@ -29,7 +29,7 @@ from mmsearch.evaluation.mmeb.tasks import Task, in_protocol
 from mmsearch.evaluation.ranking import Ranked, mean_values
 from mmsearch.evaluation.scoring import Best, best
 from mmsearch.evaluation.vector_cache import VectorCache
-from mmsearch.pictures import Decoding
+from mmsearch.media.pictures import Decoding
 from mmsearch.training.processes import started
 
 if TYPE_CHECKING:

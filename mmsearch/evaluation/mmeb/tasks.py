@@ -11,7 +11,7 @@ from typing import Any, Literal
 import yaml
 
 from mmsearch.items import Kind
-from mmsearch.pictures import Decoding
+from mmsearch.media.pictures import Decoding
 
 Modality = Literal["image", "video", "visdoc"]
 Scope = Literal["local", "global"]

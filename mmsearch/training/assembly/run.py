@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 import yaml
 
+from mmsearch.disk.lock import locked
 from mmsearch.embedders.compact_vlm import CompactVlmEmbedder
 from mmsearch.embedders.compact_vlm_model import CompactVlm, EfficientNetLite, Fusion, Seeing
-from mmsearch.lock import locked
 from mmsearch.training import parts
 from mmsearch.training.assembly import measure
 from mmsearch.training.assembly.finish import finish, leave_to_kinds, turned_basis

@@ -58,7 +58,7 @@ def open_source(spec: Mapping[str, Any], *, places: Places | None = None) -> Pai
             in the reference), `shuffle_before_cap` (n rows drawn over the whole data set instead), `weight` and
             `global_dataset_name` (not read here), `max_pixels` (per picture), `hard_negatives` (at most so many per pair;
             all by default), `download`. Published sets (all but `ours` and `jsonl`) also take `decoding` of their pictures: "plain" (as the
-            reference decodes them, by default) or "upright" (as the application does); see `mmsearch.pictures.Decoding`. The others stand in the docstrings of the functions in `PARSERS`.
+            reference decodes them, by default) or "upright" (as the application does); see `mmsearch.media.pictures.Decoding`. The others stand in the docstrings of the functions in `PARSERS`.
         places: where data sets are looked for.
 
     Raises:

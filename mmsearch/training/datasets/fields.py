@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 
 from mmsearch.errors import ConfigError, DatasetError
-from mmsearch.pictures import DECODINGS, Decoding
+from mmsearch.media.pictures import DECODINGS, Decoding
 from mmsearch.training.pairs import BytesPicture, FilePicture
 
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}

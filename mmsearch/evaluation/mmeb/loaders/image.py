@@ -18,7 +18,7 @@ from mmsearch.errors import DatasetError
 from mmsearch.evaluation.mmeb.data import Collector, Side, TaskData, TaskQuery, text_side
 from mmsearch.evaluation.mmeb.hub import media_folder, read_rows, row_files
 from mmsearch.evaluation.mmeb.tasks import Task
-from mmsearch.pictures import Decoding, FilePicture
+from mmsearch.media.pictures import Decoding, FilePicture
 from mmsearch.prompts import IMAGE_TOKEN, PHI_IMAGE_TOKEN
 
 Row = Mapping[str, Any]

@@ -22,7 +22,7 @@ from mmsearch.evaluation.mmeb.hub import read_rows, row_files, table_cache
 from mmsearch.evaluation.mmeb.prompts import filled, told, words_of
 from mmsearch.evaluation.mmeb.tasks import Task
 from mmsearch.media import turned_and_saved
-from mmsearch.pictures import BytesPicture, Decoding, decoded, decoded_key
+from mmsearch.media.pictures import BytesPicture, Decoding, decoded, decoded_key
 from mmsearch.training.datasets.rows import Table
 
 

@@ -1,9 +1,0 @@
-"""What Alembic runs: the history in `versions/`, on the connection that `mmsearch.schema` hands over."""
-
-from alembic import context
-
-from mmsearch.schema import metadata
-
-context.configure(connection=context.config.attributes["connection"], target_metadata=metadata, render_as_batch=True)
-with context.begin_transaction():
-    context.run_migrations()
