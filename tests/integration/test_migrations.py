@@ -111,7 +111,7 @@ def test_every_release_and_every_schema_of_one_is_recorded() -> None:
     assert set(released) == set(recorded), "`python -m tests.fixtures.libraries.record` records one of this version"
     assert all(expected["mmsearch"] == version for version, expected in recorded.items())
     schemas = {expected["schema"] for expected in recorded.values()}
-    revisions = {file.name[:4] for file in (Path(sqlite.__file__).parent / "migrations" / "versions").glob("0*.py")}
+    revisions = {file.name[:4] for file in (Path(sqlite.__file__).parents[1] / "migrations" / "versions").glob("0*.py")}
     assert schemas <= revisions, "a released migration is never taken back"
     told = re.findall(r"schema (\d{4})", CHANGELOG[CHANGELOG.index(f"## {released[0]}") :])
     assert set(told) <= schemas, "the changes name a schema that is not recorded"
@@ -369,7 +369,7 @@ from mmsearch.catalog.dialect import sqlite
 from mmsearch.disk.presence import is_empty, place_of
 from mmsearch.catalog import Catalog
 
-watched = (copies.__file__, str(Path(sqlite.__file__).parent / "migrations" / "versions"))
+watched = (copies.__file__, str(Path(sqlite.__file__).parents[1] / "migrations" / "versions"))
 for line in sys.stdin:
     library, left = line.rstrip("\\n").split("\\t")
     left = int(left)
