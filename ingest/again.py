@@ -29,7 +29,7 @@ def decoded(
     wanted: dict[int, dict[int, Item]] = defaultdict(dict)
     for item in items:
         wanted[item.source_id][item.ordinal] = item
-    rows = {row.id: row for row in library.catalog.sources(states=("indexed",)) if row.id in wanted}
+    rows = {row.id: row for row in library.catalog.sources.rows(states=("indexed",)) if row.id in wanted}
     tasks = []
     for source_id in wanted:
         if (row := rows.get(source_id)) is None:

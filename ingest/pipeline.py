@@ -510,7 +510,7 @@ class Run:
         """Scan, compare with the catalog, count."""
         self.tell("scan")
         with self.timed("scan"):
-            known = self.catalog.known_files([*resolve_roots(paths), *former_roots(paths)])
+            known = self.catalog.sources.known_files([*resolve_roots(paths), *former_roots(paths)])
             scan = find_sources(
                 paths,
                 known,
@@ -529,7 +529,7 @@ class Run:
 
             def compare(model_key: str) -> Plan:
                 self.model_key = model_key
-                plan = self.catalog.plan(
+                plan = self.catalog.sources.compare(
                     scan.sources,
                     [*scan.roots, *scan.former],
                     model_key,
@@ -543,7 +543,7 @@ class Run:
                 plan.reread = [one for one in self.with_others_beside(scan.sources) if one[0] in unchanged]
                 again = {source_id for source_id, _ in plan.reread}
                 plan.unchanged = [source_id for source_id in plan.unchanged if source_id not in again]
-                older = self.catalog.read_by_older(READER_VERSION)
+                older = self.catalog.sources.read_by_older(READER_VERSION)
                 by_older = {
                     source_id: source
                     for source in (scan.sources if older else ())
@@ -552,7 +552,7 @@ class Run:
                 plan.outread = [(one, by_older[one]) for one in plan.unchanged if one in by_older]
                 if add_new:
                     return plan
-                own = {row.path for row in self.catalog.sources(states=(*HOLDERS, "pending"))}
+                own = {row.path for row in self.catalog.sources.rows(states=(*HOLDERS, "pending"))}
                 return replace(
                     plan,
                     new=[source for source in plan.new if source.path in own],
@@ -576,7 +576,7 @@ class Run:
         """The indexed files among `sources` whose sidecars are not those that were read: (source id, file)."""
         found = {source.path: source for source in sources}
         again = []
-        for read in self.catalog.sidecars_read() if found else ():
+        for read in self.catalog.sources.sidecars_read() if found else ():
             source = found.get(read.path)
             if source is None or source.sha256 != read.sha256 or read.stamp is None:
                 continue
@@ -596,7 +596,7 @@ class Run:
 
     def unread(self, sources: Sequence[Source], plan: Plan) -> dict[int, Source]:
         """The indexed files whose metadata nobody has looked at, and which are not read in this run anyway, by source id."""
-        read = self.catalog.sidecars_read(unread=True)
+        read = self.catalog.sources.sidecars_read(unread=True)
         planned = {source.path for source in to_read(plan)}
         found = {source.path: source for source in (sources if read else ()) if source.path not in planned}
         return {
@@ -619,7 +619,7 @@ class Run:
             again += [
                 event.task.key for event in pool.read(tasks) if event is not None and event.notes.get("described")
             ]
-        self.catalog.note_sidecars(
+        self.catalog.sources.note_sidecars(
             {source_id: told for source_id, told in stamps.items() if source_id not in set(again)}
         )
         self.report.unchanged -= len(again)
@@ -639,7 +639,7 @@ class Run:
         found = {source.path: source for source in sources}
         folders: dict[Path, SubtitleFolder] = {}
         again: dict[int, Source] = {}
-        for video in self.catalog.videos_read() if found else ():
+        for video in self.catalog.sources.videos_read() if found else ():
             source = found.get(video.path)
             if source is None or source.sha256 != video.sha256 or video.source_id in again:
                 continue
@@ -654,7 +654,7 @@ class Run:
     def lost_roots(self, scan: ScanResult) -> list[Path]:
         """Folders of former runs, outside this one, where nothing is: a disk is away, or they have another name now."""
         asked = {*scan.roots, *scan.former}
-        others = look_for(root for root in self.catalog.roots() if asked.isdisjoint([root, *root.parents]))
+        others = look_for(root for root in self.catalog.sources.roots() if asked.isdisjoint([root, *root.parents]))
         return [root for root, is_there in others.items() if is_there is False]
 
     def planning_key(self) -> str:
@@ -698,15 +698,15 @@ class Run:
             seen = [root for root in scan.roots if root not in scan.gone_roots and root not in scan.seen_unreadable()]
             there = [root for root in seen if os.path.isdir(root)]  # noqa: PTH112 (raises nothing)
             gone = [root for root in (*scan.gone_roots, *self.elsewhere) if not os.path.exists(root)]  # noqa: PTH110
-            self.catalog.settle(plan, there, gone)
-            self.catalog.note_left_out([*scan.roots, *scan.former], scan.left_out)
+            self.catalog.sources.settle(plan, there, gone)
+            self.catalog.sources.note_left_out([*scan.roots, *scan.former], scan.left_out)
         self.report.moved, self.report.returned = len(plan.moved), len(plan.returned)
         self.report.retired, self.report.offline = len(plan.missing), len(plan.offline)
 
     def read(self, plan: Plan) -> None:
         """Decode, embed and save everything new, changed or not yet embedded by this model."""
         embedder = self.library.embedder
-        self.catalog.register_model(
+        self.catalog.models.register(
             embedder.model_key, embedder.dim, self.library.model_name, is_multi_vector=is_multi_vector(embedder)
         )
         jobs = [
@@ -723,7 +723,7 @@ class Run:
         if not files:
             return
         embedder = self.library.embedder
-        older = self.catalog.read_by_older(READER_VERSION)
+        older = self.catalog.sources.read_by_older(READER_VERSION)
         jobs = [self.job(source) for _, source in files]
         for job, (source_id, source) in zip(jobs, files, strict=True):
             if kind_of(source) == "clip" and os.fsencode(source.path) not in older:
@@ -735,8 +735,8 @@ class Run:
 
     def rewording(self, source_id: int, embedder: Embedder) -> Rewording | None:
         """What the catalog knows of a video's clips; None where it is not all of it."""
-        found = self.catalog.items_of(source_id)
-        embedded, _ = self.catalog.saved_ordinals(source_id, embedder.model_key)
+        found = self.catalog.items.of_source(source_id)
+        embedded, _ = self.catalog.items.saved_ordinals(source_id, embedder.model_key)
         duration_s = found[0].meta.get("duration_s") if found else None
         if not isinstance(duration_s, int | float) or embedded != {item.ordinal for item in found}:
             return None
@@ -754,9 +754,9 @@ class Run:
         waiting: list[tuple[int, Facts]] = []
 
         def save() -> None:
-            with self.timed("save"), self.catalog.together():
+            with self.timed("save"), self.catalog.transaction():
                 for source_id, facts in waiting:
-                    self.catalog.save_facts(source_id, facts.metas, READER_VERSION)
+                    self.catalog.sources.save_facts(source_id, facts.metas, READER_VERSION)
             self.report.refreshed += sum(bool(facts.metas) for _, facts in waiting)
             waiting.clear()
 
@@ -785,14 +785,14 @@ class Run:
 
     def resume(self, jobs: Sequence[_Job], plan: Plan, model_key: str) -> None:
         """Find out how far interrupted work on these sources got: items are saved in order."""
-        pending = {row.path: row for row in self.catalog.sources(states=("pending",))}
+        pending = {row.path: row for row in self.catalog.sources.rows(states=("pending",))}
         holders = {source.path: source_id for source_id, source in plan.reembed}
         for job in jobs:
             row = pending.get(job.source.path)
             if row is not None and row.sha256 == job.source.sha256:
-                job.saved, job.resumes_at = self.catalog.saved_ordinals(row.id, model_key)
+                job.saved, job.resumes_at = self.catalog.items.saved_ordinals(row.id, model_key)
             elif job.source.path in holders:
-                job.saved, job.resumes_at = self.catalog.saved_ordinals(holders[job.source.path], model_key)
+                job.saved, job.resumes_at = self.catalog.items.saved_ordinals(holders[job.source.path], model_key)
 
     def estimate(self, embedder: Embedder, plan: Plan) -> None:
         """Time the model on some of the files that a plan holds. A run needs none of this: it measures itself as it goes."""
@@ -810,11 +810,11 @@ class Run:
         left = []
         for source in copies:
             with self.timed("save"):
-                original = self.catalog.find_content(source, self.model_key)
+                original = self.catalog.sources.find_content(source, self.model_key)
                 if original is None:
                     left.append(source)
                 elif self.is_as_scanned(source):
-                    is_back = self.catalog.copy_source(original, source) == original
+                    is_back = self.catalog.sources.copy(original, source) == original
                     self.report.returned += is_back
                     self.report.copied += not is_back
         return left
@@ -837,9 +837,9 @@ class Run:
         """Let the vector stores catch up, and answer queries with this model once it has embedded everything."""
         self.tell("sync")
         with self.timed("sync"):
-            is_known = self.library.embedder_loaded and self.library.embedder.model_key in self.catalog.model_keys()
+            is_known = self.library.embedder_loaded and self.library.embedder.model_key in self.catalog.models.dims()
             if is_known and self.change_over:
-                self.catalog.activate_if_complete(self.library.embedder.model_key)
+                self.catalog.models.activate_if_complete(self.library.embedder.model_key)
             self.library.sync_vectors()
         self.last_sync = time.monotonic()
 
@@ -913,7 +913,7 @@ class Run:
     def begin(self, job: _Job) -> int:
         """The id of its source, announced to the catalog if it is not yet."""
         if job.source_id is None:
-            job.source_id = self.catalog.begin_source(
+            job.source_id = self.catalog.sources.begin(
                 job.source, model_key=self.library.embedder.model_key, replaces=job.replaces
             )
         return job.source_id
@@ -928,7 +928,7 @@ class Run:
             job.is_closed = True
         # Only what can be read from end to end may be called broken: a disk that fails looks like many broken files.
         settled = [job for job in complete if self.is_as_scanned(job.source, read=job.error is not None)]
-        with self.timed("save"), self.catalog.together():
+        with self.timed("save"), self.catalog.transaction():
             for job in settled:
                 if job.error is not None and job.rewording is not None:
                     self.not_reworded.append(job.source)
@@ -937,11 +937,11 @@ class Run:
                 else:
                     self.report.reworded += job.rewording is not None
                     read_by = None if job.resumes_at else READER_VERSION
-                    self.catalog.finish_source(self.begin(job), sidecars=job.sidecars, reader_version=read_by)
+                    self.catalog.sources.finish(self.begin(job), sidecars=job.sidecars, reader_version=read_by)
                     self.report.files += 1
 
     def fail(self, job: _Job, error: SourceError) -> None:
-        self.catalog.fail_source(job.source, error, replaces=job.replaces)
+        self.catalog.sources.fail(job.source, error, replaces=job.replaces)
         self.report.failures.append(Failure(job.source.path, type(error).__name__, error.reason))
         log.info("%s", error)
 
@@ -958,12 +958,12 @@ class Run:
         embedded += [(job, draft, None) for job, draft in batch if job.rewording is not None and not draft.images]
         with self.timed("save"):
             previews = [self.write_preview(draft) for _, draft, _ in embedded]
-            with self.catalog.together():
+            with self.catalog.transaction():
                 rows = [
                     (self.begin(job), draft, vector, preview)
                     for (job, draft, vector), preview in zip(embedded, previews, strict=True)
                 ]
-                self.catalog.save_batch(rows, embedder.model_key)
+                self.catalog.items.save_batch(rows, embedder.model_key)
         for job, _ in batch:
             job.unsaved -= 1
         for job, draft, _ in embedded:
@@ -975,7 +975,7 @@ class Run:
     def with_known_print(self, batch: list[tuple[_Job, ItemDraft]]) -> list[tuple[_Job, ItemDraft]]:
         """The batch with the text of pages and pictures that were read before: for another model, or at another place."""
         places = {Place(draft.source.sha256, draft.ordinal) for _, draft in batch if may_be_read(draft)}
-        known = self.catalog.recognised_texts(places)
+        known = self.catalog.print.texts(places)
         return [
             (job, replace(draft, text=with_print(draft.text, read), text_source="ocr", has_print=True))
             if may_be_read(draft) and (read := known.get(Place(draft.source.sha256, draft.ordinal)))

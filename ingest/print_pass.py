@@ -102,14 +102,14 @@ class PrintPass:
     def judge_pages(self) -> None:
         """Pages of an older library with enough text need no look; the others stay unjudged until a worker has looked."""
         after_id = 0
-        while pages := self.catalog.unjudged_pages([], after_id=after_id):
+        while pages := self.catalog.print.unjudged_pages([], after_id=after_id):
             after_id = pages[-1][0]
             enough = [item_id for item_id, text in pages if has_enough_text(text)]
-            self.catalog.mark_print(enough, has_print=False)
+            self.catalog.print.mark(enough, has_print=False)
 
     def to_read(self, *, retry_failed: bool) -> list[Waiting]:
         """What waits in the scanned files, each content once."""
-        waiting = self.catalog.waiting_print(
+        waiting = self.catalog.print.waiting(
             [], languages=self.terms.languages, engines=self.terms.engines, retry_failed=retry_failed
         )
         chosen: dict[Place, Waiting] = {}
@@ -176,7 +176,7 @@ class PrintPass:
                 self.report.without_print += 1
             self.report.print_left -= 1
         with self.run.timed("save"):
-            self.catalog.save_print(readings, self.terms.languages, self.run.library.embedder.model_key)
+            self.catalog.print.save(readings, self.terms.languages, self.run.library.embedder.model_key)
 
     def embed(self, drafts: Mapping[int, ItemDraft]) -> dict[int, np.ndarray]:
         """Vectors of the items whose text has changed, where the model reads text. What it refuses keeps its vector of the picture."""

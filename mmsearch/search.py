@@ -130,7 +130,7 @@ def search(
         if not scope.searched or mode == "dense" or has_pictures:
             return scope, NO_MATCHES
         total = sum(library.item_counts().values())
-        return scope, library.catalog.match_text(query.text, text_depth, scope.kinds, scope.allowed, total=total)
+        return scope, library.catalog.text.match(query.text, text_depth, scope.kinds, scope.allowed, total=total)
 
     while True:
         generation, answering = library.state()
@@ -191,12 +191,12 @@ def more_like(
     model_ms = 0.0
     while True:
         generation, answering = library.state()
-        item = library.catalog.item(item_id)
+        item = library.catalog.items.get(item_id)
         chosen = kinds or (filters.kinds if filters else ()) or (item.kind,)
         scope = _scope(library, chosen, filters)
         own: dict[Kind, np.ndarray] = {}
         if item.kind in scope.kinds:
-            _, vectors = library.catalog.vectors_of([item_id], answering or "")
+            _, vectors = library.catalog.vectors.of([item_id], answering or "")
             if len(vectors):
                 own[item.kind] = vectors[0]
         encoding = time.perf_counter()
@@ -232,7 +232,7 @@ class _Answers:
         self._ids = np.unique(np.concatenate([*(found.ids for found in near.values()), matches.ids, others])).astype(
             np.int64
         )
-        self._numbers = library.catalog.answers(self._ids)
+        self._numbers = library.catalog.items.answers(self._ids)
 
     def of(self, ids: np.ndarray) -> np.ndarray:
         """int64 [n]: items of one number are one answer."""
@@ -277,10 +277,10 @@ def _scope(
     counts = library.item_counts()
     asked = kinds or filters.kinds or KINDS
     chosen = tuple(kind for kind in KINDS if kind in asked and counts.get(kind))
-    allowed = library.catalog.allowed_ids(filters, chosen) if chosen else None
+    allowed = library.catalog.items.allowed_ids(filters, chosen) if chosen else None
     if chosen and excluded:
-        every = library.catalog.visible_ids(chosen) if allowed is None else allowed
-        allowed = np.setdiff1d(every, np.concatenate([library.catalog.holding(words) for words in excluded]))
+        every = library.catalog.items.visible_ids(chosen) if allowed is None else allowed
+        allowed = np.setdiff1d(every, np.concatenate([library.catalog.text.holding(words) for words in excluded]))
     searched = sum(counts[kind] for kind in chosen) if allowed is None else len(allowed)
     return _Scope(chosen, allowed, searched)
 
@@ -338,7 +338,7 @@ def _calibration(
 
 def _is_readable(library: Library, text: str) -> bool:
     """Whether the model can make anything of a text: see `mmsearch.ranking.terms`."""
-    held = library.catalog.known_words(words_to_read(text))
+    held = library.catalog.text.known_words(words_to_read(text))
     return is_readable(text, lambda word: word in held or library.knows_word(word))
 
 
@@ -359,9 +359,9 @@ def _hits(
     page = range(len(order))[:total][offset : offset + k]
     below = range(len(order))[total : total + 1]
     wanted = order.ids[[*page, *below]]
-    items = {item.id: item for item in library.catalog.items(wanted)}
-    snippets = library.catalog.snippets(text, wanted.tolist()) if text else {}
-    also_at = library.catalog.also_at([*items.values()]) if answers is not None else {}
+    items = {item.id: item for item in library.catalog.items.of(wanted)}
+    snippets = library.catalog.text.snippets(text, wanted.tolist()) if text else {}
+    also_at = library.catalog.items.also_at([*items.values()]) if answers is not None else {}
 
     def hit(rank: int, n: int) -> Hit | None:
         item: Item | None = items.get(int(order.ids[n]))

@@ -74,12 +74,12 @@ def _version(library: Library) -> tuple[object, ...]:
 
 
 def item_count(library: Library) -> int:
-    return sum(library.catalog.item_counts().values())
+    return sum(library.catalog.items.counts().values())
 
 
 def item(library: Library, item_id: int) -> Item | None:
     """The item, or None if it is gone."""
-    found = library.catalog.items([item_id])
+    found = library.catalog.items.of([item_id])
     return found[0] if found else None
 
 
@@ -141,8 +141,8 @@ def newest(library: Library, view: View, *, offset: int, count: int) -> list[Ite
 def _newest(_library: Library, _view: View, offset: int, count: int, key: tuple[object, ...]) -> list[Item]:
     kinds = _view.kinds or KINDS
     globs = (_view.path,) if _view.path else ()
-    allowed = _library.catalog.allowed_ids(Filters(kinds, globs, _view.after, _view.before), kinds)
-    return _library.catalog.first_items(kinds, allowed, limit=count, offset=offset, all_copies=_view.copies)
+    allowed = _library.catalog.items.allowed_ids(Filters(kinds, globs, _view.after, _view.before), kinds)
+    return _library.catalog.items.first(kinds, allowed, limit=count, offset=offset, all_copies=_view.copies)
 
 
 def suggestions(library: Library) -> list[str]:
@@ -160,7 +160,7 @@ def _suggestions(_library: Library, key: tuple[object, ...]) -> list[str]:
 
 def also_at(library: Library, item: Item) -> tuple[Path, ...]:
     """The other files that count as the same answer."""
-    return library.catalog.also_at([item]).get(item.id, ())
+    return library.catalog.items.also_at([item]).get(item.id, ())
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ class Neighbours:
 
 
 def neighbours(library: Library, item: Item) -> Neighbours:
-    ids = [other.id for other in library.catalog.items_of(item.source_id)]
+    ids = [other.id for other in library.catalog.items.of_source(item.source_id)]
     at = ids.index(item.id) if item.id in ids else 0
     return Neighbours(
         before=ids[at - 1] if at > 0 else None,
@@ -196,7 +196,7 @@ def viewable_file(library: Library, item: Item) -> Path | None:
         return file
     return (
         file
-        if any(file.is_relative_to(root) and item.path.is_relative_to(root) for root in library.catalog.roots())
+        if any(file.is_relative_to(root) and item.path.is_relative_to(root) for root in library.catalog.sources.roots())
         else None
     )
 
@@ -233,15 +233,17 @@ def coverage(library: Library) -> Coverage:
     catalog = library.catalog
     sources = catalog.counts()["sources"]
     active = library.model_key
-    keys = sorted(catalog.model_keys(), key=lambda key: (key != active, key))
+    keys = sorted(catalog.models.dims(), key=lambda key: (key != active, key))
     models = [
-        (displayable(Path(catalog.model_name(key) or key).name), sum(catalog.counts(key)["vectors"].values()))
+        (displayable(Path(catalog.models.name(key) or key).name), sum(catalog.counts(key)["vectors"].values()))
         for key in keys
         if active is not None
     ]
-    return Coverage(catalog.item_counts(), sources.get("failed", 0), sources.get("offline", 0), tuple(models))
+    return Coverage(catalog.items.counts(), sources.get("failed", 0), sources.get("offline", 0), tuple(models))
 
 
 def failures(library: Library) -> list[dict[str, str]]:
     """A row per file that failed, for a table."""
-    return [{"File": displayable(str(row.path)), "Why": displayable(row.reason)} for row in library.catalog.errors()]
+    return [
+        {"File": displayable(str(row.path)), "Why": displayable(row.reason)} for row in library.catalog.sources.errors()
+    ]

@@ -145,12 +145,12 @@ def make_plan(
 
     Raises: DatasetError: too little to train on or to measure with.
     """
-    rows = [row for row in catalog.sources(states=("indexed",)) if row.item_count]
+    rows = [row for row in catalog.sources.rows(states=("indexed",)) if row.item_count]
     files, items = _sample(catalog, rows)
     parts, group_of = split_files(files, trained=trained)
     plan = Plan(settings, {file.sha256: parts[file.id] for file in files})
     plan.items = [PlannedItem(i.id, i.kind, parts[i.source_id], group_of[i.source_id]) for i in items]
-    asked = _asked(items, set(catalog.roots()))
+    asked = _asked(items, set(catalog.sources.roots()))
     judgements = _judged_questions(judged, items, plan) if judged is not None else []
     plan.pairs = _pairs(items, plan, asked, judgements, reads_text=reads_text, reads_print=reads_print)
     plan.validation = _questions(items, plan, asked, judgements, "validation")
@@ -173,7 +173,7 @@ def _sample(catalog: Catalog, rows: Sequence[SourceRow]) -> tuple[list[Any], lis
     files, items = [], []
     count: Counter[Kind] = Counter()
     for row in sorted(rows, key=lambda row: row.sha256):
-        own = catalog.items_of(row.id)
+        own = catalog.items.of_source(row.id)
         if own and count[own[0].kind] + len(own) <= ITEMS_PER_KIND:
             count.update(item.kind for item in own)
             files.append(file_of(row.id, row.sha256, own))

@@ -39,7 +39,7 @@ from mmsearch.adapt.kept import vectors_of
 from mmsearch.adapt.mixing import SHARES, Mixer
 from mmsearch.adapt.pictures import Pictures
 from mmsearch.adapt.plan import Plan, Question, make_plan
-from mmsearch.catalog.stored_vectors import unit
+from mmsearch.catalog.vectors import unit
 from mmsearch.disk.lock import locked
 from mmsearch.embedders import Embedder, load_embedder
 from mmsearch.embedders import checkpoint as files
@@ -205,7 +205,7 @@ class _Run:
         if (self.folder / REPORT).exists():
             self.tell("this run is finished; --fresh begins another")
             return Adaptation.of(_read(self.folder / REPORT))
-        items = self.library.catalog.items(plan.ids("train", "validation", "held out"))
+        items = self.library.catalog.items.of(plan.ids("train", "validation", "held out"))
         self.decode(plan, items)
         recipe, groups = self.recipe(plan, items, steps, changes)
         trained, steps_done = self.train(recipe, groups, items)
@@ -435,7 +435,7 @@ class _Run:
 
     def stored(self, items: Iterable[Item]) -> dict[int, np.ndarray]:
         """The library's vectors, by item."""
-        ids, vectors = self.library.catalog.vectors_of([item.id for item in items], self.embedder.model_key)
+        ids, vectors = self.library.catalog.vectors.of([item.id for item in items], self.embedder.model_key)
         return dict(zip(ids.tolist(), vectors, strict=True))
 
     def finish(self, found: Adaptation, candidate: Path, plan: Plan) -> Adaptation:

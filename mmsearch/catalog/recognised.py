@@ -9,7 +9,7 @@ import json
 import os
 import time
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,8 +18,11 @@ import numpy as np
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
-from mmsearch.catalog.stored_vectors import checked_items, checksum, to_blob
-from mmsearch.items import Kind
+from mmsearch.catalog.connections import Database, next_generation
+from mmsearch.catalog.filters import under_any
+from mmsearch.catalog.rows import ErrorRow
+from mmsearch.catalog.vectors import checked_items, checksum, to_blob
+from mmsearch.items import Item, Kind
 from mmsearch.plain_text import described, normalised, readable
 
 if TYPE_CHECKING:
@@ -102,59 +105,111 @@ _CURRENT = "r.languages = :languages AND (r.engine = r.preferred OR r.preferred 
 """A result that stands: of the languages asked for, by the engine that suits the picture or while that one is not installed."""
 
 
-def waiting(
-    c: Connection,
-    condition: str,
-    parameters: Mapping[str, Any],
-    *,
-    languages: str,
-    engines: Sequence[str],
-    retry_failed: bool,
-) -> list[Waiting]:
-    """The items to read among the sources for which `condition` holds, in order of worth: what shows print before what must be
-    looked at, first pages before later ones, pages before pictures."""
-    rows = c.execute(
-        text(
-            "SELECT s.path, s.sha256, i.kind, i.ordinal, i.has_print, i.description FROM items i JOIN sources s ON s.id = i.source_id"
-            f" WHERE i.visible = 1 AND s.state = 'indexed' AND i.kind IN ('page', 'image') AND ({condition})"
-            " AND coalesce(i.has_print, 1) = 1 AND s.sha256 != ''"
-            " AND NOT EXISTS (SELECT 1 FROM recognised r WHERE r.sha256 = s.sha256 AND r.ordinal = i.ordinal"
-            f" AND {_CURRENT} AND (r.error_type IS NULL OR NOT :retry))"
-            " ORDER BY i.has_print IS NULL, i.ordinal, i.kind = 'image', i.id"
-        ),
-        {**parameters, "languages": languages, "engines": json.dumps(list(engines)), "retry": int(retry_failed)},
-    )
-    return [
-        Waiting(
-            Path(os.fsdecode(path)), sha256, kind, ordinal, None if has_print is None else bool(has_print), description
-        )
-        for path, sha256, kind, ordinal, has_print, description in rows
-    ]
+class Print:
+    """`Catalog.print`: which pages and pictures wait for being read, and what was read in them."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    def waiting(
+        self, roots: Sequence[Path], *, languages: str, engines: Sequence[str], retry_failed: bool = False
+    ) -> list[Waiting]:
+        """The pages and pictures under `roots` whose print is still to be read, in order of worth. What shows print comes before what must be looked at,
+        first pages before later ones, pages before pictures."""
+        condition, parameters = under_any(roots)
+        with self._db.reading() as c:
+            rows = c.execute(
+                text(
+                    "SELECT s.path, s.sha256, i.kind, i.ordinal, i.has_print, i.description FROM items i JOIN sources s ON s.id = i.source_id"
+                    f" WHERE i.visible = 1 AND s.state = 'indexed' AND i.kind IN ('page', 'image') AND ({condition})"
+                    " AND coalesce(i.has_print, 1) = 1 AND s.sha256 != ''"
+                    " AND NOT EXISTS (SELECT 1 FROM recognised r WHERE r.sha256 = s.sha256 AND r.ordinal = i.ordinal"
+                    f" AND {_CURRENT} AND (r.error_type IS NULL OR NOT :retry))"
+                    " ORDER BY i.has_print IS NULL, i.ordinal, i.kind = 'image', i.id"
+                ),
+                {
+                    **parameters,
+                    "languages": languages,
+                    "engines": json.dumps(list(engines)),
+                    "retry": int(retry_failed),
+                },
+            )
+            return [
+                Waiting(
+                    Path(os.fsdecode(path)),
+                    sha256,
+                    kind,
+                    ordinal,
+                    None if has_print is None else bool(has_print),
+                    description,
+                )
+                for path, sha256, kind, ordinal, has_print, description in rows
+            ]
+
+    def unjudged_pages(self, roots: Sequence[Path], *, after_id: int = 0, count: int = 1000) -> list[tuple[int, str]]:
+        """(id, text) of pages of which nobody has said yet whether their print must be read, by id; for `mark`."""
+        condition, parameters = under_any(roots)
+        with self._db.reading() as c:
+            return list(
+                c.execute(
+                    text(
+                        "SELECT i.id, i.text FROM items i JOIN sources s ON s.id = i.source_id WHERE i.visible = 1 AND i.kind = 'page'"
+                        f" AND i.has_print IS NULL AND i.id > :after AND ({condition}) ORDER BY i.id LIMIT :count"
+                    ),
+                    {**parameters, "after": after_id, "count": count},
+                ).all()
+            )
+
+    def mark(self, ids: Collection[int], *, has_print: bool) -> None:
+        """Say whether items show print that their text lacks."""
+        if not ids:
+            return
+        with self._db.transaction() as c:
+            c.execute(
+                text("UPDATE items SET has_print = :value WHERE id IN (SELECT value FROM json_each(:ids))"),
+                {"value": int(has_print), "ids": json.dumps(list(ids))},
+            )
+
+    def save(self, readings: Sequence[Reading], languages: str, model_key: str) -> int:
+        """Save what was read. In one transaction the results are kept, and the items of that content get their text and vector.
+
+        Only vectors that `model_key` has of these items already are replaced; those of other models stay.
+
+        Returns:
+            How many items changed their text.
+
+        Raises:
+            ValueError: a vector is not finite or not of unit length.
+        """
+        if not readings:
+            return 0
+        with self._db.transaction() as c:
+            generation = next_generation(c)
+            return sum(_save(c, one, languages, model_key, generation) for one in readings)
+
+    def texts(self, places: Collection[Place]) -> dict[Place, str]:
+        """What was read in these places before, where any text was found."""
+        if not places:
+            return {}
+        with self._db.reading() as c:
+            return _texts(c, places)
+
+    def of(self, item: Item) -> RecognisedText | None:
+        """What was read in an item, with the places of its lines and words; None where nothing was read."""
+        with self._db.reading() as c:
+            sha256 = c.execute(text("SELECT sha256 FROM sources WHERE id = :id"), {"id": item.source_id}).scalar()
+            return None if sha256 is None else _of_place(c, Place(sha256, item.ordinal))
+
+    def errors(self) -> list[ErrorRow]:
+        """Pages and pictures whose print could not be read, by path; they stay searchable by sight."""
+        with self._db.reading() as c:
+            return [
+                ErrorRow(source_id, Path(os.fsdecode(path)), type_, _unread(kind, page_number, reason), at)
+                for source_id, path, kind, page_number, type_, reason, at in _errors(c)
+            ]
 
 
-def unjudged_pages(
-    c: Connection, condition: str, parameters: Mapping[str, Any], after_id: int, count: int
-) -> list[Any]:
-    """(id, text) of visible pages of which nobody knows whether they must be read, by id."""
-    return list(
-        c.execute(
-            text(
-                "SELECT i.id, i.text FROM items i JOIN sources s ON s.id = i.source_id WHERE i.visible = 1 AND i.kind = 'page'"
-                f" AND i.has_print IS NULL AND i.id > :after AND ({condition}) ORDER BY i.id LIMIT :count"
-            ),
-            {**parameters, "after": after_id, "count": count},
-        ).all()
-    )
-
-
-def mark(c: Connection, ids: Iterable[int], has_print: bool) -> None:
-    c.execute(
-        text("UPDATE items SET has_print = :value WHERE id IN (SELECT value FROM json_each(:ids))"),
-        {"value": int(has_print), "ids": json.dumps(list(ids))},
-    )
-
-
-def save(c: Connection, reading: Reading, languages: str, model_key: str, generation: int) -> int:
+def _save(c: Connection, reading: Reading, languages: str, model_key: str, generation: int) -> int:
     """Store a result and put it into every item of that content. Returns how many items changed their text."""
     parameters: dict[str, Any] = {"sha256": reading.place.sha256, "ordinal": reading.place.ordinal}
     ids = (
@@ -213,7 +268,7 @@ def save(c: Connection, reading: Reading, languages: str, model_key: str, genera
     return len(rows)
 
 
-def texts(c: Connection, places: Iterable[Place]) -> dict[Place, str]:
+def _texts(c: Connection, places: Iterable[Place]) -> dict[Place, str]:
     """What was read in these places, where it was and anything was found; of several results the one read last."""
     hashes = json.dumps(sorted({place.sha256 for place in places}))
     rows = c.execute(
@@ -226,7 +281,7 @@ def texts(c: Connection, places: Iterable[Place]) -> dict[Place, str]:
     return {Place(row[0], row[1]): row[2] for row in rows}
 
 
-def of_place(c: Connection, place: Place) -> RecognisedText | None:
+def _of_place(c: Connection, place: Place) -> RecognisedText | None:
     """The result read last in a place, with its lines."""
     row = c.execute(
         text(
@@ -238,7 +293,7 @@ def of_place(c: Connection, place: Place) -> RecognisedText | None:
     return None if row is None else RecognisedText(row[0], row[1], row[2], row[3], from_bytes(row[4]))
 
 
-def errors(c: Connection) -> list[Any]:
+def _errors(c: Connection) -> list[Any]:
     """Rows (source id, path, kind, page number, type, reason, at) of what could not be read, of files that are held."""
     return list(
         c.execute(
@@ -280,3 +335,8 @@ def from_bytes(data: bytes) -> list[Line] | None:
         ]
     except (zlib.error, ValueError, TypeError):
         return None
+
+
+def _unread(kind: Kind, page_number: int | None, reason: str) -> str:
+    where = f"the print of page {page_number}" if kind == "page" else "its print"
+    return f"{where} was not read: {reason}"

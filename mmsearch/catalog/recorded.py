@@ -72,8 +72,8 @@ class Loss:
 def state_of(catalog: Catalog) -> State:
     """Raises CatalogError."""
     file = catalog.folder / f"{CATALOG_NAME}-wal"
-    with catalog.steady():
-        generation, items = catalog.generation(), sum(catalog.item_counts().values())
+    with catalog.snapshot():
+        generation, items = catalog.generation(), sum(catalog.items.counts().values())
         try:
             with file.open("rb") as stream:
                 head = stream.read(LOG_HEADER_BYTES)

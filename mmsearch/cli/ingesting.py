@@ -124,7 +124,7 @@ def ingest_command(
             path
             for path in paths
             if not os.path.lexists(path)
-            and not found.catalog.known_files([*resolve_roots([path]), *former_roots([path])])
+            and not found.catalog.sources.known_files([*resolve_roots([path]), *former_roots([path])])
         )
         code = ingested(found, paths, dry_run=dry_run, as_json=as_json, **options)
     raise typer.Exit(code)

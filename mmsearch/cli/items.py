@@ -35,8 +35,8 @@ def show_command(
     with opened(library) as found:
         item = item_named(found.catalog, named)
         count = len(items_named(found.catalog, named))
-        read = found.catalog.recognised_in(item) if item.text_source == "ocr" else None
-        also_at = found.catalog.also_at([item]).get(item.id, ())
+        read = found.catalog.print.of(item) if item.text_source == "ocr" else None
+        also_at = found.catalog.items.also_at([item]).get(item.id, ())
     record = {
         "schema": 1,
         "id": item.id,
@@ -96,11 +96,11 @@ def remove_command(
             "say what to take out: a file, a folder or an item"
         )  # an empty path is the working folder
     with opened(library) as found, found.lock():
-        sources = next(filter(None, (found.catalog.sources(under=path) for path in file_of(Path(named)))), [])
+        sources = next(filter(None, (found.catalog.sources.rows(under=path) for path in file_of(Path(named)))), [])
         if not sources:
             ids = {item.source_id for item in items_named(found.catalog, named)}
-            sources = [source for source in found.catalog.sources() if source.id in ids]
-        found.catalog.retire([source.id for source in sources])
+            sources = [source for source in found.catalog.sources.rows() if source.id in ids]
+        found.catalog.sources.retire([source.id for source in sources])
         found.sync_vectors()
     items = sum(source.item_count for source in sources)
     if as_json:

@@ -84,18 +84,18 @@ def _generations(folder: Path | None) -> list[dict[str, Any]]:
     """The models that have vectors in the library: key, name, how many items; [] where there is no library."""
     try:
         with opened(folder) as found:
-            active = found.catalog.active_model_key()
+            active = found.catalog.models.active_key()
             total = sum(found.item_counts().values())
             return [
                 {
                     "model_key": key,
-                    "name": found.catalog.model_name(key) or key,
+                    "name": found.catalog.models.name(key) or key,
                     "dim": dim,
                     "active": key == active,
                     "items": sum(found.catalog.counts(key)["vectors"].values()),
                     "of": total,
                 }
-                for key, dim in found.catalog.model_keys().items()
+                for key, dim in found.catalog.models.dims().items()
             ]
     except LibraryMissing:
         return []
@@ -399,7 +399,7 @@ def use_command(
         if not found.item_counts():
             raise EmbedderError(f"the library is empty: mmsearch ingest FOLDER --model {chosen}")
         code = OK
-        if found.catalog.sources_to_embed(key):
+        if found.catalog.models.sources_to_embed(key):
             items = sum(found.item_counts().values())
             bytes_of_all = size(items * found.embedder.dim * BYTES_PER_NUMBER)
             many = " at least, it gives each item many," if getattr(found.embedder, "is_multi_vector", False) else ""
@@ -408,14 +408,14 @@ def use_command(
             code = ingested(found, _places(found), as_json=as_json, **options)
         if dry_run or code in (INTERRUPTED, FAULT):
             raise typer.Exit(code)
-        if left := found.catalog.sources_to_embed(key):
+        if left := found.catalog.models.sources_to_embed(key):
             note(f"{count_of(left, 'file')} still to embed, so {before} goes on answering; the same command goes on")
             raise typer.Exit(code or SOME_FAILED)
         if beside:
             note(f"the vectors of {chosen} are complete; {_called(found, str(found.model_key))} goes on answering")
             raise typer.Exit(code)
         with found.lock():
-            found.catalog.activate_if_complete(key)
+            found.catalog.models.activate_if_complete(key)
             found.sync_vectors()
         note(
             f"{chosen} answers queries"
@@ -426,13 +426,13 @@ def use_command(
 
 
 def _called(library: Library, model_key: str) -> str:
-    return library.catalog.model_name(model_key) or model_key
+    return library.catalog.models.name(model_key) or model_key
 
 
 def _places(library: Library) -> list[Path]:
     """The folders of a library, and its files that lie in none of them."""
-    roots = list(library.catalog.roots())
-    files = [row.path for row in library.catalog.sources(states=("indexed", "pending"))]
+    roots = list(library.catalog.sources.roots())
+    files = [row.path for row in library.catalog.sources.rows(states=("indexed", "pending"))]
     return [*roots, *(path for path in files if not any(path.is_relative_to(root) for root in roots))]
 
 
@@ -511,7 +511,7 @@ def _of_model(library: Library, name: str) -> Library:
         found = library.of_model(chosen)
     except CatalogError as error:
         raise CatalogError(f"{error}{way_out}") from None
-    if left := library.catalog.sources_to_embed(str(found.model_key)):
+    if left := library.catalog.models.sources_to_embed(str(found.model_key)):
         raise CatalogError(f"{name} has no vectors of {count_of(left, 'file')} yet{way_out}")
     return found
 
@@ -531,7 +531,7 @@ def _costs(library: Library, texts: Sequence[str]) -> dict[str, Any]:
         "parameters": weights_of(here).parameters if here else None,
         "disk_bytes": size_on_disk(here) if here else None,
         "items": sum(library.catalog.counts(key)["vectors"].values()),
-        "vector_bytes": library.catalog.vector_bytes(key),
+        "vector_bytes": library.catalog.vectors.byte_count(key),
         "device": library.embedder.device,
         "document_s": measure_costs(library.embedder, list(library.item_counts())),
         "query_s": query_seconds(library, texts),

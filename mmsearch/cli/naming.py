@@ -36,7 +36,7 @@ def items_named(catalog: Catalog, named: str) -> list[Item]:
     A file that is named like this itself comes first, one whose name is a number as `./4711`.
     """
     if named.isascii() and named.isdigit():
-        return catalog.items([int(named)]) if int(named) < 1 << 63 else []
+        return catalog.items.of([int(named)]) if int(named) < 1 << 63 else []
     if whole := _items_of_file(catalog, named):
         return whole
     if (page := _PAGE.fullmatch(named)) is not None:
@@ -60,7 +60,7 @@ def _items_of_file(catalog: Catalog, named: str) -> list[Item]:
     if "\0" in named:
         return []
     for path in file_of(Path(named)):
-        for source in catalog.sources(under=path, states=("indexed",)):
-            if source.path == path and (items := catalog.items_of(source.id)):
+        for source in catalog.sources.rows(under=path, states=("indexed",)):
+            if source.path == path and (items := catalog.items.of_source(source.id)):
                 return items
     return []

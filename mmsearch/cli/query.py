@@ -200,7 +200,7 @@ def _offline(library: Library, returned: int) -> str:
     """What a query could not look at, and what it can look at again, or ""."""
     from mmsearch.words import count_of
 
-    told = {"offline": library.catalog.offline_count(), "back again": returned}
+    told = {"offline": library.catalog.sources.offline_count(), "back again": returned}
     return " · ".join(f"{count_of(number, 'file')} {what}" for what, number in told.items() if number)
 
 

@@ -52,12 +52,12 @@ def errors_command(
         return
     if retry:
         with opened(library, model=model, device=device) as found:
-            paths = [row.path for row in (*found.catalog.errors(), *found.catalog.print_errors())]
+            paths = [row.path for row in (*found.catalog.sources.errors(), *found.catalog.print.errors())]
             if paths:
                 raise typer.Exit(ingested(found, paths, retry_failed=True, as_json=as_json))
     else:
         with opened(library) as found:
-            rows = [*found.catalog.errors(), *found.catalog.print_errors()]
+            rows = [*found.catalog.sources.errors(), *found.catalog.print.errors()]
         if as_json:
             records = [
                 {"schema": 1, "path": str(row.path), "type": row.type, "reason": row.reason, "at": _iso(row.at)}
@@ -77,7 +77,7 @@ def _print_left_out(folder: Path | None, *, as_json: bool) -> None:
     from mmsearch.words import printable, to_json
 
     with opened(folder) as found:
-        left_out = found.catalog.left_out()
+        left_out = found.catalog.sources.left_out()
     why = {reason: words[2] for reason, words in REASONS.items()}
     if as_json:
         rows = [{"path": str(one.path), "reason": one.reason, "why": why[one.reason]} for one in left_out.listed]

@@ -100,7 +100,7 @@ def train_command(
             checkpoint = _adapt(found, run, judged, minutes, steps, set_, fresh=not resume)
             if checkpoint is None or not use:
                 return
-            roots = list(found.catalog.roots())
+            roots = list(found.catalog.sources.roots())
         with opened(library, model=str(checkpoint), device=device) as found:
             raise typer.Exit(ingested(found, roots, as_json=False))
     if judged is not None or minutes is not None or use:
@@ -157,7 +157,7 @@ def _adapt(
     for line in found.lines():
         print(line)
     if found.checkpoint is not None:
-        folders = shlex.join(map(str, library.catalog.roots()))
+        folders = shlex.join(map(str, library.catalog.sources.roots()))
         sys.stdout.flush()
         note(f"use it: mmsearch ingest {folders} --model {shlex.quote(str(found.checkpoint))}")
         note("every file is embedded anew beside the old vectors, which answer until that is done")

@@ -1,6 +1,6 @@
 """Finding by words, over texts in memory: plain BM25 as a baseline, and the matches that the application's index gives.
 
-`tests/unit/test_evaluation_fusion.py` holds these matches against `mmsearch.catalog.lexical.match`.
+`tests/unit/test_evaluation_fusion.py` holds these matches against `mmsearch.catalog.text.Text.match`.
 """
 
 from __future__ import annotations

@@ -88,8 +88,8 @@ class ItemsByName:
     def of_catalog(cls, catalog: Catalog, places: Iterable[Place]) -> ItemsByName:
         """The visible items of those files only that `places` may mean."""
         names = {_name(PurePath(place.path)) for place in places}
-        files = [row.id for row in catalog.sources(states=SEARCHABLE_STATES) if _name(row.path) in names]
-        return cls(item for source_id in files for item in catalog.items_of(source_id))
+        files = [row.id for row in catalog.sources.rows(states=SEARCHABLE_STATES) if _name(row.path) in names]
+        return cls(item for source_id in files for item in catalog.items.of_source(source_id))
 
     def at(self, place: Place, kinds: Collection[Kind] | None = None) -> list[Item]:
         """The items that lie at `place`, of these kinds if any are named."""
@@ -101,11 +101,11 @@ def place_of(item: Item, catalog: Catalog) -> Place:
     """How a file of judged queries names `item`: by its path below the folder that was ingested where that says which file is meant,
     else by its whole path."""
     path = item.path
-    roots = [root for root in catalog.roots() if item.path.is_relative_to(root) and item.path != root]
+    roots = [root for root in catalog.sources.roots() if item.path.is_relative_to(root) and item.path != root]
     if roots:
         short = item.path.relative_to(max(roots, key=lambda root: len(root.parts)))
         wanted = _parts(str(short))
-        meant = {row.path for row in catalog.sources(states=SEARCHABLE_STATES)}
+        meant = {row.path for row in catalog.sources.rows(states=SEARCHABLE_STATES)}
         if sum(_parts(str(one))[-len(wanted) :] == wanted for one in meant if _name(one) == _name(short)) == 1:
             path = short
     return Place(str(path), item.page_number, item.start_s, item.end_s)

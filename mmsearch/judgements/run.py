@@ -253,7 +253,7 @@ class _Asking:
         self.modes = modes
         self.depth = max(depth, SHOWN)
         self.items = ItemsByName.of_catalog(library.catalog, (place for query in queries for place in query.relevant))
-        self.digests = {row.id: row.sha256 for row in library.catalog.sources(states=SEARCHABLE_STATES)}
+        self.digests = {row.id: row.sha256 for row in library.catalog.sources.rows(states=SEARCHABLE_STATES)}
 
     @property
     def device(self) -> str | None:

@@ -23,9 +23,9 @@ from mmsearch.catalog import Catalog, Filters
 from mmsearch.catalog.compare import Plan, is_under
 from mmsearch.catalog.copies import former_copies
 from mmsearch.catalog.dialect.sqlite import CATALOG_NAME
-from mmsearch.catalog.integrity import PREVIEWS_NAME
+from mmsearch.catalog.previews import PREVIEWS_NAME
 from mmsearch.catalog.recorded import find_loss, record
-from mmsearch.catalog.stored_vectors import is_unit, unit
+from mmsearch.catalog.vectors import is_unit, unit
 from mmsearch.config import Settings, find_library_folder, load_settings
 from mmsearch.disk.lock import lock_holder, locked, snapshot_lock
 from mmsearch.disk.presence import is_as_known, look_for
@@ -144,7 +144,7 @@ class Library:
         Raises:
             CatalogError: the library holds no vectors of it, or of several models of that name.
         """
-        names = {key: self.catalog.model_name(key) for key in self.catalog.model_keys()}
+        names = {key: self.catalog.models.name(key) for key in self.catalog.models.dims()}
         keys = [key for key, name in names.items() if model in (key, name)]
         if not keys:
             raise CatalogError(
@@ -171,7 +171,7 @@ class Library:
             if self.model_key is not None:
                 for kind in kinds:
                     self.store(kind)  # opened now, since a snapshot on disk may be newer than what is seen inside
-            with self.catalog.steady():
+            with self.catalog.snapshot():
                 self._of_thread.state = self.state()
                 try:
                     yield
@@ -182,7 +182,7 @@ class Library:
     def model_name(self) -> str:
         """What `embedder` loads: the model asked for, else the one that the library remembers, else the default."""
         if self._follows_library and (key := self.model_key) is not None:
-            return self.catalog.model_name(key) or self.settings.model
+            return self.catalog.models.name(key) or self.settings.model
         return self.settings.model
 
     @property
@@ -208,7 +208,7 @@ class Library:
 
     def _remember_model(self) -> None:
         if self._embedder is not None and not self.catalog.read_only:
-            self.catalog.register_model(
+            self.catalog.models.register(
                 self._embedder.model_key,
                 self._embedder.dim,
                 self.model_name,
@@ -234,7 +234,7 @@ class Library:
                 break
         if (active := self.model_key) not in (None, embedder.model_key):
             raise ModelMismatch(
-                f"the library holds vectors of model {active} ({self.catalog.model_name(active or '') or 'no name'}), not of"
+                f"the library holds vectors of model {active} ({self.catalog.models.name(active or '') or 'no name'}), not of"
                 f" {self.model_name!r} ({embedder.model_key}): switch to it with `mmsearch models use`, or ask with the library's own"
             )
         is_text = not (query.images or query.frames)
@@ -258,8 +258,8 @@ class Library:
         """How many items of each kind can be found; counted once per generation."""
         counts = self._counts
         if counts is None or counts[0] != self.state()[0]:
-            with self.catalog.steady():
-                self._counts = counts = self.catalog.generation(), self.catalog.item_counts()
+            with self.catalog.snapshot():
+                self._counts = counts = self.catalog.generation(), self.catalog.items.counts()
         return counts[1]
 
     def store(self, kind: Kind) -> VectorStore:
@@ -323,7 +323,7 @@ class Library:
 
     def _dim(self, key: str) -> int:
         """The length of a model's vectors. Raises CatalogError if the model was removed meanwhile."""
-        dim = self.catalog.model_keys().get(key)
+        dim = self.catalog.models.dims().get(key)
         if dim is None:
             raise CatalogError(
                 f"the library at {self.folder} holds no vectors of {key} any longer: ask again, without that model"
@@ -332,7 +332,7 @@ class Library:
 
     def _load_store(self, key: str, kind: Kind, *, read_only: bool) -> _OpenedStore:
         store = open_store(
-            "maxsim" if self.catalog.is_multi_vector(key) else self.settings.store,
+            "maxsim" if self.catalog.models.is_multi_vector(key) else self.settings.store,
             self.folder / key,
             self._dim(key),
             model_key=key,
@@ -344,7 +344,7 @@ class Library:
         is_ahead = saved > self.state()[0]  # the catalog is an older one, restored from a backup
         added = 0 if is_ahead else self._catch_up(store, key, kind)
         sums = len(store), int(store.ids().sum())
-        if is_ahead or (saved and self.catalog.vector_sums(key, kind, store.generation) not in (None, sums)):
+        if is_ahead or (saved and self.catalog.vectors.sums(key, kind, store.generation) not in (None, sums)):
             log.warning("%s: does not hold what the catalog holds; built anew", self._snapshot(key, kind))
             store.remove(store.ids())
             store.generation = saved = 0
@@ -355,11 +355,11 @@ class Library:
         """Bring a store to the catalog's present generation. Returns how many vectors were added."""
         if store.generation >= self.state()[0]:
             return 0
-        tail = self.catalog.tail(key, kind, store.generation)
+        tail = self.catalog.vectors.tail(key, kind, store.generation)
         store.remove(np.setdiff1d(store.ids(), tail.added) if tail.is_whole else tail.removed)
         if tail.vectors is None:
             for start in range(0, len(tail.added), FILL_BLOCK_MANY):
-                _add_sound(store, *self.catalog.vectors_of(tail.added[start : start + FILL_BLOCK_MANY], key))
+                _add_sound(store, *self.catalog.vectors.of(tail.added[start : start + FILL_BLOCK_MANY], key))
             store.generation = tail.generation
             return len(tail.added)
         for start in range(0, len(tail.added), FILL_BLOCK):
@@ -400,7 +400,7 @@ class Library:
             assert key is not None
             size, sample = self._samples.get((key, kind), (0, None))
             if sample is None or abs(len(store) - size) > SAMPLE_DRIFT_SHARE * size:
-                is_many = self.catalog.is_multi_vector(key)
+                is_many = self.catalog.models.is_multi_vector(key)
                 size = MANY_SAMPLE_SIZE if is_many else relevance.SAMPLE_SIZE
                 chosen = np.random.default_rng(0).permutation(len(store))[:size]
                 sample = store.vectors(store.ids()[np.sort(chosen)])
@@ -438,7 +438,7 @@ class Library:
         generation = self.catalog.generation()
         with self._guard:
             if self._textless is None or self._textless[0] != generation:
-                self._textless = generation, self.catalog.pages_without_text()
+                self._textless = generation, self.catalog.items.pages_without_text()
             return self._textless[1]
 
     def _generic_queries(self, key: str, kinds: Sequence[Kind]) -> dict[Kind, Vectors]:
@@ -449,7 +449,7 @@ class Library:
         }
         for kind in kinds:
             if (key, kind) not in self._generic:
-                stored = self.catalog.generic_queries(key, kind, _version(inputs[kind]))
+                stored = self.catalog.vectors.generic_queries(key, kind, _version(inputs[kind]))
                 if stored is not None:
                     self._generic[key, kind] = stored
         missing = [kind for kind in kinds if (key, kind) not in self._generic]
@@ -464,7 +464,7 @@ class Library:
                 self._generic[key, kind] = vectors
                 if is_kept:
                     try:
-                        self.catalog.save_generic_queries(key, kind, _version(inputs[kind]), vectors)
+                        self.catalog.vectors.save_generic_queries(key, kind, _version(inputs[kind]), vectors)
                     except (DiskFailed, LibraryLocked) as reason:  # a search needs them only once
                         is_kept = False
                         log.info("the generic queries of %ss are not kept: %s", kind, reason)
@@ -575,14 +575,14 @@ class Library:
         if (
             self.catalog.read_only
             or now - self._looked_for_returned < RETURN_INTERVAL_S
-            or not self.catalog.offline_count()
+            or not self.catalog.sources.offline_count()
         ):
             return 0
         self._looked_for_returned = now
-        lost = [root for root, is_there in look_for(self.catalog.roots()).items() if not is_there]
+        lost = [root for root, is_there in look_for(self.catalog.sources.roots()).items() if not is_there]
 
         def back() -> list[int]:
-            files = self.catalog.offline_files().items()
+            files = self.catalog.sources.offline_files().items()
             there = ((path, file) for path, file in files if not any(is_under(path, root) for root in lost))
             return [file.source_id for path, file in there if is_as_known(path, file)]
 
@@ -591,7 +591,7 @@ class Library:
         try:
             with self.lock():
                 returned = back()
-                self.catalog.settle(Plan(returned=returned))
+                self.catalog.sources.settle(Plan(returned=returned))
         except CatalogError as reason:  # the search itself goes on
             log.debug("files that are there again stay offline for now: %s", reason)
             return 0
@@ -636,21 +636,21 @@ class Library:
         """Facts for people and scripts: where, which model, what is in it, what failed, who writes. Loads nothing."""
         key = self.model_key
         counts = self.catalog.counts(key)
-        roots = self.catalog.roots()
+        roots = self.catalog.sources.roots()
         return {
             "library": str(self.folder),
             "read_only": self.catalog.read_only,
             "generation": self.catalog.generation(),
             "model": self.model_name,
             "model_key": key,
-            "models": self.catalog.model_keys(),
+            "models": self.catalog.models.dims(),
             "items": {kind: counts["items"].get(kind, 0) for kind in KINDS},
             "vectors": {kind: counts["vectors"].get(kind, 0) for kind in KINDS},
             "sources": {
                 state: counts["sources"].get(state, 0) for state in ("indexed", "pending", "offline", "failed")
             },
-            "left_out": self.catalog.left_out().record(),
-            "sources_to_embed": 0 if key is None else self.catalog.sources_to_embed(key),
+            "left_out": self.catalog.sources.left_out().record(),
+            "sources_to_embed": 0 if key is None else self.catalog.models.sources_to_embed(key),
             "roots": {str(root): at for root, at in roots.items()},
             "roots_away": [str(root) for root, is_there in look_for(roots).items() if is_there is False],
             "writer_pid": lock_holder(self.folder),
@@ -660,7 +660,7 @@ class Library:
     def remove_model(self, model_key: str) -> None:
         """Delete the vectors of a model that does not answer queries. Raises CatalogError as `Catalog.remove_model`."""
         with self.lock():
-            self.catalog.remove_model(model_key)
+            self.catalog.models.remove(model_key)
             shutil.rmtree(self.folder / model_key, ignore_errors=True)
 
     def compact(self) -> list[Path]:
@@ -670,10 +670,10 @@ class Library:
             The copies of the catalog that were kept when its schema was changed, deleted too.
         """
         with self.lock():
-            former = set(self.catalog.model_keys())
+            former = set(self.catalog.models.dims())
             for preview in self.catalog.compact():
                 (self.folder / preview).unlink(missing_ok=True)
-            for key in former - set(self.catalog.model_keys()):
+            for key in former - set(self.catalog.models.dims()):
                 shutil.rmtree(self.folder / key, ignore_errors=True)
             self.catalog.vacuum()  # last: it needs room, and what is deleted above makes some
             self.sync_vectors()

@@ -44,7 +44,7 @@ def example_queries(catalog: Catalog, count: int = 3) -> list[str]:
 
 def _of_kind(catalog: Catalog, kind: Kind, count: int) -> list[str]:
     found: dict[str, None] = {}
-    for item in catalog.first_items([kind], limit=LOOKED_AT):
+    for item in catalog.items.first([kind], limit=LOOKED_AT):
         if (words := _words(item)) is not None:
             found[words] = None
         if len(found) == count:

@@ -27,7 +27,7 @@ from mmsearch.catalog import Catalog
 from mmsearch.catalog.copies import faults
 from mmsearch.catalog.dialect.sqlite import CATALOG_NAME, open_database, translate_error
 from mmsearch.catalog.filters import absolute
-from mmsearch.catalog.integrity import is_preview
+from mmsearch.catalog.integrity import Integrity, is_preview
 from mmsearch.catalog.recorded import RECORDED_NAME
 from mmsearch.disk.faults import disk_faults
 from mmsearch.disk.lock import locked
@@ -259,14 +259,14 @@ def _refuse_strangers(catalog: Path, manifest: Mapping[str, Any], file: Path) ->
 
 def _take_out(catalog: Catalog, file: Path) -> None:
     """Triggers, views and previews' names that mmsearch never makes."""
-    if odd := catalog.odd_objects():
+    if odd := Integrity(catalog).odd_objects():
         log.warning(
             "%s: indexes or triggers were missing or not mmsearch's, and are made anew: %s", file, ", ".join(odd)
         )
-        catalog.mend_objects(odd)
-    if previews := catalog.unreadable().previews:
+        Integrity(catalog).mend_objects(odd)
+    if previews := Integrity(catalog).unreadable().previews:
         log.warning("%s: %d items named a file as their preview that is none; forgotten", file, len(previews))
-        catalog.forget_previews(previews)
+        Integrity(catalog).forget_previews(previews)
 
 
 def _check(catalog: Path, file: Path) -> None:

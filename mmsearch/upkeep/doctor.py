@@ -23,14 +23,15 @@ from ingest.again import decoded
 from mmsearch import prompts
 from mmsearch.catalog.copies import former_copies
 from mmsearch.catalog.dialect.sqlite import CATALOG_NAME
-from mmsearch.catalog.integrity import Gaps
+from mmsearch.catalog.integrity import Gaps, Integrity
+from mmsearch.catalog.previews import PREVIEWS_NAME
 from mmsearch.catalog.recorded import find_loss, record
-from mmsearch.catalog.stored_vectors import unit
+from mmsearch.catalog.vectors import unit
 from mmsearch.disk.faults import disk_faults
 from mmsearch.disk.presence import look_for
 from mmsearch.errors import CorruptIndex, EmbedderError
 from mmsearch.items import KINDS, Item, Kind
-from mmsearch.library import PREVIEWS_NAME, Library
+from mmsearch.library import Library
 from mmsearch.words import size
 
 log = logging.getLogger(__name__)
@@ -87,12 +88,13 @@ def examine(
 
 
 def _examine(library: Library, *, repair: bool, quick: bool, tell: Tell) -> Iterator[Finding]:
+    integrity = Integrity(library.catalog)
     tell("the catalog")
     yield _catalog(library)
-    if said := library.catalog.meta_faults():
+    if said := integrity.meta_faults():
         finding = Finding("facts", "fault", "; ".join(said), len(said))
         if repair:
-            library.catalog.mend_meta()
+            integrity.mend_meta()
             finding.repaired = "found again from the rows"
         yield finding
         if not repair:
@@ -105,7 +107,7 @@ def _examine(library: Library, *, repair: bool, quick: bool, tell: Tell) -> Iter
         yield Finding("vectors", "notice", "the library is empty: `mmsearch ingest FOLDER` fills it")
         return
     tell("vectors and snapshots")
-    gaps = library.catalog.gaps(key)
+    gaps = integrity.gaps(key)
     yield from _rows(library, key, gaps, repair)
     odd = np.sort(np.array(gaps.odd_vectors, np.int64))
     for kind in KINDS:
@@ -121,7 +123,7 @@ def _examine(library: Library, *, repair: bool, quick: bool, tell: Tell) -> Iter
 
 
 def _catalog(library: Library) -> Finding:
-    if faults := library.catalog.faults():
+    if faults := Integrity(library.catalog).faults():
         raise CorruptIndex(
             f"{library.folder}: the catalog is damaged ({'; '.join(faults)}). It was left as it is: put a backup in its place "
             "(`mmsearch restore FILE --library DIR`), or move the folder away and ingest again"
@@ -143,69 +145,71 @@ def _recorded(library: Library, repair: bool) -> Finding:
 
 def _order(library: Library, repair: bool) -> Iterator[Finding]:
     """What SQLite cannot see: rows that contradict each other, or hold what mmsearch never writes."""
-    catalog = library.catalog
-    if odd_objects := catalog.odd_objects():
+    integrity = Integrity(library.catalog)
+    if odd_objects := integrity.odd_objects():
         what = f"indexes or triggers are missing or not mmsearch's: {', '.join(odd_objects)}"
         finding = Finding("schema", "fault", what, len(odd_objects))
         if repair:
-            catalog.mend_objects(odd_objects)
+            integrity.mend_objects(odd_objects)
             finding.repaired = "made anew"
         yield finding
-    if orphans := catalog.orphans():
+    if orphans := integrity.orphans():
         what = ", ".join(f"{count:,} of {table}" for table, count in orphans.items())
         finding = Finding("rows", "fault", f"rows that belong to nothing: {what}", sum(orphans.values()))
         if repair:
-            catalog.delete_orphans()
+            integrity.delete_orphans()
             finding.repaired = "deleted"
         yield finding
-    if misplaced := catalog.misplaced():
+    if misplaced := integrity.misplaced():
         what = ", ".join(f"{count:,} {name}" for name, count in misplaced.items())
         finding = Finding(
             "items", "fault", f"items that their file's state says otherwise of: {what}", sum(misplaced.values())
         )
         if repair:
-            catalog.place_items()
+            integrity.place_items()
             finding.repaired = "shown and hidden as their files are"
         yield finding
-    unreadable = catalog.unreadable()
+    unreadable = integrity.unreadable()
     if unreadable.items:
         finding = Finding(
             "texts", "fault", f"{len(unreadable.items):,} items whose text or facts are damaged", len(unreadable.items),
             examples=_names(library, unreadable.items),
         )  # fmt: skip
         if repair:
-            catalog.read_again(unreadable.sources)
+            integrity.read_again(unreadable.sources)
             finding.repaired = f"{len(unreadable.sources):,} files wait to be read again: `mmsearch ingest` does it"
         yield finding
     if unreadable.previews:
         what = f"{len(unreadable.previews):,} items name a file as their preview that is none of the library's"
         finding = Finding("previews elsewhere", "fault", what, len(unreadable.previews))
         if repair:
-            catalog.forget_previews(unreadable.previews)
+            integrity.forget_previews(unreadable.previews)
             finding.repaired = "forgotten"
         yield finding
-    if odd := catalog.odd_calibrations():
+    if odd := integrity.odd_calibrations():
         finding = Finding("calibration", "fault", f"{len(odd):,} sets of encoded generic queries are damaged", len(odd))
         if repair:
-            catalog.forget_calibrations(odd)
+            integrity.forget_calibrations(odd)
             finding.repaired = "forgotten: the model encodes them anew"
         yield finding
 
 
 def _lexical(library: Library, repair: bool) -> Finding:
+    integrity = Integrity(library.catalog)
     if library.catalog.read_only:
         return Finding("words", "notice", "the library is read-only: its full-text tables cannot be checked")
-    faults = library.catalog.lexical_faults()
+    faults = integrity.lexical_faults()
     if not faults:
         return Finding("words", "sound", "the full-text tables hold exactly the visible items")
     finding = Finding("words", "fault", "; ".join(faults), len(faults))
     if repair:
-        library.catalog.rebuild_lexical()
+        integrity.rebuild_lexical()
         finding.repaired = "filled anew"
     return finding
 
 
 def _rows(library: Library, key: str, gaps: Gaps, repair: bool) -> Iterator[Finding]:
+    integrity = Integrity(library.catalog)
     bad = sorted({*gaps.without_vector, *gaps.odd_vectors})
     if not bad:
         yield Finding("vectors", "sound", "every visible item has its vector")
@@ -213,13 +217,13 @@ def _rows(library: Library, key: str, gaps: Gaps, repair: bool) -> Iterator[Find
         what = f"{len(gaps.without_vector):,} items without a vector, {len(gaps.odd_vectors):,} with an odd one"
         finding = Finding("vectors", "fault", what, len(bad), examples=_names(library, bad))
         if repair:
-            waiting = library.catalog.forget_embedded(bad, key)
+            waiting = integrity.forget_embedded(bad, key)
             finding.repaired = f"{waiting:,} files wait to be embedded: `mmsearch ingest` does it"
         yield finding
     if gaps.miscounted:
         finding = Finding("sources", "fault", "files that count their items wrongly", len(gaps.miscounted))
         if repair:
-            library.catalog.recount(gaps.miscounted)
+            integrity.recount(gaps.miscounted)
             finding.repaired = "counted anew"
         yield finding
 
@@ -227,12 +231,12 @@ def _rows(library: Library, key: str, gaps: Gaps, repair: bool) -> Iterator[Find
 def _snapshot(library: Library, key: str, kind: Kind, repair: bool, odd: np.ndarray) -> Finding:
     """The store as a search opens it (snapshot and what came since) against the catalog: ids, and every vector but the `odd` ones."""
     generation = library.catalog.generation()
-    if not library.has_snapshot(kind) and next(library.catalog.iter_vectors(key, kind, block=1), None) is None:
+    if not library.has_snapshot(kind) and next(library.catalog.vectors.blocks(key, kind, block=1), None) is None:
         return Finding(f"snapshot of {kind}s", "sound", "no vectors, no snapshot")
     store = library.store(kind)
     held = np.setdiff1d(store.ids(), odd)
     seen, differing = [np.empty(0, np.int64)], []
-    for ids, vectors in library.catalog.iter_vectors(key, kind):
+    for ids, vectors in library.catalog.vectors.blocks(key, kind):
         seen.append(ids[~_are_among(ids, odd)])
         compared = np.flatnonzero(_are_among(ids, held))
         own = [vectors[n] for n in compared] if isinstance(vectors, list) else vectors[compared]
@@ -268,7 +272,7 @@ def _alike(stored: Any, own: Any) -> bool:
 
 
 def _previews(library: Library, repair: bool, quick: bool) -> Iterator[Finding]:
-    used = library.catalog.used_previews()
+    used = Integrity(library.catalog).used_previews()
     bad = {name for name in used if not _is_whole(library.folder / name)}
     left = sorted(used - bad)
     chosen = [] if quick else [left[n] for n in np.random.default_rng().permutation(len(left))[:PREVIEWS_DECODED]]
@@ -323,7 +327,7 @@ def _is_picture(file: Path) -> bool:
 def _make_previews(library: Library, wanted: set[str]) -> int:
     """Previews made once more from files that are as they were when they were indexed. Returns how many."""
     made = 0
-    for item, draft in decoded(library, library.embedder, library.catalog.items_with_previews(wanted)):
+    for item, draft in decoded(library, library.embedder, library.catalog.items.with_previews(wanted)):
         name = _preview_name(library, item)
         if draft.preview is None or name not in wanted:
             continue
@@ -349,7 +353,7 @@ def _preview_name(library: Library, item: Item) -> str:
 
 def _leftovers(library: Library, repair: bool) -> Finding:
     """Half-written files, snapshots set aside, and folders of models that the catalog does not know."""
-    known = set(library.catalog.model_keys())
+    known = set(library.catalog.models.dims())
     found = [path for path in library.folder.rglob("*") if LEFTOVER.search(path.name) and _is_stale(path)]
     found += [
         path
@@ -388,11 +392,11 @@ def _is_stale(path: Path) -> bool:
 
 def _sources(library: Library, key: str) -> Iterator[Finding]:
     counts = library.catalog.counts(key)["sources"]
-    gone = [root for root, is_there in look_for(library.catalog.roots()).items() if is_there is False]
+    gone = [root for root, is_there in look_for(library.catalog.sources.roots()).items() if is_there is False]
     if gone:
         what = f"folders that were ingested are empty, or not there now: {', '.join(map(str, gone[:NAMED]))}{' …' if len(gone) > NAMED else ''}"
         yield Finding("roots", "notice", what, len(gone))
-    waiting = counts.get("pending", 0) + library.catalog.sources_to_embed(key)
+    waiting = counts.get("pending", 0) + library.catalog.models.sources_to_embed(key)
     for number, what in (
         (waiting, "files wait to be embedded to the end: `mmsearch ingest` goes on"),
         (counts.get("failed", 0), "files could not be read: `mmsearch errors` lists them"),
@@ -407,7 +411,7 @@ def _sample(library: Library) -> Finding:
     by_kind = {kind: library.store(kind).ids() for kind in library.item_counts()}
     each = SAMPLE // max(1, sum(bool(len(ids)) for ids in by_kind.values()))
     draw = np.random.default_rng(0)
-    chosen = library.catalog.items([one for ids in by_kind.values() for one in draw.permutation(ids)[:each]])
+    chosen = library.catalog.items.of([one for ids in by_kind.values() for one in draw.permutation(ids)[:each]])
     try:
         embedder = library.embedder
     except EmbedderError as error:
@@ -420,7 +424,7 @@ def _sample(library: Library) -> Finding:
         )
     checked, far = 0, []
     for item, draft in decoded(library, embedder, chosen):
-        _, stored = library.catalog.vectors_of([item.id], embedder.model_key)
+        _, stored = library.catalog.vectors.of([item.id], embedder.model_key)
         made = embedder.encode_documents([prompts.document_input(draft, with_text=embedder.page_text)])[0]
         if len(stored):
             checked += 1
@@ -441,4 +445,4 @@ def _sample(library: Library) -> Finding:
 
 
 def _names(library: Library, ids: Sequence[int]) -> list[str]:
-    return [f"{item.path} {item.place}".strip() for item in library.catalog.items(list(ids)[:NAMED])]
+    return [f"{item.path} {item.place}".strip() for item in library.catalog.items.of(list(ids)[:NAMED])]

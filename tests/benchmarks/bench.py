@@ -244,14 +244,14 @@ def measure_stages(bench: Bench) -> None:
             mmsearch.open(scratch, create=True, model="toy") as library,
         ):
             catalog = library.catalog
-            catalog.register_model(embedder.model_key, embedder.dim)
+            catalog.models.register(embedder.model_key, embedder.dim)
             ids = {draft.source.path: 0 for draft in drafts}
             for draft in drafts:
-                ids[draft.source.path] = ids[draft.source.path] or catalog.begin_source(
+                ids[draft.source.path] = ids[draft.source.path] or catalog.sources.begin(
                     draft.source, model_key=embedder.model_key
                 )
             with seconds() as took:
-                catalog.save_batch(
+                catalog.items.save_batch(
                     [(ids[d.source.path], d, vector, None) for d, vector in zip(drafts, vectors, strict=True)],
                     embedder.model_key,
                 )
@@ -404,7 +404,7 @@ def measure_query(bench: Bench) -> None:
             with seconds() as took:
                 library.search(words, k=10)
                 inside.append(took())
-        items = sum(library.catalog.item_counts().values())
+        items = sum(library.catalog.items.counts().values())
     bench.results["query"] = {
         "items": items,
         "cold_s": round(statistics.median(s for _, s, _ in cold), 2),

@@ -99,14 +99,14 @@ def ndcg(texts: dict[str, str], asked: list[tuple[str, str]]) -> float:
     """nDCG@5 of the lexical search over these texts; one page is right for each query."""
     with tempfile.TemporaryDirectory() as folder, Catalog.open(Path(folder), create=True) as catalog:
         source = Source(Path("/pages.pdf"), "0" * 64, 1, 1)
-        source_id = catalog.begin_source(source, model_key="none")
+        source_id = catalog.sources.begin(source, model_key="none")
         drafts = [ItemDraft(source, "page", n, page_number=n + 1, text=text) for n, text in enumerate(texts.values())]
-        ids = catalog.save(source_id, drafts, np.tile(np.eye(1, 8, dtype=np.float32), (len(drafts), 1)), "none")
-        catalog.finish_source(source_id)
+        ids = catalog.items.save(source_id, drafts, np.tile(np.eye(1, 8, dtype=np.float32), (len(drafts), 1)), "none")
+        catalog.sources.finish(source_id)
         name_of = dict(zip(ids, texts, strict=True))
         gained = 0.0
         for name, query in asked:
-            found = [name_of[i] for i in catalog.match_text(query, 5, ("page",)).ids.tolist()]
+            found = [name_of[i] for i in catalog.text.match(query, 5, ("page",)).ids.tolist()]
             gained += 1 / math.log2(found.index(name) + 2) if name in found else 0.0
         return gained / len(asked)
 

@@ -161,8 +161,8 @@ def test_two_models_of_a_library_are_compared(
         "mmsearch.embedders.load_embedder", lambda name, **_: Blind() if name == "blind" else ToyEmbedder()
     )
     with mmsearch.open(both, model="blind") as opened:
-        ingest_paths(opened, list(opened.catalog.roots()), jobs=1)
-        assert opened.catalog.active_model_key() == "toy-blind"
+        ingest_paths(opened, list(opened.catalog.sources.roots()), jobs=1)
+        assert opened.catalog.models.active_key() == "toy-blind"
         with pytest.raises(
             CatalogError, match=r"no vectors of model 'lost'; it holds toy \(toy-1\), blind \(toy-blind\)"
         ):
@@ -181,7 +181,7 @@ def test_two_models_of_a_library_are_compared(
     )
     assert any(one["query"] == '"blue" (image)' for one in found["modes"]["dense"]["changes"])
     with mmsearch.open(both) as opened:
-        assert opened.catalog.active_model_key() == "toy-blind", "looking switches nothing"
+        assert opened.catalog.models.active_key() == "toy-blind", "looking switches nothing"
         assert opened.of_model("toy").search("blue", kinds=["photo"])[0].path.name == "sky.png"
     with pytest.raises(typer.BadParameter, match="--queries"):
         mmsearch_eval("compare", "--models", "toy-1", "blind", "--library", both)

@@ -190,8 +190,8 @@ def test_what_was_measured_is_what_is_kept(better, switched):
 def test_nothing_held_out_is_trained_on(better, template):
     _, _, plan = better
     with mmsearch.open(template, store="exact") as library:
-        rows = {row.id: row for row in library.catalog.sources()}
-        sha = {item.id: rows[item.source_id].sha256 for item in library.catalog.items(plan.ids("train", "held out"))}
+        rows = {row.id: row for row in library.catalog.sources.rows()}
+        sha = {item.id: rows[item.source_id].sha256 for item in library.catalog.items.of(plan.ids("train", "held out"))}
     trained = {sha[pair.item_id] for pair in plan.pairs}
     asked = {sha[item_id] for question in plan.held_out for item_id in question.relevant}
     assert trained and asked and not trained & asked
@@ -339,7 +339,7 @@ def test_small_libraries_busy_folders_and_other_settings_are_refused(library, tm
         adapted(library)
     with locked(folder), pytest.raises(LibraryLocked):
         adapted(library)
-    library.catalog.retire([row.id for row in library.catalog.sources()][20:])
+    library.catalog.sources.retire([row.id for row in library.catalog.sources.rows()][20:])
     with pytest.raises(DatasetError, match="at least 50 are needed"):
         adapted(library, fresh=True)
     assert not list(folder.glob("*.json"))
@@ -384,7 +384,7 @@ def test_files_stay_together_and_those_asked_for_come_first():
 
 
 def test_decoding_ends_in_its_time(library):
-    items = library.catalog.items(library.catalog.visible_ids(["image"]))
+    items = library.catalog.items.of(library.catalog.items.visible_ids(["image"]))
     assert len(list(decoded(library, library.embedder, items, until=time.monotonic()))) < len(items) / 2
 
 
@@ -548,7 +548,7 @@ def test_training_sees_an_item_as_ingestion_does(library, tmp_path):
     rounding = (
         1e-5 if next(embedder.model.parameters()).dtype == torch.float32 else 1e-2
     )  # the processor may have bfloat16
-    items = library.catalog.items([pair.item_id for pair in plan.pairs])
+    items = library.catalog.items.of([pair.item_id for pair in plan.pairs])
     pictures = Pictures(tmp_path / "pictures")
     pictures.fill(library, embedder, items)
     whole = [replace(pair, target_text=next(i.text for i in items if i.id == pair.item_id)) for pair in plan.pairs]
@@ -570,7 +570,7 @@ def test_training_sees_an_item_as_ingestion_does(library, tmp_path):
         batch = PreparePairs(embedder.preparation, {"image": 1, "clip": 1})([example]).batch
         with torch.no_grad():
             query, target = embedder.forward(batch).numpy()
-        _, (stored,) = library.catalog.vectors_of([own[0].item_id], embedder.model_key)
+        _, (stored,) = library.catalog.vectors.of([own[0].item_id], embedder.model_key)
         np.testing.assert_allclose(target, stored, atol=2e-3 + rounding)  # float16
         asked = running._encoded([Question(own[0].query, own[0].kind, "", (), (), "")], embedder)
         np.testing.assert_allclose(query, asked[0], atol=rounding)

@@ -125,10 +125,10 @@ def test_a_full_disk_is_read(bed: disks.Bed, small_disk: Path, command: Command)
         for arguments in disks.READERS:
             code, out, said = command(*arguments, "--library", library)
             assert code == (4 if arguments[0] == "errors" else 0) and out, said
-        with mmsearch.open(library) as opened, opened.catalog.steady():
+        with mmsearch.open(library) as opened, opened.catalog.snapshot():
             assert opened.catalog.generation() > 0, "one who reads asks again within the same transaction"
             with pytest.raises(DiskFull, match=f"no room is left on the disk of {library}"):
-                opened.catalog.register_model("other", 64)
+                opened.catalog.models.register("other", 64)
         code, _, said = command("ingest", bed.files, "--library", library)
         assert (code, len(said.splitlines())) == (3, 1) and disks.EXPECTED_LINE.fullmatch(said.strip())
         ballast.unlink()
@@ -169,7 +169,9 @@ def test_a_read_only_disk(bed: disks.Bed, small_disk: Path, command: Command, is
         assert code == (4 if arguments[0] == "errors" else 0) and out, said
     if is_logged:
         with mmsearch.open(library) as opened:
-            assert max(opened.catalog.roots().values()) == pytest.approx(before + 1), "what lies in the log counts"
+            assert max(opened.catalog.sources.roots().values()) == pytest.approx(before + 1), (
+                "what lies in the log counts"
+            )
     for arguments in (
         ("ingest", bed.files), ("compact",), ("doctor", "--repair", "--quick"), ("models", "use", "toy"), ("remove", bed.files), ("errors", "--retry"),
     ):  # fmt: skip
@@ -307,7 +309,7 @@ def test_a_torn_log_costs_its_last_commits_only(bed: disks.Bed, library: Path, h
         log.write_bytes(torn[how])
     assert kills.answers(library) == bed.expected and kills.faults(library) == []
     with mmsearch.open(library) as opened:
-        assert max(opened.catalog.roots().values()) == before
+        assert max(opened.catalog.sources.roots().values()) == before
 
 
 # ---- what the system says, as words

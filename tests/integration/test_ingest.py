@@ -45,8 +45,8 @@ def folder(tmp_path) -> Path:
 def indexed(library: Library) -> dict[str, list[tuple[int, int, str]]]:
     """{file name: [(item id, ordinal, kind)]} of all that can be found."""
     found: dict[str, list[tuple[int, int, str]]] = {}
-    for row in library.catalog.sources(states=("indexed",)):
-        found[row.path.name] = [(i.id, i.ordinal, i.kind) for i in library.catalog.items_of(row.id)]
+    for row in library.catalog.sources.rows(states=("indexed",)):
+        found[row.path.name] = [(i.id, i.ordinal, i.kind) for i in library.catalog.items.of_source(row.id)]
     return found
 
 
@@ -60,8 +60,8 @@ def assert_consistent(library: Library) -> None:
     assert counts["items"] == counts["vectors"]
     for kind, number in counts["items"].items():
         assert len(library.store(kind)) == number
-    for row in library.catalog.sources():
-        for item in library.catalog.items_of(row.id):
+    for row in library.catalog.sources.rows():
+        for item in library.catalog.items.of_source(row.id):
             assert item.preview is not None and (library.folder / item.preview).read_bytes()[8:12] == b"WEBP"
 
 
@@ -127,13 +127,13 @@ def test_stored_vectors_are_those_of_the_model(library, folder):
     from mmsearch import prompts
 
     ingest_paths(library, [folder])
-    (row,) = (row for row in library.catalog.sources() if row.path.name == "report.pdf")
-    ids = [item.id for item in library.catalog.items_of(row.id)]
+    (row,) = (row for row in library.catalog.sources.rows() if row.path.name == "report.pdf")
+    ids = [item.id for item in library.catalog.items.of_source(row.id)]
     source = next(iter(pipeline.find_sources([folder / "report.pdf"]).sources))
     model = ToyEmbedder()
     drafts = list(readers.read_items(source, model.max_pixels))
     expected = model.encode_documents([prompts.document_input(draft) for draft in drafts])
-    found_ids, vectors = library.catalog.vectors_of(ids, "toy-1")
+    found_ids, vectors = library.catalog.vectors.of(ids, "toy-1")
     assert list(found_ids) == sorted(ids)
     assert np.abs(vectors - expected).max() < 1e-3  # stored as float16
 
@@ -343,7 +343,7 @@ def test_bad_files_are_errors_with_names_and_stop_nothing(library, folder):
         ("empty.pdf", "CorruptFile"),
         ("nothing.mp4", "CorruptFile"),
     }
-    assert {row.path.name for row in library.catalog.errors()} == {
+    assert {row.path.name for row in library.catalog.sources.errors()} == {
         "broken.jpg",
         "secret.pdf",
         "empty.pdf",
@@ -355,7 +355,7 @@ def test_bad_files_are_errors_with_names_and_stop_nothing(library, folder):
     assert len(retried.failures) == 4
     samples.photo(folder / "broken.jpg", samples.GREEN)  # repaired
     assert ingest_paths(library, [folder]).files == 1
-    assert {row.path.name for row in library.catalog.errors()} == {"secret.pdf", "empty.pdf", "nothing.mp4"}
+    assert {row.path.name for row in library.catalog.sources.errors()} == {"secret.pdf", "empty.pdf", "nothing.mp4"}
 
 
 def test_a_file_that_turns_bad_keeps_its_former_items(library, folder):
@@ -413,7 +413,7 @@ def test_a_broken_model_is_not_the_files_fault(library, folder, monkeypatch):
     monkeypatch.setattr(ToyEmbedder, "encode_documents", broken)
     with pytest.raises(RuntimeError, match="device lost"):
         ingest_paths(library, [folder])
-    assert library.catalog.errors() == []
+    assert library.catalog.sources.errors() == []
     monkeypatch.undo()
     assert ingest_paths(library, [folder]).files == 4
 
@@ -566,7 +566,7 @@ def test_ten_thousand_unchanged_files_take_less_than_two_seconds(library, tmp_pa
     vector = np.zeros(64, np.float32)
     vector[0] = 1.0
     rows = []
-    library.catalog.register_model("toy-1", 64, "toy")
+    library.catalog.models.register("toy-1", 64, "toy")
     for number in range(10_000):
         path = data / f"{number // 500}" / f"{number}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -586,10 +586,10 @@ def _index_quickly(library: Library, sources: list, draft_type: type, vector: np
     """Rows as 10,000 ingested photos leave them, in one transaction."""
     from sqlalchemy import text
 
-    first = library.catalog.begin_source(sources[0], model_key="toy-1")
-    library.catalog.save(first, [draft_type(sources[0], "image", 0)], vector[None], "toy-1")
-    library.catalog.finish_source(first, sidecars="", reader_version=READER_VERSION)
-    with library.catalog._writing() as c:
+    first = library.catalog.sources.begin(sources[0], model_key="toy-1")
+    library.catalog.items.save(first, [draft_type(sources[0], "image", 0)], vector[None], "toy-1")
+    library.catalog.sources.finish(first, sidecars="", reader_version=READER_VERSION)
+    with library.catalog.transaction() as c:
         columns = [row[1] for row in c.execute(text("PRAGMA table_info(sources)")) if row[1] != "id"]
         values = dict(c.execute(text("SELECT * FROM sources")).mappings().one())
         for source in sources[1:]:
@@ -629,5 +629,7 @@ def test_text_that_is_cut_is_told_with_the_file(library, tmp_path):
     report = ingest_paths(library, [path.parent])
     assert "too much text: cut in shared.pdf (2 items)" in report.sentence() and not report.failures
     assert report.record()["cut_texts"] == [{"path": str(path), "items": 2}]
-    assert [len(item.text) for item in library.catalog.items(library.catalog.visible_ids(["page"]))] == [100_000] * 2
-    assert library.catalog.items([1])[0].meta["text_cut"] == "beyond 100,000 characters of the item"
+    assert [len(item.text) for item in library.catalog.items.of(library.catalog.items.visible_ids(["page"]))] == [
+        100_000
+    ] * 2
+    assert library.catalog.items.of([1])[0].meta["text_cut"] == "beyond 100,000 characters of the item"

@@ -24,6 +24,7 @@ from PIL import Image
 
 import mmsearch
 from mmsearch import prompts
+from mmsearch.catalog.integrity import Integrity
 from mmsearch.disk import lock
 from mmsearch.disk.lock import LOCK_NAME, lock_holder, locked
 from mmsearch.embedders.toy import ToyEmbedder
@@ -63,9 +64,9 @@ def add(library: Library, path: str, *pictures: tuple[Kind, str, str]) -> int:
         for n, (kind, colour, words) in enumerate(pictures)
     ]  # fmt: skip
     vectors = embedder.encode_documents([prompts.document_input(one) for one in drafts])
-    source_id = catalog.begin_source(of, model_key=embedder.model_key)
-    catalog.save(source_id, drafts, vectors, embedder.model_key)
-    catalog.finish_source(source_id)
+    source_id = catalog.sources.begin(of, model_key=embedder.model_key)
+    catalog.items.save(source_id, drafts, vectors, embedder.model_key)
+    catalog.sources.finish(source_id)
     return source_id
 
 
@@ -130,7 +131,7 @@ def test_another_model_cannot_answer(library: Library, monkeypatch: pytest.Monke
 def test_a_model_key_with_another_dim_is_refused(library: Library) -> None:
     fill(library)
     with pytest.raises(DimensionMismatch):
-        library.catalog.save_generic_queries("toy-1", "page", "v", np.eye(2, 9, dtype=np.float32))
+        library.catalog.vectors.save_generic_queries("toy-1", "page", "v", np.eye(2, 9, dtype=np.float32))
 
 
 def test_the_model_is_loaded_only_where_it_is_needed(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +170,7 @@ def test_snapshots_per_kind_and_model(library: Library) -> None:
 def test_a_snapshot_that_is_behind_gets_the_tail(library: Library) -> None:
     fill(library)
     library.sync_vectors()
-    library.catalog.retire([library.catalog.item(1).source_id])
+    library.catalog.sources.retire([library.catalog.items.get(1).source_id])
     add(library, "/photos/red-two.jpg", ("image", "red", ""))
     behind = manifest(library, "image")["generation"]
     assert dense(library, "red") == ["red-two.jpg"], "the same process"
@@ -224,7 +225,7 @@ def test_a_restored_older_catalog_is_the_truth(library: Library, caplog: pytest.
     library.catalog.close()
     shutil.copytree(library.folder, backup)
     with mmsearch.open(library.folder) as newer:
-        newer.catalog.retire([1])
+        newer.catalog.sources.retire([1])
         add(newer, "/photos/red-two.jpg", ("image", "red", ""))
         newer.sync_vectors()
         newer.catalog.close()
@@ -286,9 +287,9 @@ def test_a_reader_notices_what_a_writer_commits(library: Library) -> None:
     fill(library)
     with mmsearch.open(library.folder) as reader:
         assert dense(reader, "red") == ["red-one.jpg"]
-        first = library.catalog.item(1).source_id
+        first = library.catalog.items.get(1).source_id
         add(library, "/photos/red-two.jpg", ("image", "red", "extra words"))
-        library.catalog.retire([first])
+        library.catalog.sources.retire([first])
         assert dense(reader, "red") == ["red-two.jpg"]
         assert names(reader.search("extra words", mode="text")) == ["red-two.jpg"]
         assert reader.item_counts() == {"image": 5, "page": 2}
@@ -315,7 +316,7 @@ def test_searching_while_another_thread_ingests(library: Library) -> None:
     for n in range(25):
         source_id = add(library, f"/photos/green-{n}.jpg", ("image", "green", ""), ("image", "black", ""))
         if n % 3 == 0:
-            library.catalog.retire([source_id])
+            library.catalog.sources.retire([source_id])
         if n % 8 == 0:
             library.sync_vectors()
     done.set()
@@ -343,10 +344,10 @@ def test_a_search_does_not_need_to_write(library: Library, monkeypatch: pytest.M
         with mmsearch.open(library.folder) as reader:
             assert names(reader.search("revenue")) == ["report.pdf"]
             with pytest.raises(LibraryLocked, match="kept busy"):
-                reader.catalog.retire([1])
+                reader.catalog.sources.retire([1])
         busy.execute("ROLLBACK")
-    library.catalog.save_generic_queries("gone-1", "page", "v", np.eye(2, 9, dtype=np.float32))
-    assert library.catalog.model_keys() == {"toy-1": 64}
+    library.catalog.vectors.save_generic_queries("gone-1", "page", "v", np.eye(2, 9, dtype=np.float32))
+    assert library.catalog.models.dims() == {"toy-1": 64}
 
 
 def test_readers_that_never_pause_do_not_let_the_log_grow(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -358,10 +359,10 @@ def test_readers_that_never_pause_do_not_let_the_log_grow(library: Library, monk
     def read(own: int) -> None:
         with mmsearch.open(library.folder) as reader:
             while not done.is_set():
-                with reader.catalog.steady():
+                with reader.catalog.snapshot():
                     turns[1 - own].release()  # the other one begins before this one ends
                     turns[own].acquire(timeout=0.02)
-                    reader.catalog.item_counts()
+                    reader.catalog.items.counts()
 
     readers = [threading.Thread(target=read, args=(own,)) for own in range(2)]
     for reader in readers:
@@ -375,7 +376,7 @@ def test_readers_that_never_pause_do_not_let_the_log_grow(library: Library, monk
     for reader in readers:
         reader.join()
     assert max(sizes) < 2 << 20
-    assert library.catalog.faults() == []
+    assert Integrity(library.catalog).faults() == []
 
 
 # ---- the writer's lock
@@ -575,7 +576,7 @@ def test_every_command_that_writes_names_the_one_that_does(
     library: Library, other_writer: subprocess.Popen, tmp_path: Path
 ) -> None:
     add(library, "/photos/red.jpg", ("image", "red", ""))
-    library.catalog.register_model("old-1", 3)
+    library.catalog.models.register("old-1", 3)
     Image.new("RGB", (9, 9)).save(tmp_path / "new.png")
     run = IngestRun()
     run.start(str(tmp_path / "new.png"), library=library.folder)  # the page's "Add a folder"
@@ -610,15 +611,15 @@ def test_compact_deletes_for_good(library: Library) -> None:
     library.previews.mkdir()
     (library.previews / "x.webp").touch()
     of = source("/photos/x.jpg")
-    source_id = library.catalog.begin_source(of, model_key="toy-1")
-    library.catalog.save(source_id, [ItemDraft(of, "image", 0)], np.eye(1, 64, dtype=np.float32), "toy-1", previews=["previews/x.webp"])  # fmt: skip
-    library.catalog.finish_source(source_id)
-    library.catalog.register_model("old-1", 3)
+    source_id = library.catalog.sources.begin(of, model_key="toy-1")
+    library.catalog.items.save(source_id, [ItemDraft(of, "image", 0)], np.eye(1, 64, dtype=np.float32), "toy-1", previews=["previews/x.webp"])  # fmt: skip
+    library.catalog.sources.finish(source_id)
+    library.catalog.models.register("old-1", 3)
     (library.folder / "old-1").mkdir()
-    library.catalog.retire([source_id, 1])
+    library.catalog.sources.retire([source_id, 1])
     with mmsearch.open(library.folder) as reader:
         assert len(reader.store("image")) == 4
-        library.catalog.retire([2])
+        library.catalog.sources.retire([2])
         library.compact()
         assert reader.store("image").ids().tolist() == [3, 4, 5], "no tombstone was left to tell it"
     assert not (library.previews / "x.webp").exists() and not (library.folder / "old-1").exists()

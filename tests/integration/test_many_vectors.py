@@ -19,7 +19,7 @@ import mmsearch.library
 from ingest import pipeline
 from ingest.pipeline import ingest_paths
 from mmsearch import cli
-from mmsearch.catalog.stored_vectors import checked_items
+from mmsearch.catalog.vectors import checked_items
 from mmsearch.embedders.toy import ToyEmbedder
 from mmsearch.errors import CatalogError
 from mmsearch.items import EmbedInput, Hit
@@ -114,7 +114,7 @@ def dense(library: Library, words: str, **terms: object) -> Hits:
 
 
 def test_from_files_to_answers(library: Library, made: Path) -> None:
-    assert library.model_key == "tiled-toy-1" and library.catalog.is_multi_vector("tiled-toy-1")
+    assert library.model_key == "tiled-toy-1" and library.catalog.models.is_multi_vector("tiled-toy-1")
     assert isinstance(library.store("image"), MaxSimStore)
     assert names(dense(library, "red blue", kinds=["image"]))[0] == "rb.png"
     assert names(dense(library, "green red", kinds=["image"]))[0] == "rg.png"
@@ -129,7 +129,7 @@ def test_a_score_is_maxsim_of_what_the_catalog_holds(library: Library) -> None:
     hits = dense(library, "red blue", kinds=["image"])
     assert len(hits) == 4
     (query,) = TiledToy().encode_queries([EmbedInput("", text="red blue")])
-    ids, items = library.catalog.vectors_of([hit.item.id for hit in hits], "tiled-toy-1")
+    ids, items = library.catalog.vectors.of([hit.item.id for hit in hits], "tiled-toy-1")
     assert [tokens.shape for tokens in items] == [(4, 64)] * 4
     stored = dict(zip(ids.tolist(), items, strict=True))
     scores = [float(hit.score or 0) for hit in hits]
@@ -179,7 +179,7 @@ def test_the_store_is_only_a_cache(copy: Path) -> None:
 def test_what_is_removed_is_not_found(copy: Path) -> None:
     with opened(copy) as library, library.lock():
         gone = dense(library, "red blue", kinds=["image"])[0].item
-        library.catalog.retire([gone.source_id])
+        library.catalog.sources.retire([gone.source_id])
         library.sync_vectors()
         assert gone.id not in [hit.item.id for hit in dense(library, "red blue", kinds=["image"])]
         library.compact()
@@ -195,15 +195,15 @@ def test_from_one_vector_to_many(made: Path, tmp_path: Path) -> None:
         with opened(tmp_path, model) as library:
             assert not ingest_paths(library, [data]).failures
             assert library.model_key == key
-            assert library.catalog.is_multi_vector(key) is (model == "tiled")
+            assert library.catalog.models.is_multi_vector(key) is (model == "tiled")
     with opened(tmp_path, read_only=True) as library:
         assert names(dense(library, "red blue", kinds=["image"]))[0] == "rb.png"
-        assert set(library.catalog.model_keys()) == {"toy-1", "tiled-toy-1"}
+        assert set(library.catalog.models.dims()) == {"toy-1", "tiled-toy-1"}
 
 
 def test_a_model_keeps_its_number_of_vectors(copy: Path) -> None:
     with opened(copy) as library, pytest.raises(CatalogError, match="have many vectors each here"):
-        library.catalog.register_model("tiled-toy-1", 64)
+        library.catalog.models.register("tiled-toy-1", 64)
 
 
 def test_odd_outputs_are_not_stored() -> None:
@@ -232,7 +232,7 @@ def test_a_tiny_colpali_by_the_command_line(made: Path, tmp_path: Path, monkeypa
     assert all(-1 <= hit["score"] <= 1 for hit in found)
     with mmsearch.library.open(tmp_path / "library", read_only=True) as library:
         key = library.model_key or ""
-        assert key.startswith("colpali-") and library.catalog.is_multi_vector(key)
-        (tokens,) = library.catalog.vectors_of([found[0]["id"]], key)[1]
+        assert key.startswith("colpali-") and library.catalog.models.is_multi_vector(key)
+        (tokens,) = library.catalog.vectors.of([found[0]["id"]], key)[1]
         assert tokens.shape == (4 + len("BDescribe the image.\n"), 8), "patches, then <bos> and the prompt"
         assert [hit.item.page_number for hit in more_like(library, found[0]["id"], min_relevance=0)] == [1]

@@ -68,7 +68,7 @@ def found(library: Library, query: str) -> list[tuple[str, str]]:
 
 
 def items(library: Library) -> list[Item]:
-    return [item for row in library.catalog.sources() for item in library.catalog.items_of(row.id)]
+    return [item for row in library.catalog.sources.rows() for item in library.catalog.items.of_source(row.id)]
 
 
 def captioned(path: Path, caption: str, *, colour: tuple[int, int, int] = samples.RED, **save: object) -> Path:

@@ -27,6 +27,7 @@ from mmsearch.catalog import Catalog
 from mmsearch.catalog.copies import former_copies
 from mmsearch.catalog.dialect import sqlite
 from mmsearch.catalog.dialect.sqlite import CATALOG_NAME, SCHEMA_REVISION
+from mmsearch.catalog.integrity import Integrity
 from mmsearch.disk.lock import LOCK_NAME
 from mmsearch.errors import CatalogError, CorruptIndex, LibraryLocked, NewerSchema
 from mmsearch.items import KINDS
@@ -131,7 +132,9 @@ def test_it_answers_as_it_did(former: Former, caplog: pytest.LogCaptureFixture) 
             assert {str(hit.item.id): pytest.approx(hit.score, abs=2e-3) for hit in dense} == scores, words
             found = library.search(words, k=1000, min_relevance=0, mode="text")
             assert sorted(hit.item.id for hit in found) == former.expected["matched by words"][words]
-        assert [(error.path.name, error.type) for error in library.catalog.errors()] == [("broken.pdf", "CorruptFile")]
+        assert [(error.path.name, error.type) for error in library.catalog.sources.errors()] == [
+            ("broken.pdf", "CorruptFile")
+        ]
         assert library.catalog.counts()["sources"] == {"indexed": 6, "offline": 2, "failed": 1, "pending": 1}
     for name, digest in former.expected["previews"].items():
         assert hashlib.sha256((former.library / name).read_bytes()).hexdigest() == digest
@@ -141,11 +144,11 @@ def test_it_answers_as_it_did(former: Former, caplog: pytest.LogCaptureFixture) 
 
 def test_ingestion_goes_on_in_it(former: Former) -> None:
     with mmsearch.open(former.library) as library:
-        before = {item.id for row in library.catalog.sources() for item in library.catalog.items_of(row.id)}
+        before = {item.id for row in library.catalog.sources.rows() for item in library.catalog.items.of_source(row.id)}
         report = ingest_paths(library, [former.folder / "files"])
         assert dict(report.items) == {"page": 2}, "of the document whose first page was saved"
         assert (report.unchanged, report.failed_before, report.retired, report.failures) == (6, 1, 0, [])
-        after = {item.id for row in library.catalog.sources() for item in library.catalog.items_of(row.id)}
+        after = {item.id for row in library.catalog.sources.rows() for item in library.catalog.items.of_source(row.id)}
         assert before < after and len(after) == len(before) + 3
         assert library.catalog.counts()["sources"] == {"indexed": 7, "offline": 2, "failed": 1}
         assert faults(library) == []
@@ -276,10 +279,10 @@ def test_words_of_an_older_library_are_indexed_again_without_the_model(
     with Catalog.open(former.library) as catalog:
         for words, item_id in chosen.items():
             for query in OLD_TEXTS[words]:
-                assert catalog.match_text(query, 10, KINDS).ids.tolist() == [item_id], query
-                assert catalog.snippets(query, [item_id]), query
-        assert catalog.item(shown[0]).text == "The scientific office clarified it for all of the employees"
-        assert catalog.lexical_faults() == []
+                assert catalog.text.match(query, 10, KINDS).ids.tolist() == [item_id], query
+                assert catalog.text.snippets(query, [item_id]), query
+        assert catalog.items.get(shown[0]).text == "The scientific office clarified it for all of the employees"
+        assert Integrity(catalog).lexical_faults() == []
     with closing(sqlite3.connect(former.catalog)) as database:
         assert (
             database.execute("SELECT id, item_id, model_id, generation, data FROM vectors ORDER BY id").fetchall()

@@ -158,7 +158,7 @@ def test_a_killed_switch_goes_on_and_the_old_model_answers_until_it_is_done(
         assert not best(library, "blue").startswith("blue") and library.embedder.model_key == "recoloured-1"
 
         library.remove_model("toy-1")
-        assert set(library.catalog.model_keys()) == {"recoloured-1"} and not (place / "toy-1").exists()
+        assert set(library.catalog.models.dims()) == {"recoloured-1"} and not (place / "toy-1").exists()
         with pytest.raises(CatalogError, match="answers queries: switch to another model first"):
             library.remove_model("recoloured-1")
         with pytest.raises(CatalogError, match="no vectors of model toy-1"):
@@ -177,7 +177,7 @@ def test_the_command_with_a_checkpoint(place: Path, tmp_path: Path, monkeypatch:
     with mmsearch.open(place, store="exact") as library:
         assert library.model_name == str(tmp_path / "tiny")
         hit = library.search("red", k=1, min_relevance=0, mode="dense")[0]
-        vector = library.catalog.vectors_of([hit.item.id], library.model_key or "")[1][0]
+        vector = library.catalog.vectors.of([hit.item.id], library.model_key or "")[1][0]
         query = library.encode(Query("red"), [hit.item.kind])[hit.item.kind]
         assert hit.score == pytest.approx(float(vector @ query), abs=1e-5)
 
@@ -249,8 +249,8 @@ def test_it_takes_in_nothing_new_and_leaves_out_nothing(
     assert "goes on answering" in capsys.readouterr().err
     with mmsearch.open(tmp_path / "own", store="exact") as library:
         assert (library.model_key, vectors_of(library, "recoloured-1")) == ("toy-1", 50 - VARIANTS)
-        assert {row.path.name for row in library.catalog.sources()} >= {"alone.png", "blue0.png", "report.pdf"}
-        names = {row.path.name for row in library.catalog.sources()}
+        assert {row.path.name for row in library.catalog.sources.rows()} >= {"alone.png", "blue0.png", "report.pdf"}
+        names = {row.path.name for row in library.catalog.sources.rows()}
         assert not names & {"new.png", "red3.png"} and not [name for name in names if name.startswith("green")]
 
     models.list_command(tmp_path / "own", as_json=True)
@@ -281,7 +281,7 @@ def test_it_takes_in_nothing_new_and_leaves_out_nothing(
     assert "says 'recoloured': take it out" in capsys.readouterr().err
     monkeypatch.delenv("MMSEARCH_MODEL")
     with mmsearch.open(tmp_path / "own") as library:
-        assert library.model_key == "toy-1" and not library.catalog.sources_to_embed("toy-1")
+        assert library.model_key == "toy-1" and not library.catalog.models.sources_to_embed("toy-1")
 
 
 def compare(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -317,21 +317,21 @@ def overtake_a_search(place: Path) -> None:
         def overtaken(query: Query, kinds: Sequence[Kind]) -> dict[Kind, np.ndarray]:
             found = encode(query, kinds)
             answering.append(library.model_key)
-            library.catalog.set_active_model_key("recoloured-1")
+            library.catalog.models.activate("recoloured-1")
             return found
 
         library.encode = overtaken
         hit = library.search("red", k=1, min_relevance=0, mode="dense")[0]
         assert answering == ["toy-1", "recoloured-1"]
-        vector = library.catalog.vectors_of([hit.item.id], "recoloured-1")[1][0]
+        vector = library.catalog.vectors.of([hit.item.id], "recoloured-1")[1][0]
         query = encode(Query(text="red"), [hit.item.kind])[hit.item.kind]
         assert hit.score == pytest.approx(float(vector @ query), abs=1e-5)
 
-        library.catalog.set_active_model_key("toy-1")
-        (red,) = [item for item in library.catalog.first_items(["image"], limit=99) if item.path.name == "red1.png"]
+        library.catalog.models.activate("toy-1")
+        (red,) = [item for item in library.catalog.items.first(["image"], limit=99) if item.path.name == "red1.png"]
         near = library.search(like=red.id, k=1, min_relevance=0)[0]
         assert near.path.name.startswith("red")
-        library.catalog.set_active_model_key("toy-1")
+        library.catalog.models.activate("toy-1")
 
 
 def test_an_empty_library_is_told_how_to_begin(tmp_path: Path) -> None:

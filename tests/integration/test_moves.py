@@ -49,7 +49,7 @@ def world(tmp_path: Path) -> Iterator[World]:
     time.sleep(scan.UNSETTLED_NS / 1e9)
     with made.opened() as library:
         ingest_paths(library, made.roots)
-        made.held = {row.sha256 for row in library.catalog.sources()}
+        made.held = {row.sha256 for row in library.catalog.sources.rows()}
     yield made
     made.close()
     assert made.problems == []
@@ -373,10 +373,10 @@ def a_folder_has_another_name_now(world: World) -> None:
     report = world.ingest(named)
     assert (report.moved, report.offline, report.copied) == (11, 0, 0) and world.ids() == before
     with world.opened() as library:
-        assert [*library.catalog.roots()] == [one, named, two], "a file that failed is still known there"
+        assert [*library.catalog.sources.roots()] == [one, named, two], "a file that failed is still known there"
     assert world.ingest(one, prune=True).retired == 1
     with world.opened() as library:
-        assert [*library.catalog.roots()] == [named, two]
+        assert [*library.catalog.sources.roots()] == [named, two]
 
 
 @scenario
@@ -617,7 +617,7 @@ def test_a_disk_that_goes_in_the_middle_of_an_ingest(
     with world.opened() as library:
         report = ingest_paths(library, [one, two], progress=progress)
         assert calls == 1 and not _is_mounted(one)
-        assert report.retired == 0 and {row.path.name for row in library.catalog.errors()} == {"f8.png"}
+        assert report.retired == 0 and {row.path.name for row in library.catalog.sources.errors()} == {"f8.png"}
         assert report.failures or report.changing or stage == "last"
     now = world.ids()
     assert {sha256: ids for sha256, ids in now.items() if sha256 in before}.items() >= {
@@ -650,7 +650,7 @@ def test_what_a_failing_disk_makes_of_a_file_is_not_recorded(world: World, monke
         report = ingest_paths(library, [one])
         monkeypatch.undo()
         assert [(f.path.name, f.reason) for f in report.failures] == [("x.png", "cannot be read: Input/output error")]
-        assert {row.path.name for row in library.catalog.errors()} == {"f8.png"}
+        assert {row.path.name for row in library.catalog.sources.errors()} == {"f8.png"}
     world.ingest(count=False)
     assert world.states() == {"indexed": 15, "failed": 1}
 

@@ -141,10 +141,12 @@ def test_what_is_embedded_by_another_model_gets_its_facts_too(tmp_path: Path) ->
             ("old", {}, "as read"),
             ("new", {"captured_at": "2015-06-01"}, "as read with its notes"),
         ):
-            source_id = catalog.begin_source(source, model_key=key)
-            (item_id,) = catalog.save(source_id, [ItemDraft(source, "page", 0, 1, text=words, meta=meta)], vector, key)
-            catalog.finish_source(source_id)
-            item = catalog.item(item_id)
+            source_id = catalog.sources.begin(source, model_key=key)
+            (item_id,) = catalog.items.save(
+                source_id, [ItemDraft(source, "page", 0, 1, text=words, meta=meta)], vector, key
+            )
+            catalog.sources.finish(source_id)
+            item = catalog.items.get(item_id)
             assert (item.meta, item.text) == (meta, words)
 
 

@@ -104,11 +104,11 @@ class Ending:
 
 def endings(library: Library) -> dict[bytes, Ending]:
     """By the file's name as bytes."""
-    errors = {os.fsencode(row.path): row for row in library.catalog.errors()}
+    errors = {os.fsencode(row.path): row for row in library.catalog.sources.errors()}
     found = {}
-    for row in library.catalog.sources(states=("indexed", "failed")):
+    for row in library.catalog.sources.rows(states=("indexed", "failed")):
         error = errors.get(os.fsencode(row.path))
-        items = len(library.catalog.items_of(row.id))
+        items = len(library.catalog.items.of_source(row.id))
         found[os.fsencode(row.path.name)] = Ending(items, error.type, error.reason) if error else Ending(items)
     return found
 
@@ -197,7 +197,7 @@ def test_links_pipes_sockets_and_devices_are_passed_over(ingested: Ingested):
     from ingest.scan import find_sources
 
     with opened(ingested.library) as library:
-        names = {row.path.name for row in library.catalog.sources()}
+        names = {row.path.name for row in library.catalog.sources.rows()}
     passed_over = {"self.jpg", "nowhere.jpg", "ping.jpg", "pong.jpg", "pipe.mp4", "socket.pdf", "zeros-device.png"}
     assert not names & passed_over
     scan = find_sources([ingested.folder])
@@ -329,9 +329,9 @@ def test_files_that_vanish_or_grow_before_they_are_read_are_left_for_the_next_ru
             "grows.pdf",
             "becomes-a-folder.png",
         }
-        assert report.failures == [] and report.files == 1 and library.catalog.errors() == []
+        assert report.failures == [] and report.files == 1 and library.catalog.sources.errors() == []
         assert ingest_paths(library, [folder]).files == 2
-        assert {row.path.name for row in library.catalog.sources()} == {"stays.png", "grows.png", "grows.pdf"}
+        assert {row.path.name for row in library.catalog.sources.rows()} == {"stays.png", "grows.png", "grows.pdf"}
 
 
 def without_roots_rights() -> None:
@@ -373,7 +373,7 @@ def test_what_may_not_be_read_is_told_and_not_taken_for_deleted(tmp_path: Path):
         ("closed", "cannot be read: Permission denied"),
     }
     with opened(tmp_path / "library") as library:
-        assert len(library.catalog.sources(states=("indexed",))) == 3
+        assert len(library.catalog.sources.rows(states=("indexed",))) == 3
 
 
 def outcome(path: Path, limits: Limits) -> tuple[Event, float]:

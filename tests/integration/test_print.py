@@ -66,8 +66,8 @@ def scan(path: Path, *lines: str, pages: int = 1) -> Path:
 
 
 def words_found(library: Library, query: str) -> list[str]:
-    ids = library.catalog.match_text(query, 10, mmsearch.items.KINDS).ids
-    return sorted(item.path.name for item in library.catalog.items(ids))
+    ids = library.catalog.text.match(query, 10, mmsearch.items.KINDS).ids
+    return sorted(item.path.name for item in library.catalog.items.of(ids))
 
 
 def read_count(library: Library) -> int:
@@ -80,7 +80,7 @@ def test_a_scan_is_found_by_its_print_and_its_vector_holds_it(library: Library, 
     blind = ingest_paths(library, [folder], ocr=False)
     assert not blind.print_read and words_found(library, "lighthouse") == []
     (before,) = [item for item, _ in all_items(library)]
-    _, former = library.catalog.vectors_of([before.id], library.model_key)
+    _, former = library.catalog.vectors.of([before.id], library.model_key)
 
     stages: list[str] = []
     report = ingest_paths(library, [folder], progress=lambda now: stages.append(now.stage))
@@ -91,7 +91,7 @@ def test_a_scan_is_found_by_its_print_and_its_vector_holds_it(library: Library, 
     assert hit.record()["meta"]["text_source"] == "ocr"
     assert words_found(library, "ighthous") == ["scan.pdf"], "the trigrams hold it too"
 
-    read = library.catalog.recognised_in(hit.item)
+    read = library.catalog.print.of(hit.item)
     assert read is not None and read.engine == "tesseract" and read.languages == "eng" and read.version
     line = next(line for line in read.lines or () if "lighthouse" in line.text)
     word = next(word for word in line.words if word.text == "lighthouse")
@@ -99,7 +99,7 @@ def test_a_scan_is_found_by_its_print_and_its_vector_holds_it(library: Library, 
     assert 0.05 < left < word.left < word.right < right < 1 and 0 < top < bottom < 1
     assert (top + bottom) / 2 == pytest.approx((120 + 80 + 20) / 1754, abs=0.02), "the second line of the page"
 
-    _, now = library.catalog.vectors_of([before.id], library.model_key)
+    _, now = library.catalog.vectors.of([before.id], library.model_key)
     assert not np.allclose(former, now), "computed again from picture and text"
     assert library.store("page").vectors(np.array([before.id])) == pytest.approx(now, abs=1e-3), "the store followed"
     again = ingest_paths(library, [folder])
@@ -108,7 +108,9 @@ def test_a_scan_is_found_by_its_print_and_its_vector_holds_it(library: Library, 
 
 def all_items(library: Library) -> list[tuple[mmsearch.items.Item, str]]:
     return [
-        (item, source.path.name) for source in library.catalog.sources() for item in library.catalog.items_of(source.id)
+        (item, source.path.name)
+        for source in library.catalog.sources.rows()
+        for item in library.catalog.items.of_source(source.id)
     ]
 
 
@@ -195,13 +197,13 @@ def test_what_cannot_be_read_is_noted_and_tried_again_when_asked(
     assert report.items == {"page": 1} and not report.failures, "the page itself is sound"
     (failure,) = report.print_failures
     assert failure.path.name == "scan.pdf" and failure.type == "DecodeTimeout" and "page 1" in failure.reason
-    (row,) = library.catalog.print_errors()
+    (row,) = library.catalog.print.errors()
     assert row.path.name == "scan.pdf" and row.reason.startswith("the print of page 1 was not read")
     monkeypatch.undo()
     monkeypatch.setenv("MMSEARCH_OCR", "true")
     assert not ingest_paths(library, [folder]).print_read, "not tried again by itself"
     assert ingest_paths(library, [folder], retry_failed=True).print_read == {"page": 1}
-    assert library.catalog.print_errors() == [] and read_count(library) == 1
+    assert library.catalog.print.errors() == [] and read_count(library) == 1
 
 
 def shorten_deadline(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
@@ -256,7 +258,7 @@ def test_an_older_library_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ingest_paths(library, [files])
         kept = {item.id: item.text for item, _ in all_items(library) if item.id in held and item.text_source != "ocr"}
         assert kept.items() <= held.items() and len(kept) > len(held) / 2
-        assert library.catalog.waiting_print([], languages="eng", engines=("tesseract", "rapidocr")) == []
+        assert library.catalog.print.waiting([], languages="eng", engines=("tesseract", "rapidocr")) == []
 
 
 def test_what_nobody_judged_is_looked_at(library: Library, folder: Path) -> None:

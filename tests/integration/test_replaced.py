@@ -81,9 +81,9 @@ def test_an_open_library_notices(library: Library, change: Callable[[Path], None
         lambda: library.search("red", min_relevance=0),
         lambda: library.search("red", mode="text"),
         lambda: library.search(like=1),
-        lambda: library.catalog.items([1]),
+        lambda: library.catalog.items.of([1]),
         lambda: library.item_counts(),
-        lambda: library.catalog.register_model("another", 8),
+        lambda: library.catalog.models.register("another", 8),
     ):
         with pytest.raises(
             LibraryReplaced, match="was deleted, or replaced by another one, while it was open: open it"
@@ -94,7 +94,7 @@ def test_an_open_library_notices(library: Library, change: Callable[[Path], None
 
 def test_the_id_tells_where_the_inode_does_not(library: Library):
     catalog = library.catalog
-    with catalog._engine.connect() as connection, connection.begin():
+    with catalog.engine.connect() as connection, connection.begin():
         connection.exec_driver_sql("UPDATE meta SET value = 'another' WHERE key = 'id'")
     with pytest.raises(LibraryReplaced):
         library.search("red", min_relevance=0)

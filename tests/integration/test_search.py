@@ -42,9 +42,9 @@ def source(path: str) -> Source:
 def save(
     library: Library, path: str, drafts: Sequence[ItemDraft], vectors: np.ndarray, previews: Sequence[str] = ()
 ) -> None:
-    source_id = library.catalog.begin_source(source(path), model_key=library.embedder.model_key)
-    library.catalog.save(source_id, drafts, vectors, library.embedder.model_key, previews=previews)
-    library.catalog.finish_source(source_id)
+    source_id = library.catalog.sources.begin(source(path), model_key=library.embedder.model_key)
+    library.catalog.items.save(source_id, drafts, vectors, library.embedder.model_key, previews=previews)
+    library.catalog.sources.finish(source_id)
 
 
 def add(library: Library, path: str, *made: tuple[Kind, str, str], preview: str = "") -> None:
@@ -85,11 +85,11 @@ def test_a_word_of_a_page(library: Library) -> None:
     assert (hit.rank, hit.path, hit.item.page_number) == (1, Path("/docs/report.pdf"), 1)
     assert "text" in hit.matched_by
     assert hit.snippet == "Annual revenue grew by ten percent"
-    words = library.catalog.match_text("revenue", 1, KINDS)
+    words = library.catalog.text.match("revenue", 1, KINDS)
     assert words.share.tolist() == [1] and words.name.tolist() == [0]
     by_words_alone = relevance.by_words(words.share, words.bm25, words.name, words.terms) + relevance.UNSEEN
     assert relevance.MIN_RELEVANCE < relevance.probability(by_words_alone)[0] <= hit.relevance <= 1
-    stored = library.catalog.vectors_of([hit.item.id], "toy-1")[1][0]
+    stored = library.catalog.vectors.of([hit.item.id], "toy-1")[1][0]
     query = library.embedder.encode_queries([EmbedInput("", "revenue")])[0]
     assert hit.score == pytest.approx(float(stored @ query), abs=1e-6)
     assert hit.record() == {
@@ -162,7 +162,7 @@ def test_modes(library: Library) -> None:
     words = library.search("harbour", mode="text")
     assert places(words) == [("holiday.mp4", 1)]
     assert (words[0].score, words[0].matched_by) == (None, ("text",))
-    found = library.catalog.match_text("harbour", 1, KINDS)
+    found = library.catalog.text.match("harbour", 1, KINDS)
     worth = relevance.by_words(found.share, found.bm25, found.name, found.terms)[0]
     assert words[0].relevance == pytest.approx(relevance.probability(relevance.UNASKED + worth))
     dense = library.search("harbour", mode="dense", min_relevance=0)
@@ -245,7 +245,7 @@ def test_more_like_an_item(library: Library) -> None:
     like = library.search(like=3, min_relevance=0, k=20)
     assert 3 not in {hit.item.id for hit in like} and {hit.item.kind for hit in like} == {"image"}
     assert like.searched == len(like) == 4
-    stored = dict(zip(*library.catalog.vectors_of([1, 2, 3, 4, 5], "toy-1"), strict=True))
+    stored = dict(zip(*library.catalog.vectors.of([1, 2, 3, 4, 5], "toy-1"), strict=True))
     want = sorted((i for i in stored if i != 3), key=lambda i: (-float(stored[i] @ stored[3]), i))
     assert [hit.item.id for hit in like] == want
     assert [hit.rank for hit in more_like(library, 3, k=2, offset=2, min_relevance=0)] == [3, 4]
@@ -282,9 +282,9 @@ def test_one_encoding_per_kind_in_one_call(library: Library, monkeypatch: pytest
 def test_an_item_without_a_vector_is_found_by_its_words(library: Library) -> None:
     """Half-way to another model: what that one has not embedded yet must not vanish."""
     of = source("/docs/new.pdf")
-    source_id = library.catalog.begin_source(of, model_key="next-1")
-    library.catalog.save(source_id, [ItemDraft(of, "page", 0, page_number=1, text="kiwi")], np.eye(1, 9, dtype=np.float32), "next-1")  # fmt: skip
-    library.catalog.finish_source(source_id)
+    source_id = library.catalog.sources.begin(of, model_key="next-1")
+    library.catalog.items.save(source_id, [ItemDraft(of, "page", 0, page_number=1, text="kiwi")], np.eye(1, 9, dtype=np.float32), "next-1")  # fmt: skip
+    library.catalog.sources.finish(source_id)
     (hit,) = library.search("kiwi")
     assert (hit.path.name, hit.score, hit.matched_by) == ("new.pdf", None, ("text",))
 
@@ -312,11 +312,11 @@ def test_an_answer_is_of_one_generation(
             new = replace(source("/docs/report.pdf"), sha256="f" * 64)
             drafts = [ItemDraft(new, "page", n, page_number=n + 1, text=f"revenue, again {n}") for n in range(2)]
             vectors = library.embedder.encode_documents([prompts.document_input(one) for one in drafts])
-            held = {row.path: row.id for row in library.catalog.sources()}
-            source_id = library.catalog.begin_source(new, model_key="toy-1", replaces=held[new.path])
-            library.catalog.save(source_id, drafts, vectors, "toy-1")
-            library.catalog.finish_source(source_id)
-            library.catalog.retire([held[Path("/photos/0.jpg")]])
+            held = {row.path: row.id for row in library.catalog.sources.rows()}
+            source_id = library.catalog.sources.begin(new, model_key="toy-1", replaces=held[new.path])
+            library.catalog.items.save(source_id, drafts, vectors, "toy-1")
+            library.catalog.sources.finish(source_id)
+            library.catalog.sources.retire([held[Path("/photos/0.jpg")]])
         return found
 
     monkeypatch.setattr(owner, step, then_change)

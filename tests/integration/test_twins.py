@@ -126,7 +126,7 @@ def library(library_folder: Path) -> Iterator[Library]:
 
 
 def test_photo_and_video_bear_apples_identifier(library: Library, folder: Path) -> None:
-    items = {item.path.relative_to(folder).as_posix(): item for item in library.catalog.items(range(1, 30))}
+    items = {item.path.relative_to(folder).as_posix(): item for item in library.catalog.items.of(range(1, 30))}
     for name in ("a/IMG_1.HEIC", "b/moved.MOV"):
         assert items[name].meta["content_identifier"] == UUID
     assert "content_identifier" not in items["a/IMG_2.JPG"].meta
@@ -137,7 +137,7 @@ def test_an_answer_stands_once_and_names_the_other_files(library: Library, folde
     def found(**options: Any) -> dict[str, list[str]]:
         options |= {"text": "green blue red", "k": 50, "min_relevance": 0.0}
         if asked == "like":
-            (like,) = [one.id for one in library.catalog.items(range(1, 30)) if one.path.name == "IMG_3.JPG"]
+            (like,) = [one.id for one in library.catalog.items.of(range(1, 30)) if one.path.name == "IMG_3.JPG"]
             options |= {"like": like, "kinds": ["image", "clip"]}
         return {
             hit.path.relative_to(folder).as_posix(): [path.relative_to(folder).as_posix() for path in hit.also_at]
@@ -154,7 +154,7 @@ def test_an_answer_stands_once_and_names_the_other_files(library: Library, folde
 
 
 def test_a_copy_of_what_is_asked_for_is_nothing_like_it(library: Library) -> None:
-    copies = [one.id for one in library.catalog.items(range(1, 30)) if one.path.suffix == ".png"]
+    copies = [one.id for one in library.catalog.items.of(range(1, 30)) if one.path.suffix == ".png"]
     assert len(copies) == 3
     assert not set(copies) & {hit.item.id for hit in library.search(like=copies[1], min_relevance=0.0)}
     each = {hit.item.id for hit in library.search(like=copies[1], min_relevance=0.0, all_copies=True)}
@@ -178,9 +178,9 @@ def test_copies_do_not_crowd_out_other_answers(tmp_path: Path, mode: str) -> Non
             text = words if content != "other" else f"{words} and, long after, so many other things besides"
             draft = ItemDraft(source, "image", 0, images=(green if content != "other" else darker,), text=text)
             vector = library.embedder.encode_documents([prompts.document_input(draft)])
-            source_id = library.catalog.begin_source(source, model_key="toy-1")
-            library.catalog.save(source_id, [draft], vector, "toy-1")
-            library.catalog.finish_source(source_id)
+            source_id = library.catalog.sources.begin(source, model_key="toy-1")
+            library.catalog.items.save(source_id, [draft], vector, "toy-1")
+            library.catalog.sources.finish(source_id)
         asked = {"dense": "green", "text": "harbour"}[mode]
         hits = library.search(asked, k=3, mode=mode, min_relevance=0.0)
         assert [len(hit.also_at) for hit in hits] == [99, 99, 0]

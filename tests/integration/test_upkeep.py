@@ -241,10 +241,10 @@ def test_a_flipped_bit_answers_nothing_when_a_store_is_filled(made: Path, folder
     for file in snapshots(folder):
         file.unlink()
     with mmsearch.open(folder) as library:
-        (item,) = library.catalog.items([1])
+        (item,) = library.catalog.items.of([1])
         held = library.store(item.kind).ids()
         assert 1 not in held and "1 stored vectors are damaged" in caplog.text
-        ids, vectors = library.catalog.vectors_of([1], str(library.model_key))
+        ids, vectors = library.catalog.vectors.of([1], str(library.model_key))
         assert ids.tolist() == [1] and not vectors.any()
 
 
@@ -474,8 +474,8 @@ def test_a_backup_while_another_writes(folder: Path, tmp_path: Path) -> None:
         with mmsearch.open(folder) as library:
             while not stop.is_set():
                 with library.lock():
-                    library.catalog.register_model("toy-other-000000000000", 64, "other")
-                    library.catalog.remove_model("toy-other-000000000000")
+                    library.catalog.models.register("toy-other-000000000000", 64, "other")
+                    library.catalog.models.remove("toy-other-000000000000")
 
     writer = threading.Thread(target=write)
     writer.start()
@@ -617,15 +617,15 @@ def test_what_a_hostile_catalog_holds_is_taken_out(folder: Path, tmp_path: Path)
     restore(backup(folder, tmp_path / "saved.zip").file, tmp_path / "new")
     with mmsearch.open(tmp_path / "new") as library:
         assert faults(library, quick=True) == []
-        library.catalog.retire([row.id for row in library.catalog.sources()])
+        library.catalog.sources.retire([row.id for row in library.catalog.sources.rows()])
         library.compact()
     with mmsearch.open(folder) as library:
         assert all(
             item.preview is None or item.preview.is_relative_to(folder / "previews")
-            for row in library.catalog.sources()
-            for item in library.catalog.items_of(row.id)
+            for row in library.catalog.sources.rows()
+            for item in library.catalog.items.of_source(row.id)
         )
-        library.catalog.retire([row.id for row in library.catalog.sources()])
+        library.catalog.sources.retire([row.id for row in library.catalog.sources.rows()])
         library.compact()
     assert victim.read_text() == "kept"
 
@@ -635,15 +635,15 @@ def test_a_restored_library_is_of_its_folder_alone(made: Path, folder: Path, tmp
     (folder / "adapted" / "mine").mkdir(parents=True)
     (folder / "adapted" / "mine" / "config.json").write_text("{}")
     with mmsearch.open(folder) as library:
-        library.catalog.register_model("mine-1", 4, str(folder / "adapted" / "mine"))
-        library.catalog.retire([library.catalog.sources()[0].id], offline=True)
+        library.catalog.models.register("mine-1", 4, str(folder / "adapted" / "mine"))
+        library.catalog.sources.retire([library.catalog.sources.rows()[0].id], offline=True)
     saved = backup(folder, tmp_path / "saved.zip").file
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "notes.txt").write_text("mine")
     restore(saved, tmp_path / "new")
     assert (tmp_path / "new" / "notes.txt").read_text() == "mine"
     with mmsearch.open(tmp_path / "new") as library:
-        assert library.catalog.model_name("mine-1") == str(tmp_path / "new" / "adapted" / "mine")
+        assert library.catalog.models.name("mine-1") == str(tmp_path / "new" / "adapted" / "mine")
         assert (tmp_path / "new" / "adapted" / "mine" / "config.json").read_text() == "{}"
         assert library.catalog.counts()["sources"]["offline"] == 1
         assert faults(library, quick=True) == []

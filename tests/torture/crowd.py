@@ -281,11 +281,11 @@ def look_at_items(library: Library, hits: Sequence[mmsearch.Hit], account: Accou
             assert item.preview is not None
             with Image.open(item.preview) as image:
                 shown = ToyEmbedder().encode_documents([EmbedInput("", images=(image.convert("RGB"),))])[0]
-            _, stored = library.catalog.vectors_of([item.id], ToyEmbedder.model_key)
+            _, stored = library.catalog.vectors.of([item.id], ToyEmbedder.model_key)
             if item.kind == "image" and len(stored) and float(stored[0] @ shown) < 0.98:
                 account.blame([f"{item.path}: its preview is not what was embedded"])
         except (OSError, AssertionError) as error:
-            if library.catalog.items([item.id]):
+            if library.catalog.items.of([item.id]):
                 account.blame([f"{item.path} {item.place}: no preview ({error})"])
 
 
@@ -298,11 +298,11 @@ def hold_against_catalog(library: Library, account: Account) -> None:
     expected = {
         int(item): float(vector @ queries[kind])
         for kind in KINDS
-        for ids, vectors in catalog.iter_vectors(str(before[1]), kind)
+        for ids, vectors in catalog.vectors.blocks(str(before[1]), kind)
         for item, vector in zip(ids, vectors, strict=True)
     }
-    visible = {item.id for item in catalog.items(sorted(expected))}
-    allowed = catalog.allowed_ids(Filters(path_globs=("**",)), KINDS)
+    visible = {item.id for item in catalog.items.of(sorted(expected))}
+    allowed = catalog.items.allowed_ids(Filters(path_globs=("**",)), KINDS)
     if catalog.state() != before:
         return
     account.done["held against the catalog"] += 1
@@ -326,7 +326,7 @@ def reader_process(folder: Path, seconds: float, threads: int, seed: int) -> Acc
                     hits = library.search(WORD, **ALL)
                     account.blame(problems_of([from_hit(hit) for hit in hits], always_there))
                     look_at_items(library, hits, account)
-                    keys = list(library.catalog.model_keys())
+                    keys = list(library.catalog.models.dims())
                     try:
                         library.of_model(keys[-1]).search(WORD, k=5)
                     except CatalogError:

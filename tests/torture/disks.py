@@ -180,15 +180,17 @@ def vectors(library: Path) -> dict[tuple[str, int], np.ndarray]:
     with mmsearch.open(library) as opened:
         key = opened.model_key
         assert key is not None
-        items = {item.id: item for row in opened.catalog.sources() for item in opened.catalog.items_of(row.id)}
-        ids, found = opened.catalog.vectors_of(list(items), key)
+        items = {
+            item.id: item for row in opened.catalog.sources.rows() for item in opened.catalog.items.of_source(row.id)
+        }
+        ids, found = opened.catalog.vectors.of(list(items), key)
         return {(items[i].path.name, items[i].ordinal): vector for i, vector in zip(ids.tolist(), found, strict=True)}
 
 
 def failures(library: Path) -> set[tuple[str, str]]:
     """The names of the files that count as failed, and why."""
     with mmsearch.open(library) as opened:
-        return {(row.path.name, row.reason) for row in opened.catalog.errors()}
+        return {(row.path.name, row.reason) for row in opened.catalog.sources.errors()}
 
 
 def leftovers(folder: Path) -> list[str]:

@@ -332,10 +332,10 @@ def bury(library: Path) -> None:
     from ingest.pipeline import ingest_paths
 
     with mmsearch.open(library) as opened:
-        rows = opened.catalog.sources(states=("indexed",))
+        rows = opened.catalog.sources.rows(states=("indexed",))
         with opened.lock():
-            opened.catalog.retire([row.id for row in rows[:20]])
-        ingest_paths(opened, list(opened.catalog.roots()))
+            opened.catalog.sources.retire([row.id for row in rows[:20]])
+        ingest_paths(opened, list(opened.catalog.sources.roots()))
 
 
 def scenarios(bed: Bed, killer: Killer, kills: int, few: int) -> list[Tally]:

@@ -155,7 +155,9 @@ class World:
         own = {os.fsencode(path.resolve()) for path in paths} | {os.fsencode(path) for path in paths}
         with self.opened() as library:
             lost = {
-                os.fsencode(root) for root in library.catalog.roots() if not (root.is_dir() and any(root.iterdir()))
+                os.fsencode(root)
+                for root in library.catalog.sources.roots()
+                if not (root.is_dir() and any(root.iterdir()))
             }
             before = {path: rows for path, rows in dump(library).items() if not _is_in(path, own | lost)}
             expected = self._to_embed(paths)
@@ -169,7 +171,7 @@ class World:
                 self.problems.append("files of other folders than those ingested were touched")
             self.compare(library, {path: rows for path, rows in after.items() if _is_in(path, own)}, paths)
             if prune and any(
-                _is_in(os.fsencode(row.path), own) for row in library.catalog.sources(states=("offline",))
+                _is_in(os.fsencode(row.path), own) for row in library.catalog.sources.rows(states=("offline",))
             ):
                 self.problems.append("offline files outlived --prune")
         return report
@@ -185,8 +187,8 @@ class World:
         """What is found under `paths` against a library made anew from the files there."""
         with mmsearch.open(self.folder / "anew", create=True, model="toy", store="exact") as anew:
             ingest_paths(anew, [path for path in paths if os.path.lexists(path)])
-            anew.catalog.settle(
-                Plan(), list(library.catalog.roots())
+            anew.catalog.sources.settle(
+                Plan(), list(library.catalog.sources.roots())
             )  # folders above `paths`, which names are taken from
             expected, errors = dump(anew), _errors(anew)
             for path in {path for path, *_ in errors}:  # a file that turned bad keeps its former items
@@ -219,9 +221,9 @@ class World:
 
     def look_for_returned(self, library: Library) -> None:
         """What comes back without an ingest is what lies there."""
-        hidden = {row.id for row in library.catalog.sources(states=("offline",))}
+        hidden = {row.id for row in library.catalog.sources.rows(states=("offline",))}
         returned = library.show_returned()
-        back = [row for row in library.catalog.sources(states=("indexed",)) if row.id in hidden]
+        back = [row for row in library.catalog.sources.rows(states=("indexed",)) if row.id in hidden]
         if len(back) != returned:
             self.problems.append(f"{len(back)} files came back, {returned} are told")
         if wrong := [row.path for row in back if not row.path.is_file() or _sha256(row.path) != row.sha256]:
@@ -230,12 +232,12 @@ class World:
     def compact(self) -> None:
         with self.opened() as library, library.lock():
             library.catalog.compact()
-            self.held = {row.sha256 for row in library.catalog.sources()}
+            self.held = {row.sha256 for row in library.catalog.sources.rows()}
 
     def states(self, under: Path | None = None) -> dict[str, int]:
         """How many files are in which state."""
         with self.opened() as library:
-            rows = library.catalog.sources(under=under, states=("indexed", "offline", "failed", "pending"))
+            rows = library.catalog.sources.rows(under=under, states=("indexed", "offline", "failed", "pending"))
         found: dict[str, int] = {}
         for row in rows:
             found[row.state] = found.get(row.state, 0) + 1
@@ -244,8 +246,8 @@ class World:
     def ids(self) -> dict[str, list[int]]:
         """The ids of what can be found, by the SHA-256 of the file."""
         with self.opened() as library:
-            rows = library.catalog.sources(states=("indexed",))
-            return {row.sha256: [item.id for item in library.catalog.items_of(row.id)] for row in rows}
+            rows = library.catalog.sources.rows(states=("indexed",))
+            return {row.sha256: [item.id for item in library.catalog.items.of_source(row.id)] for row in rows}
 
     def close(self) -> None:
         if self.reader is not None:
@@ -261,7 +263,7 @@ def _is_in(path: bytes, folders: set[bytes]) -> bool:
 
 
 def _errors(library: Library) -> set[tuple[bytes, str, str]]:
-    return {(os.fsencode(row.path), row.type, row.reason) for row in library.catalog.errors()}
+    return {(os.fsencode(row.path), row.type, row.reason) for row in library.catalog.sources.errors()}
 
 
 def _answers(library: Library, query: str, *, scores: bool = False) -> list[tuple[Path, int, float]]:
@@ -278,7 +280,7 @@ def dump(library: Library) -> Dump:
         " WHERE i.visible = 1 ORDER BY s.path, i.ordinal"
     )
     found: Dump = {}
-    with library.catalog._reading() as c:
+    with library.catalog.reading() as c:
         for path, *rest in c.execute(text(rows)):
             found.setdefault(path, []).append(tuple(rest))
     return found

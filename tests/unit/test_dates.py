@@ -372,9 +372,9 @@ def library(tmp_path: Path) -> Iterator[Library]:
 
 def names(catalog: Catalog, after: date | datetime | None, before: date | datetime | None = None) -> set[str]:
     """The files that pass a date filter."""
-    ids = catalog.allowed_ids(Filters(after=after, before=before), list(KINDS))
+    ids = catalog.items.allowed_ids(Filters(after=after, before=before), list(KINDS))
     assert ids is not None
-    paths = {item.id: row.path.name for row in catalog.sources() for item in catalog.items_of(row.id)}
+    paths = {item.id: row.path.name for row in catalog.sources.rows() for item in catalog.items.of_source(row.id)}
     return {paths[int(item)] for item in ids}
 
 

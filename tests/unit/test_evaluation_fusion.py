@@ -76,9 +76,9 @@ def test_relevance_and_order_are_the_applications(
         model = library.embedder
         items = model.encode_documents([prompts.document_input(draft) for draft in drafts])
         with library.lock():
-            source_id = library.catalog.begin_source(of, model_key=model.model_key)
-            library.catalog.save(source_id, drafts, items, model.model_key)
-            library.catalog.finish_source(source_id)
+            source_id = library.catalog.sources.begin(of, model_key=model.model_key)
+            library.catalog.items.save(source_id, drafts, items, model.model_key)
+            library.catalog.sources.finish(source_id)
 
         asked = model.encode_queries([prompts.query_input(Query(text=text), "page") for text in QUERIES])
         generic = model.encode_queries([prompts.query_input(Query(text=text), "page") for text in GENERIC_QUERIES])

@@ -19,7 +19,7 @@ from ui.shelf import UPLOAD_BYTES, decode_picture, viewable_file
 
 
 def library_of(*roots: Path) -> SimpleNamespace:
-    return SimpleNamespace(catalog=SimpleNamespace(roots=lambda: dict.fromkeys(roots, 0.0)))
+    return SimpleNamespace(catalog=SimpleNamespace(sources=SimpleNamespace(roots=lambda: dict.fromkeys(roots, 0.0))))
 
 
 def item_at(path: Path) -> Item:
@@ -122,9 +122,9 @@ def test_the_page_says_which_model_answers_and_which_is_being_built(tmp_path: Pa
     with Catalog.open(tmp_path, create=True) as catalog:
         library = SimpleNamespace(catalog=catalog, model_key=None)
         assert coverage(library).model_sentence() == ""
-        catalog.register_model("old-1", 4, "mini")
-        library.model_key = catalog.active_model_key()
+        catalog.models.register("old-1", 4, "mini")
+        library.model_key = catalog.models.active_key()
         assert coverage(library).model_sentence() == "Answered by mini."
-        catalog.register_model("another-1", 4, "/models/tiny")
+        catalog.models.register("another-1", 4, "/models/tiny")
         expected = "Answered by mini. Being built beside it, or kept: tiny, 0 of 0 items."
         assert coverage(library).model_sentence() == expected

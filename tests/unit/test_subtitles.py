@@ -159,8 +159,8 @@ def folder(tmp_path: Path) -> Path:
 def said(catalog: Catalog) -> dict[str, list[tuple[int, str]]]:
     """{file name: (item id, text) of each clip}."""
     return {
-        row.path.name: [(i.id, i.text) for i in catalog.items_of(row.id)]
-        for row in catalog.sources(states=("indexed",))
+        row.path.name: [(i.id, i.text) for i in catalog.items.of_source(row.id)]
+        for row in catalog.sources.rows(states=("indexed",))
     }
 
 
@@ -254,8 +254,8 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
 def stored(library: Library) -> np.ndarray:
     """The vectors of all clips, in the order of the video."""
-    (row,) = library.catalog.sources(states=("indexed",))
-    _, vectors = library.catalog.vectors_of([item.id for item in library.catalog.items_of(row.id)], "toy-1")
+    (row,) = library.catalog.sources.rows(states=("indexed",))
+    _, vectors = library.catalog.vectors.of([item.id for item in library.catalog.items.of_source(row.id)], "toy-1")
     return vectors
 
 
@@ -357,10 +357,10 @@ def test_a_library_of_an_older_version_reads_what_it_missed(library: Library, fo
     (folder / "x.srt").write_text(srt("we whittle a spoon"))
     ingest_paths(library, [folder])
     forget = "UPDATE items SET meta = json_remove(meta, '$.subtitles')"
-    with library.catalog._writing() as c:
+    with library.catalog.transaction() as c:
         c.exec_driver_sql(forget)
     assert ingest_paths(library, [folder]).files == 0
-    with library.catalog._writing() as c:
+    with library.catalog.transaction() as c:
         c.exec_driver_sql(f"{forget}, text = '', text_source = NULL")
     assert ingest_paths(library, [folder]).files == 1
     assert said(library.catalog) == {"x.mp4": [(1, "we whittle a spoon")]}

@@ -50,21 +50,21 @@ def add(
         )
         for n in range(count)
     ]
-    source_id = catalog.begin_source(source, model_key=KEY)
-    ids = catalog.save(source_id, drafts, np.tile(np.eye(1, 4, dtype=np.float32), (count, 1)), KEY)
-    catalog.finish_source(source_id)
+    source_id = catalog.sources.begin(source, model_key=KEY)
+    ids = catalog.items.save(source_id, drafts, np.tile(np.eye(1, 4, dtype=np.float32), (count, 1)), KEY)
+    catalog.sources.finish(source_id)
     return ids
 
 
 def others(catalog: Catalog, item_id: int) -> list[str]:
-    return [str(path) for path in catalog.also_at([catalog.item(item_id)]).get(item_id, ())]
+    return [str(path) for path in catalog.items.also_at([catalog.items.get(item_id)]).get(item_id, ())]
 
 
 def are_one(catalog: Catalog, *ids: int) -> bool:
     """Whether items count as one answer; the answer and "also at" must agree."""
-    is_one = len(set(catalog.answers(ids).tolist())) == 1
-    paths = {str(item.path) for item in catalog.items(ids)}
-    for item in catalog.items(ids) if is_one else ():
+    is_one = len(set(catalog.items.answers(ids).tolist())) == 1
+    paths = {str(item.path) for item in catalog.items.of(ids)}
+    for item in catalog.items.of(ids) if is_one else ():
         assert {*others(catalog, item.id), str(item.path)} >= paths
     return is_one
 
@@ -114,9 +114,9 @@ def test_a_photo_and_its_video(
 def test_all_clips_of_a_moment_are_one_answer_with_its_photo(catalog: Catalog) -> None:
     (photo,) = add(catalog, "/a/IMG_1.HEIC", **TAKEN)
     clips = add(catalog, "/a/IMG_1.MOV", "clip", count=2, duration_s=3.0, **FILMED)
-    assert len(set(catalog.answers([photo, *clips]).tolist())) == 1
+    assert len(set(catalog.items.answers([photo, *clips]).tolist())) == 1
     long = add(catalog, "/a/long.MOV", "clip", count=2, duration_s=4.0)
-    assert len(set(catalog.answers(long).tolist())) == 2
+    assert len(set(catalog.items.answers(long).tolist())) == 2
 
 
 def test_a_video_belongs_to_one_photo(catalog: Catalog) -> None:
@@ -154,9 +154,9 @@ def test_copies_of_a_moment_without_its_photo_beside_them(catalog: Catalog) -> N
 def test_what_is_away_is_not_named(catalog: Catalog) -> None:
     (here,) = add(catalog, "/a/1.jpg", content="same")
     (there,) = add(catalog, "/disk/1.jpg", content="same")
-    catalog.retire([catalog.item(there).source_id], offline=True)
+    catalog.sources.retire([catalog.items.get(there).source_id], offline=True)
     assert others(catalog, here) == []
-    catalog.bring_back([1, 2])
+    catalog.sources.bring_back([1, 2])
     assert others(catalog, here) == ["/disk/1.jpg"]
 
 
@@ -173,7 +173,7 @@ def test_names_that_are_not_utf8_and_damaged_facts(catalog: Catalog) -> None:
     (photo,) = add(catalog, "/a/caf\udce9.HEIC", **TAKEN)
     (clip,) = add(catalog, "/a/caf\udce9.MOV", "clip", duration_s=2.0, **FILMED)
     assert are_one(catalog, photo, clip)
-    with catalog._writing() as c:
+    with catalog.transaction() as c:
         c.exec_driver_sql("UPDATE items SET meta = substr(meta, 3) WHERE id = ?", (clip,))
     assert not are_one(catalog, photo, clip)
 
@@ -185,7 +185,7 @@ def test_browsing_shows_an_answer_once_and_of_a_moment_the_photo(catalog: Catalo
     (copy,) = add(catalog, "/b/1.jpg", content="same")
 
     def shown(**asked: Any) -> list[int]:
-        return [item.id for item in catalog.first_items(KINDS, **{"limit": 10, **asked})]
+        return [item.id for item in catalog.items.first(KINDS, **{"limit": 10, **asked})]
 
     assert shown() == [copy, photo]
     assert shown(limit=1, offset=1) == [photo] and shown(offset=2) == []
@@ -197,7 +197,7 @@ def test_neither_looks_at_all_files(catalog: Catalog) -> None:
     (clip,) = add(catalog, "/a/IMG_1.MOV", "clip", duration_s=2.0, content_identifier=UUID, **FILMED)
     plans: list[str] = []
 
-    @event.listens_for(catalog._engine, "before_cursor_execute")
+    @event.listens_for(catalog.engine, "before_cursor_execute")
     def explain(connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
         if statement.startswith("SELECT") and "sources" in statement:
             raw = connection.connection.driver_connection

@@ -18,11 +18,12 @@ from sqlalchemy import (
     event,
     text,
 )
+from sqlalchemy.dialects.sqlite import insert as upsert  # noqa: F401 (of this dialect)
 from sqlalchemy.engine import Connection, ExceptionContext
 from sqlalchemy.pool import QueuePool
 
 from mmsearch.catalog import copies
-from mmsearch.catalog.integrity import PREVIEWS_NAME
+from mmsearch.catalog.previews import PREVIEWS_NAME
 from mmsearch.disk import faults as disk
 from mmsearch.disk.lock import lock_holder
 from mmsearch.disk.presence import is_empty
@@ -37,6 +38,8 @@ SCHEMA_REVISION = "0008"
 WORDS_REVISION = "0005"
 """The newest revision that indexes the words of all items again."""
 
+LOG_BYTES, LOG_WAIT_S = 16 << 20, 1.0
+"""A write-ahead log of this size is emptied after a commit; readers that are in the middle of something are waited for so long."""
 BUSY_TIMEOUT_S = 30.0
 MIGRATION_TIMEOUT_S = 600.0
 """How long another process's migration is waited for; it copies the whole catalog first."""
@@ -254,6 +257,19 @@ def translate_error(error: BaseException, file: Path) -> None:
         ) from error
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL):
         raise LibraryLocked(f"{file} was kept busy by another process for {BUSY_TIMEOUT_S:.0f} s; try again") from error
+
+
+def empty_log(connection: Connection) -> bool:
+    """Write the log into the database file and cut it; false if readers are in the way. What was committed stands either way."""
+    raw = _driver(connection)
+    raw.execute(f"PRAGMA busy_timeout = {int(LOG_WAIT_S * 1000)}").close()
+    try:
+        (is_busy, *_) = raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    except sqlite3.OperationalError:
+        is_busy = True
+    finally:
+        raw.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}").close()
+    return not is_busy
 
 
 def vacuum(engine: Engine, file: Path) -> None:

@@ -7,7 +7,7 @@ Revision ID: 0005
 
 from alembic import op
 
-from mmsearch.catalog.indexing import normalise_items
+from mmsearch.catalog.names import normalise_items
 
 revision = "0005"
 down_revision = "0004"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,12 @@ import numpy as np
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
+from mmsearch.catalog.connections import Database
+from mmsearch.catalog.connections import generation as current_generation
+from mmsearch.catalog.dialect import sqlite
 from mmsearch.catalog.filters import read_ids
+from mmsearch.catalog.models import model_id, shape_of
+from mmsearch.catalog.tables import calibrations
 from mmsearch.items import Kind, Vectors
 
 UNIT_TOLERANCE = 1e-3
@@ -34,7 +39,7 @@ class Tail:
     Attributes:
         generation: the one that a store has reached with this.
         added: int64 [n], new or changed; `vectors`: float16 [n, dim], or None for a multi-vector model, whose are too large to be read
-            at once: `vectors_of` gives them in blocks.
+            at once: `StoredVectors.of` gives them in blocks.
         removed: int64, no longer visible.
         is_whole: `added` is everything there is; whatever else a store holds must go.
     """
@@ -46,11 +51,117 @@ class Tail:
     is_whole: bool = False
 
 
-def shape_of(c: Connection, model_key: str) -> tuple[int, bool]:
-    """The dim of a model, and whether its items have many vectors each; (0, False) if it is unknown."""
-    query = text("SELECT dim, is_multi_vector FROM models WHERE key = :key")
-    row = c.execute(query, {"key": model_key}).first()
-    return (0, False) if row is None else (row.dim, bool(row.is_multi_vector))
+class StoredVectors:
+    """`Catalog.vectors`: vectors per model, a generation each."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    def blocks(
+        self, model_key: str, kind: Kind, *, after_id: int = 0, block: int = 4096
+    ) -> Iterator[tuple[np.ndarray, Vectors]]:
+        """Blocks of (ids int64 [n] ascending, their `Vectors`) of the visible items of a kind."""
+        while True:
+            with self._db.reading() as c:
+                ids, vectors = block_after(c, model_key, kind, after_id, block)
+            if not len(ids):
+                return
+            yield ids, vectors
+            after_id = int(ids[-1])
+
+    def tail(self, model_key: str, kind: Kind, since: int) -> Tail:
+        """What a vector store that has caught up with generation `since` lacks, read in one transaction."""
+        with self._db.reading() as c:
+            numbers: dict[str, str] = dict(
+                c.execute(text("SELECT key, value FROM meta WHERE key IN ('generation', 'compacted')")).all()
+            )
+            generation, compacted = int(numbers["generation"]), int(numbers.get("compacted", 0))
+            if generation == since:
+                return Tail(generation, NO_IDS, np.empty((0, 0), np.float16), NO_IDS)
+            parameters: dict[str, Any] = {"key": model_key, "kind": kind, "since": since}
+            changed, removed = "", NO_IDS
+            is_whole = since < max(1, compacted)  # what was deleted for good before that left no trace to follow
+            if not is_whole:
+                # Two indexed look-ups, not one scan over everything.
+                changed = (
+                    " AND i.id IN (SELECT id FROM items WHERE generation > :since"
+                    " UNION SELECT item_id FROM vectors WHERE generation > :since"
+                    " AND model_id = (SELECT id FROM models WHERE key = :key))"
+                )
+                gone = "SELECT id FROM items WHERE generation > :since AND kind = :kind AND visible = 0"
+                removed = read_ids(c, gone, parameters)
+            dim, is_multi = shape_of(c, model_key)
+            columns = "i.id" if is_multi else "i.id, v.data, v.checksum"
+            rows = c.execute(text(f"SELECT {columns}{_OF_KIND}{changed} ORDER BY i.id"), parameters).all()
+            return Tail(generation, _ids(rows), None if is_multi else _halves(rows, dim), removed, is_whole)
+
+    def sums(self, model_key: str, kind: Kind, generation: int) -> tuple[int, int] | None:
+        """Number and sum of the ids that a store at this generation must hold; None if the catalog has gone on since."""
+        with self._db.reading() as c:
+            if current_generation(c) != generation:
+                return None
+            row = c.execute(text(f"SELECT count(*), total(i.id){_OF_KIND}"), {"key": model_key, "kind": kind}).one()
+            return row[0], int(row[1])
+
+    def of(self, ids: Sequence[int] | np.ndarray, model_key: str) -> tuple[np.ndarray, Vectors]:
+        """The ids (int64, ascending) among `ids` that are visible and have vectors of this model, and those `Vectors`."""
+        with self._db.reading() as c:
+            rows = c.execute(
+                text(
+                    "SELECT v.item_id, v.data, v.checksum FROM vectors v JOIN items i ON i.id = v.item_id"
+                    " WHERE v.model_id = (SELECT id FROM models WHERE key = :key) AND i.visible = 1"
+                    " AND v.item_id IN (SELECT value FROM json_each(:ids)) ORDER BY v.item_id"
+                ),
+                {"key": model_key, "ids": json.dumps([int(i) for i in ids])},
+            ).all()
+            return _ids(rows), _vectors(c, rows, model_key)
+
+    def counts(self, model_key: str) -> dict[str, int]:
+        """How many visible items of each kind have vectors of this model."""
+        query = (
+            "SELECT i.kind, count(*) FROM vectors v JOIN items i ON i.id = v.item_id WHERE i.visible = 1"
+            " AND v.model_id = (SELECT id FROM models WHERE key = :key) GROUP BY i.kind"
+        )
+        with self._db.reading() as c:
+            return dict(c.execute(text(query), {"key": model_key}).all())
+
+    def byte_count(self, model_key: str) -> int:
+        """What a model's vectors of visible items take in the catalog."""
+        with self._db.reading() as c:
+            query = (
+                "SELECT coalesce(sum(length(v.data)), 0) FROM vectors v JOIN items i ON i.id = v.item_id"
+                " WHERE i.visible = 1 AND v.model_id = (SELECT id FROM models WHERE key = :key)"
+            )
+            return c.execute(text(query), {"key": model_key}).scalar_one()
+
+    def generic_queries(self, model_key: str, kind: Kind, version: str) -> Vectors | None:
+        """The encoded generic queries that `save_generic_queries` stored; None if absent, outdated or damaged."""
+        with self._db.reading() as c:
+            row = c.execute(
+                text(
+                    "SELECT data, dim, is_multi_vector FROM calibrations JOIN models ON models.id = model_id"
+                    " WHERE key = :key AND kind = :kind AND version = :version"
+                ),
+                {"key": model_key, "kind": kind, "version": version},
+            ).first()
+        if row is None:
+            return None
+        if row.is_multi_vector:
+            return many_from_blob(row.data, row.dim) if are_sound(row.data, row.dim) else None
+        return from_blob(row.data, row.dim) if is_sound(row.data, row.dim) else None
+
+    def save_generic_queries(self, model_key: str, kind: Kind, version: str, encoded: Vectors) -> None:
+        """Keep what calibration needs of a known model, the queries' `Vectors`, so that no later search encodes it again."""
+        checked = checked_items(list(encoded))
+        is_multi = checked[0].ndim == 2
+        data = many_to_blob(checked) if is_multi else to_blob(np.stack(checked))
+        values = {"version": version, "data": data}
+        with self._db.transaction() as c:
+            if not shape_of(c, model_key)[0]:
+                return  # it was removed while a search was at work
+            model = model_id(c, model_key, checked[0].shape[-1], is_multi_vector=is_multi)
+            new = sqlite.upsert(calibrations).values(model_id=model, kind=kind, **values)
+            c.execute(new.on_conflict_do_update(index_elements=["model_id", "kind"], set_=values))
 
 
 def block_after(c: Connection, model_key: str, kind: Kind, after_id: int, limit: int) -> tuple[np.ndarray, Vectors]:
@@ -58,51 +169,6 @@ def block_after(c: Connection, model_key: str, kind: Kind, after_id: int, limit:
     rows = c.execute(
         text(f"SELECT i.id, v.data, v.checksum{_OF_KIND} AND i.id > :after ORDER BY i.id LIMIT :limit"),
         {"key": model_key, "kind": kind, "after": after_id, "limit": limit},
-    ).all()
-    return _ids(rows), _vectors(c, rows, model_key)
-
-
-def tail(c: Connection, model_key: str, kind: Kind, since: int) -> Tail:
-    """What a vector store that has caught up with generation `since` (0: an empty one) lacks."""
-    numbers: dict[str, str] = dict(
-        c.execute(text("SELECT key, value FROM meta WHERE key IN ('generation', 'compacted')")).all()
-    )
-    generation, compacted = int(numbers["generation"]), int(numbers.get("compacted", 0))
-    if generation == since:
-        return Tail(generation, NO_IDS, np.empty((0, 0), np.float16), NO_IDS)
-    parameters: dict[str, Any] = {"key": model_key, "kind": kind, "since": since}
-    changed, removed = "", NO_IDS
-    is_whole = since < max(1, compacted)  # what was deleted for good before that left no trace to follow
-    if not is_whole:
-        # Two indexed look-ups, not one scan over everything.
-        changed = (
-            " AND i.id IN (SELECT id FROM items WHERE generation > :since"
-            " UNION SELECT item_id FROM vectors WHERE generation > :since"
-            " AND model_id = (SELECT id FROM models WHERE key = :key))"
-        )
-        gone = "SELECT id FROM items WHERE generation > :since AND kind = :kind AND visible = 0"
-        removed = read_ids(c, gone, parameters)
-    dim, is_multi = shape_of(c, model_key)
-    columns = "i.id" if is_multi else "i.id, v.data, v.checksum"
-    rows = c.execute(text(f"SELECT {columns}{_OF_KIND}{changed} ORDER BY i.id"), parameters).all()
-    return Tail(generation, _ids(rows), None if is_multi else _halves(rows, dim), removed, is_whole)
-
-
-def sums(c: Connection, model_key: str, kind: Kind) -> tuple[int, int]:
-    """Number and sum of the ids that a store of this kind must hold."""
-    row = c.execute(text(f"SELECT count(*), total(i.id){_OF_KIND}"), {"key": model_key, "kind": kind}).one()
-    return row[0], int(row[1])
-
-
-def vectors_of(c: Connection, ids: Sequence[int] | np.ndarray, model_key: str) -> tuple[np.ndarray, Vectors]:
-    """The ids (int64, ascending) among `ids` that are visible and have vectors of this model, and those `Vectors`."""
-    rows = c.execute(
-        text(
-            "SELECT v.item_id, v.data, v.checksum FROM vectors v JOIN items i ON i.id = v.item_id"
-            " WHERE v.model_id = (SELECT id FROM models WHERE key = :key) AND i.visible = 1"
-            " AND v.item_id IN (SELECT value FROM json_each(:ids)) ORDER BY v.item_id"
-        ),
-        {"key": model_key, "ids": json.dumps([int(i) for i in ids])},
     ).all()
     return _ids(rows), _vectors(c, rows, model_key)
 

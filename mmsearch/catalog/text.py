@@ -15,6 +15,7 @@ import numpy as np
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
+from mmsearch.catalog.connections import Database
 from mmsearch.catalog.filters import read_ids
 from mmsearch.items import KINDS, Kind
 from mmsearch.plain_text import passage
@@ -45,87 +46,93 @@ _GIVEN = "+rowid IN (SELECT value FROM json_each(:ids))"
 _BM25 = f"bm25(words, {BM25_TEXT}, {BM25_NAME}, {BM25_TEXT})"
 
 
-def match(
-    connection: Connection,
-    query: str,
-    k: int,
-    kinds: Sequence[Kind],
-    allowed: np.ndarray | None,
-    total: int | None = None,
-) -> TextMatches:
-    """At most `k` items that hold terms of `query` in their text or file name.
+class Text:
+    """`Catalog.text`: search by words."""
 
-    Args:
-        allowed: int64, ascending: only these; None for all items of `kinds`.
-        total: how many visible items there are, if the caller knows.
-    """
-    terms = terms_of(query)
-    if not terms or k < 1 or not kinds:
-        return NO_MATCHES
-    if allowed is None and set(kinds) != set(KINDS):
-        of_kinds = "SELECT id FROM items WHERE visible = 1 AND kind IN (SELECT value FROM json_each(:kinds))"
-        allowed = read_ids(connection, of_kinds, {"kinds": json.dumps(list(kinds))})
-    if total is None:
-        total = connection.execute(text("SELECT count(*) FROM items WHERE visible = 1")).scalar_one()
-    found = [_look_up(connection, term, int(max(COMMON_FLOOR, COMMON_SHARE * total))) for term in terms]
-    weights = idf([term.count for term in found], total)
-    is_common = np.array([term.is_common for term in found])
-    if not any(len(term.ids) for term in found):
-        common = [term for term in found if term.is_common]
-        return _all_of(connection, common, k, allowed, weights[is_common] / weights.sum())
+    def __init__(self, database: Database) -> None:
+        self._db = database
 
-    ids, place = np.unique(np.concatenate([term.ids for term in found]), return_inverse=True)
-    masses = [np.full(len(term.ids), weight * term.worth) for weight, term in zip(weights, found, strict=True)]
-    share = np.bincount(place, np.concatenate(masses), len(ids))
-    if allowed is not None:
-        keep = np.isin(ids, allowed, assume_unique=True)
-        ids, share = ids[keep], share[keep]
-    if len(ids) > LOOKED_AT * k:  # the rest cannot matter any more
-        best = np.sort(np.argpartition(-share, LOOKED_AT * k)[: LOOKED_AT * k])
-        ids, share = ids[best], share[best]
-    for weight, term in zip(weights, found, strict=True):
-        if term.is_common:
-            share[np.isin(ids, _among(connection, term.text, ids))] += weight
-    share = share / weights.sum()
-    bm25 = _bm25(connection, [term.text for term in found if not term.is_common], ids)
-    for weight, term in zip(weights, found, strict=True):
-        if term.is_inside:  # what BM25 says of a term that stands once in a text of usual length
-            bm25[np.isin(ids, term.ids)] += weight * term.worth
-    order = np.lexsort((ids, -bm25, -share))[:k]
-    name = _named(connection, found, weights / weights.sum(), ids[order])
-    return TextMatches(ids[order], share[order].astype(np.float32), bm25[order].astype(np.float32), name, len(terms))
+    def match(
+        self, query: str, k: int, kinds: Sequence[Kind], allowed: np.ndarray | None = None, *, total: int | None = None
+    ) -> TextMatches:
+        """At most `k` items that hold terms of `query` in their text or file name.
+
+        Args:
+            allowed: int64, ascending: only these; None for all items of `kinds`.
+            total: how many visible items there are, if the caller knows.
+        """
+        with self._db.reading() as c:
+            terms = terms_of(query)
+            if not terms or k < 1 or not kinds:
+                return NO_MATCHES
+            if allowed is None and set(kinds) != set(KINDS):
+                of_kinds = "SELECT id FROM items WHERE visible = 1 AND kind IN (SELECT value FROM json_each(:kinds))"
+                allowed = read_ids(c, of_kinds, {"kinds": json.dumps(list(kinds))})
+            if total is None:
+                total = c.execute(text("SELECT count(*) FROM items WHERE visible = 1")).scalar_one()
+            found = [_look_up(c, term, int(max(COMMON_FLOOR, COMMON_SHARE * total))) for term in terms]
+            weights = idf([term.count for term in found], total)
+            is_common = np.array([term.is_common for term in found])
+            if not any(len(term.ids) for term in found):
+                common = [term for term in found if term.is_common]
+                return _all_of(c, common, k, allowed, weights[is_common] / weights.sum())
+
+            ids, place = np.unique(np.concatenate([term.ids for term in found]), return_inverse=True)
+            masses = [np.full(len(term.ids), weight * term.worth) for weight, term in zip(weights, found, strict=True)]
+            share = np.bincount(place, np.concatenate(masses), len(ids))
+            if allowed is not None:
+                keep = np.isin(ids, allowed, assume_unique=True)
+                ids, share = ids[keep], share[keep]
+            if len(ids) > LOOKED_AT * k:  # the rest cannot matter any more
+                best = np.sort(np.argpartition(-share, LOOKED_AT * k)[: LOOKED_AT * k])
+                ids, share = ids[best], share[best]
+            for weight, term in zip(weights, found, strict=True):
+                if term.is_common:
+                    share[np.isin(ids, _among(c, term.text, ids))] += weight
+            share = share / weights.sum()
+            bm25 = _bm25(c, [term.text for term in found if not term.is_common], ids)
+            for weight, term in zip(weights, found, strict=True):
+                if term.is_inside:  # what BM25 says of a term that stands once in a text of usual length
+                    bm25[np.isin(ids, term.ids)] += weight * term.worth
+            order = np.lexsort((ids, -bm25, -share))[:k]
+            name = _named(c, found, weights / weights.sum(), ids[order])
+            return TextMatches(
+                ids[order], share[order].astype(np.float32), bm25[order].astype(np.float32), name, len(terms)
+            )
+
+    def holding(self, words: str) -> np.ndarray:
+        """int64, ascending: the items whose text or file name holds all of some words."""
+        with self._db.reading() as c:
+            terms = terms_of(words)
+            return read_ids(c, f"SELECT rowid AS id {_MATCHING}", {"query": all_of(terms)}) if terms else NO_MATCHES.ids
+
+    def known_words(self, words: Sequence[str]) -> set[str]:
+        """Those of `words` that at least one item holds as a word."""
+        with self._db.reading() as c:
+            return _known(c, words)
+
+    def snippets(self, query: str, ids: Sequence[int]) -> dict[int, str]:
+        """For each of `ids` the passage of its text that holds most words of `query`, if any."""
+        with self._db.reading() as c:
+            terms = terms_of(query)
+            if not terms or not len(ids):
+                return {}
+            rows = c.execute(
+                text(f"SELECT rowid, snippet(words, 0, '', '', '…', {SNIPPET_TOKENS}) {_MATCHING} AND {_GIVEN}"),
+                {"query": f"text: ({any_of(terms)})", "ids": json.dumps([int(i) for i in ids])},
+            )
+            found = {item_id: " ".join(words.split()) for item_id, words in rows}
+            return found | _spelled_otherwise(c, terms, [int(i) for i in ids if int(i) not in found])
 
 
-def holding(connection: Connection, words: str) -> np.ndarray:
-    """int64, ascending: the items whose text and name together hold all of some words, or words of their stems; none if there are no words."""
-    terms = terms_of(words)
-    return (
-        read_ids(connection, f"SELECT rowid AS id {_MATCHING}", {"query": all_of(terms)}) if terms else NO_MATCHES.ids
-    )
-
-
-def known_words(connection: Connection, words: Sequence[str]) -> set[str]:
-    """Those of `words` that at least one item holds as a word."""
+def _known(c: Connection, words: Sequence[str]) -> set[str]:
     held = text(f"SELECT 1 {_MATCHING} LIMIT 1")
-    return {word for word in words if connection.execute(held, {"query": quoted(word)}).first() is not None}
-
-
-def snippets(connection: Connection, query: str, ids: Sequence[int]) -> dict[int, str]:
-    """The passage of each item's text that holds most terms; items whose text holds none are left out."""
-    terms = terms_of(query)
-    if not terms or not len(ids):
-        return {}
-    rows = connection.execute(
-        text(f"SELECT rowid, snippet(words, 0, '', '', '…', {SNIPPET_TOKENS}) {_MATCHING} AND {_GIVEN}"),
-        {"query": f"text: ({any_of(terms)})", "ids": json.dumps([int(i) for i in ids])},
-    )
-    found = {item_id: " ".join(words.split()) for item_id, words in rows}
-    return found | _spelled_otherwise(connection, terms, [int(i) for i in ids if int(i) not in found])
+    return {word for word in words if c.execute(held, {"query": quoted(word)}).first() is not None}
 
 
 def _spelled_otherwise(connection: Connection, terms: list[str], ids: Sequence[int]) -> dict[int, str]:
     """The `snippets` of items that hold terms only in another spelling, or terms that no item holds as a word inside of words."""
-    inside = [term for term in terms if len(term) >= 3 and not known_words(connection, [term])]
+    inside = [term for term in terms if len(term) >= 3 and not _known(connection, [term])]
     found: dict[int, str] = {}
     for table, column, sought in (("words", "spellings", terms), ("trigrams", "text", inside)):
         if not sought or not ids:
@@ -189,7 +196,7 @@ def _named(connection: Connection, terms: Sequence[_Term], shares: np.ndarray, i
         for term, share in own:
             rows = connection.execute(marked, {"query": in_name(term.text), "ids": json.dumps(with_any.tolist())})
             for item_id, name in rows:
-                folders_away = name[: max(0, name.find("\1"))].count("\n")  # see `indexing.lexical_name`
+                folders_away = name[: max(0, name.find("\1"))].count("\n")  # see `names.lexical_name`
                 held[ids == item_id] += share * term.worth * NEARER**folders_away
     return held.astype(np.float32)
 
