@@ -660,7 +660,7 @@ class Run:
     def planning_key(self) -> str:
         """The model key to plan with; the model is loaded for it only where the catalog does not know."""
         active = self.library.model_key
-        if active is None or self.library.embedder_loaded or "model" in self.settings.model_fields_set:
+        if active is None or self.library.model.is_loaded or "model" in self.settings.model_fields_set:
             return self.library.embedder.model_key
         return active
 
@@ -707,7 +707,7 @@ class Run:
         """Decode, embed and save everything new, changed or not yet embedded by this model."""
         embedder = self.library.embedder
         self.catalog.models.register(
-            embedder.model_key, embedder.dim, self.library.model_name, is_multi_vector=is_multi_vector(embedder)
+            embedder.model_key, embedder.dim, self.library.model.name, is_multi_vector=is_multi_vector(embedder)
         )
         jobs = [
             *(self.job(source) for source in plan.new),
@@ -837,7 +837,7 @@ class Run:
         """Let the vector stores catch up, and answer queries with this model once it has embedded everything."""
         self.tell("sync")
         with self.timed("sync"):
-            is_known = self.library.embedder_loaded and self.library.embedder.model_key in self.catalog.models.dims()
+            is_known = self.library.model.is_loaded and self.library.embedder.model_key in self.catalog.models.dims()
             if is_known and self.change_over:
                 self.catalog.models.activate_if_complete(self.library.embedder.model_key)
             self.library.sync_vectors()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
@@ -192,6 +192,36 @@ class Hit:
             "also_at": [str(path) for path in self.also_at],
             "meta": {**item.meta, **({"text_source": item.text_source} if item.text_source else {})},
         }
+
+
+class Hits(list[Hit]):
+    """Hits by falling relevance, and what is worth knowing beside them.
+
+    Attributes:
+        took_ms: the whole search. model_ms: the part of it spent encoding the query.
+        searched: how many items passed the filters.
+        total: how many candidates lie above the cut-off, this page of them included.
+        hidden: how many candidates lie below it. best_below: the best of those.
+    """
+
+    def __init__(
+        self,
+        hits: Iterable[Hit] = (),
+        *,
+        took_ms: float = 0.0,
+        model_ms: float = 0.0,
+        searched: int = 0,
+        total: int = 0,
+        hidden: int = 0,
+        best_below: Hit | None = None,
+    ) -> None:
+        super().__init__(hits)
+        self.took_ms = took_ms
+        self.model_ms = model_ms
+        self.searched = searched
+        self.total = total
+        self.hidden = hidden
+        self.best_below = best_below
 
 
 class MatchScale(NamedTuple):

@@ -190,7 +190,7 @@ class _Run:
         self.judged = judged
         self.tell = tell
         self.budget = budget
-        self.start = _checkpoint_of(library.model_name)
+        self.start = _checkpoint_of(library.model.name)
         began = time.monotonic()
         self.embedder = _trainable(library)
         self.loading_s = MODELS_LOADED * (time.monotonic() - began)
@@ -475,11 +475,11 @@ def _trainable(library: Library) -> Trainable:
     embedder = trainable(library.embedder)
     if embedder is None:
         raise ConfigError(
-            f"the model {library.model_name} cannot be trained; ingest with a Qwen2-VL or compact_vlm checkpoint first"
+            f"the model {library.model.name} cannot be trained; ingest with a Qwen2-VL or compact_vlm checkpoint first"
         )
     if embedder.model_key != active:
         raise ModelMismatch(
-            f"the library holds vectors of model {active}, not of {library.model_name!r} ({embedder.model_key}): ingest first"
+            f"the library holds vectors of model {active}, not of {library.model.name!r} ({embedder.model_key}): ingest first"
         )
     return embedder
 

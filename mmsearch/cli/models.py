@@ -523,9 +523,9 @@ def _costs(library: Library, texts: Sequence[str]) -> dict[str, Any]:
     from mmsearch.judgements.agreement import query_seconds
 
     key = str(library.model_key)
-    here = standing(library.model_name).checkpoint
+    here = standing(library.model.name).checkpoint
     return {
-        "name": library.model_name,
+        "name": library.model.name,
         "model_key": key,
         "dim": library.embedder.dim,
         "parameters": weights_of(here).parameters if here else None,

@@ -16,7 +16,7 @@ from mmsearch.ranking.rank import NO_MATCHES, TextMatches
 from mmsearch.ranking.terms import BM25_NAME, BM25_TEXT, SUBSTRING_WEIGHT, any_of, idf, in_name, quoted, terms_of
 
 MATCH_DEPTH = 50
-"""So many matches by words the application looks at for a page of ten hits (`mmsearch.search.TEXT_DEPTH_FLOOR`)."""
+"""So many matches by words the application looks at for a page of ten hits (`mmsearch.library.view.TEXT_DEPTH_FLOOR`)."""
 
 
 def bm25_scores(queries: Sequence[str], texts: Sequence[str]) -> np.ndarray:

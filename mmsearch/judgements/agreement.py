@@ -64,10 +64,10 @@ def agreement(first: Library, second: Library, queries: Sequence[str]) -> Agreem
 def query_seconds(library: Library, queries: Sequence[str]) -> float:
     """Median seconds to encode a query of each of up to `TIMED_QUERIES` texts, for the library's kinds, one at a time."""
     kinds = list(library.item_counts())
-    library.encode(Query(text="warm up"), kinds)
+    library.model.encode(Query(text="warm up"), kinds)
     took = []
     for number, text in enumerate(queries[:TIMED_QUERIES]):
         began = time.perf_counter()
-        library.encode(Query(text=f"{text} {number}"), kinds)  # no text is asked twice: those are remembered
+        library.model.encode(Query(text=f"{text} {number}"), kinds)  # no text is asked twice: those are remembered
         took.append(time.perf_counter() - began)
     return median(took)

@@ -228,7 +228,7 @@ def measure_run(
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "took_s": round(time.monotonic() - began, 3),
         "origin": origin(),
-        "model": {"name": library.model_name, "key": library.model_key, "device": asking.device},
+        "model": {"name": library.model.name, "key": library.model_key, "device": asking.device},
         "library": {
             "folder": str(library.folder),
             "id": library.catalog.id,
@@ -257,7 +257,7 @@ class _Asking:
 
     @property
     def device(self) -> str | None:
-        return self.library.embedder.device if self.library.embedder_loaded else None
+        return self.library.embedder.device if self.library.model.is_loaded else None
 
     def warm_up(self) -> None:
         """Load model and stores with a query that is not among the timed ones."""

@@ -231,9 +231,9 @@ def _rows(library: Library, key: str, gaps: Gaps, repair: bool) -> Iterator[Find
 def _snapshot(library: Library, key: str, kind: Kind, repair: bool, odd: np.ndarray) -> Finding:
     """The store as a search opens it (snapshot and what came since) against the catalog: ids, and every vector but the `odd` ones."""
     generation = library.catalog.generation()
-    if not library.has_snapshot(kind) and next(library.catalog.vectors.blocks(key, kind, block=1), None) is None:
+    if not library.stores.has_snapshot(kind) and next(library.catalog.vectors.blocks(key, kind, block=1), None) is None:
         return Finding(f"snapshot of {kind}s", "sound", "no vectors, no snapshot")
-    store = library.store(kind)
+    store = library.stores.of(kind)
     held = np.setdiff1d(store.ids(), odd)
     seen, differing = [np.empty(0, np.int64)], []
     for ids, vectors in library.catalog.vectors.blocks(key, kind):
@@ -253,7 +253,7 @@ def _snapshot(library: Library, key: str, kind: Kind, repair: bool, odd: np.ndar
     what = f"lacks {len(missing):,} vectors, holds {len(extra):,} that are gone, {len(differing):,} differ"
     finding = Finding(f"snapshot of {kind}s", "fault", what, len(missing) + len(extra) + len(differing))
     if repair:
-        library.rebuild_store(kind)
+        library.stores.rebuild(kind)
         finding.repaired = "built anew from the catalog"
     return finding
 
@@ -408,7 +408,7 @@ def _sources(library: Library, key: str) -> Iterator[Finding]:
 
 def _sample(library: Library) -> Finding:
     """A few items of each kind decoded and embedded as ingestion does, against what is stored."""
-    by_kind = {kind: library.store(kind).ids() for kind in library.item_counts()}
+    by_kind = {kind: library.stores.of(kind).ids() for kind in library.item_counts()}
     each = SAMPLE // max(1, sum(bool(len(ids)) for ids in by_kind.values()))
     draw = np.random.default_rng(0)
     chosen = library.catalog.items.of([one for ids in by_kind.values() for one in draw.permutation(ids)[:each]])
@@ -420,7 +420,7 @@ def _sample(library: Library) -> Finding:
         return Finding(
             "sample",
             "fault",
-            f"{library.model_name} is not the model whose vectors are stored: `mmsearch ingest` embeds anew",
+            f"{library.model.name} is not the model whose vectors are stored: `mmsearch ingest` embeds anew",
         )
     checked, far = 0, []
     for item, draft in decoded(library, embedder, chosen):

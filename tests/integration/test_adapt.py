@@ -328,7 +328,7 @@ def test_small_libraries_busy_folders_and_other_settings_are_refused(library, tm
     ):
         adapted(toy)
     with (
-        mmsearch.open(tmp_path / "empty", create=True, model=library.model_name) as empty,
+        mmsearch.open(tmp_path / "empty", create=True, model=library.model.name) as empty,
         pytest.raises(ConfigError, match="is empty"),
     ):
         adapted(empty)

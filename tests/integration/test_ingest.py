@@ -59,7 +59,7 @@ def assert_consistent(library: Library) -> None:
     counts = library.catalog.counts()
     assert counts["items"] == counts["vectors"]
     for kind, number in counts["items"].items():
-        assert len(library.store(kind)) == number
+        assert len(library.stores.of(kind)) == number
     for row in library.catalog.sources.rows():
         for item in library.catalog.items.of_source(row.id):
             assert item.preview is not None and (library.folder / item.preview).read_bytes()[8:12] == b"WEBP"

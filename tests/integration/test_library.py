@@ -100,9 +100,9 @@ def test_nothing_there(tmp_path: Path) -> None:
 def test_an_empty_library_has_no_hits(library: Library) -> None:
     hits = library.search("anything")
     assert (list(hits), hits.searched, hits.hidden, hits.best_below) == ([], 0, 0, None)
-    assert library.model_key is None and not library.embedder_loaded
+    assert library.model_key is None and not library.model.is_loaded
     with pytest.raises(CatalogError, match="is empty"):
-        library.store("page")
+        library.stores.of("page")
     library.sync_vectors()
 
 
@@ -110,9 +110,9 @@ def test_a_library_remembers_its_model(library: Library) -> None:
     fill(library)
     library.sync_vectors()
     with mmsearch.open(library.folder) as again:
-        assert (again.model_name, again.model_key, again.embedder_loaded) == ("toy", "toy-1", False)
+        assert (again.model.name, again.model_key, again.model.is_loaded) == ("toy", "toy-1", False)
         assert dense(again, "red") == ["red-one.jpg"]
-        assert again.embedder_loaded
+        assert again.model.is_loaded
 
 
 def test_another_model_cannot_answer(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +176,7 @@ def test_a_snapshot_that_is_behind_gets_the_tail(library: Library) -> None:
     assert dense(library, "red") == ["red-two.jpg"], "the same process"
     with mmsearch.open(library.folder) as again:
         assert dense(again, "red") == ["red-two.jpg"], "another one"
-        assert again.store("image").ids().tolist() == [2, 3, 4, 5, 8]
+        assert again.stores.of("image").ids().tolist() == [2, 3, 4, 5, 8]
     library.sync_vectors()
     assert manifest(library, "image")["generation"] == library.catalog.generation() > behind
 
@@ -187,7 +187,7 @@ def test_a_deleted_cache_is_rebuilt_without_the_model(library: Library, monkeypa
     shutil.rmtree(library.folder / "toy-1")
     with mmsearch.open(library.folder) as again:
         hits = again.search(like=1, min_relevance=0)
-        assert len(hits) == 4 and not again.embedder_loaded
+        assert len(hits) == 4 and not again.model.is_loaded
         assert manifest(again, "image")["count"] == 5, "written, so that the next process need not do it again"
 
 
@@ -232,7 +232,7 @@ def test_a_restored_older_catalog_is_the_truth(library: Library, caplog: pytest.
     shutil.copytree(library.folder / "toy-1", backup / "toy-1", dirs_exist_ok=True)
     with mmsearch.open(backup) as restored:
         assert dense(restored, "red") == ["red-one.jpg"]
-        assert restored.store("image").ids().tolist() == [1, 2, 3, 4, 5]
+        assert restored.stores.of("image").ids().tolist() == [1, 2, 3, 4, 5]
 
 
 def test_the_exact_store_finds_the_same(library: Library) -> None:
@@ -276,7 +276,7 @@ def test_generic_queries_are_encoded_once_per_library(library: Library, monkeypa
     with mmsearch.open(library.folder) as again:
         again.search("red")
         again.search("red")
-        again.encode(Query(text="red"), ["image", "clip"])
+        again.model.encode(Query(text="red"), ["image", "clip"])
         assert encoded[1:] == [2, 1], "one input per kind in one call; a text is encoded once"
 
 
@@ -324,15 +324,15 @@ def test_searching_while_another_thread_ingests(library: Library) -> None:
         thread.join()
     assert not problems
     library.sync_vectors()
-    assert len(library.store("image")) == library.item_counts()["image"] == 5 + 2 * 16
+    assert len(library.stores.of("image")) == library.item_counts()["image"] == 5 + 2 * 16
 
 
 def test_the_kept_generation_inside_steady(library: Library) -> None:
     fill(library)
-    with mmsearch.open(library.folder) as reader, reader.steady():
-        assert len(reader.store("image")) == 5
+    with mmsearch.open(library.folder) as reader, reader.current.held():
+        assert len(reader.stores.of("image")) == 5
         add(library, "/photos/red-two.jpg", ("image", "red", ""))
-        assert len(reader.store("image")) == 5
+        assert len(reader.stores.of("image")) == 5
 
 
 def test_a_search_does_not_need_to_write(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,7 +352,7 @@ def test_a_search_does_not_need_to_write(library: Library, monkeypatch: pytest.M
 
 def test_readers_that_never_pause_do_not_let_the_log_grow(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     """SQLite empties it only where nobody reads; here somebody always does."""
-    monkeypatch.setattr("mmsearch.catalog.LOG_BYTES", 256 << 10)
+    monkeypatch.setattr("mmsearch.catalog.dialect.sqlite.LOG_BYTES", 256 << 10)
     fill(library)
     done, turns = threading.Event(), [threading.Semaphore(1), threading.Semaphore(0)]
 
@@ -618,10 +618,10 @@ def test_compact_deletes_for_good(library: Library) -> None:
     (library.folder / "old-1").mkdir()
     library.catalog.sources.retire([source_id, 1])
     with mmsearch.open(library.folder) as reader:
-        assert len(reader.store("image")) == 4
+        assert len(reader.stores.of("image")) == 4
         library.catalog.sources.retire([2])
         library.compact()
-        assert reader.store("image").ids().tolist() == [3, 4, 5], "no tombstone was left to tell it"
+        assert reader.stores.of("image").ids().tolist() == [3, 4, 5], "no tombstone was left to tell it"
     assert not (library.previews / "x.webp").exists() and not (library.folder / "old-1").exists()
     assert dense(library, "blue") == ["blue-one.jpg"]
     assert manifest(library, "image")["count"] == 3

@@ -115,7 +115,7 @@ def dense(library: Library, words: str, **terms: object) -> Hits:
 
 def test_from_files_to_answers(library: Library, made: Path) -> None:
     assert library.model_key == "tiled-toy-1" and library.catalog.models.is_multi_vector("tiled-toy-1")
-    assert isinstance(library.store("image"), MaxSimStore)
+    assert isinstance(library.stores.of("image"), MaxSimStore)
     assert names(dense(library, "red blue", kinds=["image"]))[0] == "rb.png"
     assert names(dense(library, "green red", kinds=["image"]))[0] == "rg.png"
     (hit,) = library.search("costs", k=1, kinds=["page"], min_relevance=0)
@@ -149,11 +149,11 @@ def test_calibration_comes_from_the_catalog(library: Library, monkeypatch: pytes
         raise AssertionError("the generic queries are stored")
 
     monkeypatch.setattr(TiledToy, "encode_queries", refuse)
-    sample, prior = library.background("image", is_text=True)
+    sample, prior = library.calibration.background("image", is_text=True)
     assert isinstance(sample, list) and len(sample) == 4
     (every,) = [TiledToy()._encode([EmbedInput("", text=words)])[0] for words in ["a dog running on grass"]]
     assert -1 <= prior.centre <= float(np.max([exact_score(tokens, every) for tokens in sample]))
-    _, of_items = library.background("image", is_text=False)
+    _, of_items = library.calibration.background("image", is_text=False)
     assert of_items.centre > prior.centre, "flags are more like each other than like words"
 
 
@@ -183,9 +183,9 @@ def test_what_is_removed_is_not_found(copy: Path) -> None:
         library.sync_vectors()
         assert gone.id not in [hit.item.id for hit in dense(library, "red blue", kinds=["image"])]
         library.compact()
-        assert len(library.store("image")) == 3
+        assert len(library.stores.of("image")) == 3
     with opened(copy, read_only=True) as library:
-        assert len(library.store("image")) == 3
+        assert len(library.stores.of("image")) == 3
 
 
 def test_from_one_vector_to_many(made: Path, tmp_path: Path) -> None:

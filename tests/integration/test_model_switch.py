@@ -175,10 +175,10 @@ def test_the_command_with_a_checkpoint(place: Path, tmp_path: Path, monkeypatch:
     assert "vectors of 51 items, 20 kB beside those of toy" in done.stderr
     assert "49 photos" in done.stderr and "the old vectors stay until: mmsearch models remove toy-1" in done.stderr
     with mmsearch.open(place, store="exact") as library:
-        assert library.model_name == str(tmp_path / "tiny")
+        assert library.model.name == str(tmp_path / "tiny")
         hit = library.search("red", k=1, min_relevance=0, mode="dense")[0]
         vector = library.catalog.vectors.of([hit.item.id], library.model_key or "")[1][0]
-        query = library.encode(Query("red"), [hit.item.kind])[hit.item.kind]
+        query = library.model.encode(Query("red"), [hit.item.kind])[hit.item.kind]
         assert hit.score == pytest.approx(float(vector @ query), abs=1e-5)
 
 
@@ -274,7 +274,7 @@ def test_it_takes_in_nothing_new_and_leaves_out_nothing(
 
     assert switch(tmp_path / "own", "recoloured") == 0
     with mmsearch.open(tmp_path / "own") as library:
-        assert library.model_key == "recoloured-1" and library.model_name == "recoloured"
+        assert library.model_key == "recoloured-1" and library.model.name == "recoloured"
     capsys.readouterr()
     monkeypatch.setenv("MMSEARCH_MODEL", "recoloured")
     assert switch(tmp_path / "own", "toy") == 0  # back, at once
@@ -312,7 +312,7 @@ def compare(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def overtake_a_search(place: Path) -> None:
     """The change-over between the encoding of a query and its look-up: the query is encoded anew, by the model that answers."""
     with mmsearch.open(place, store="exact") as library:
-        encode, answering = library.encode, []
+        encode, answering = library.model.encode, []
 
         def overtaken(query: Query, kinds: Sequence[Kind]) -> dict[Kind, np.ndarray]:
             found = encode(query, kinds)
@@ -320,7 +320,7 @@ def overtake_a_search(place: Path) -> None:
             library.catalog.models.activate("recoloured-1")
             return found
 
-        library.encode = overtaken
+        library.model.encode = overtaken
         hit = library.search("red", k=1, min_relevance=0, mode="dense")[0]
         assert answering == ["toy-1", "recoloured-1"]
         vector = library.catalog.vectors.of([hit.item.id], "recoloured-1")[1][0]

@@ -101,7 +101,9 @@ def test_a_scan_is_found_by_its_print_and_its_vector_holds_it(library: Library, 
 
     _, now = library.catalog.vectors.of([before.id], library.model_key)
     assert not np.allclose(former, now), "computed again from picture and text"
-    assert library.store("page").vectors(np.array([before.id])) == pytest.approx(now, abs=1e-3), "the store followed"
+    assert library.stores.of("page").vectors(np.array([before.id])) == pytest.approx(now, abs=1e-3), (
+        "the store followed"
+    )
     again = ingest_paths(library, [folder])
     assert not again.print_read and not again.without_print and "nothing to do" in again.sentence()
 

@@ -16,6 +16,7 @@ from ingest.pipeline import ingest_paths
 from mmsearch.catalog.dialect.sqlite import CATALOG_NAME
 from mmsearch.errors import LibraryReplaced
 from mmsearch.library import Library
+from mmsearch.library.model import Model
 from ui.gate import Gate
 
 ROOT = Path(__file__).parents[2]
@@ -102,13 +103,13 @@ def test_the_id_tells_where_the_inode_does_not(library: Library):
 
 def test_one_that_is_replaced_while_it_answers_gives_no_answer(library: Library, monkeypatch: pytest.MonkeyPatch):
     """Between the encoding of the query and the look at the vectors."""
-    encode = Library.encode
+    encode = Model.encode
 
     def slowly(self: Library, *given: object) -> object:
         put_another(self.folder)
         return encode(self, *given)
 
-    monkeypatch.setattr(Library, "encode", slowly)
+    monkeypatch.setattr(Model, "encode", slowly)
     with pytest.raises(LibraryReplaced):
         library.search("red", min_relevance=0)
 

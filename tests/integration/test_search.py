@@ -15,11 +15,15 @@ from PIL import Image
 
 import mmsearch
 from mmsearch import media, prompts
-from mmsearch.catalog import Catalog, Filters
+from mmsearch.catalog import Filters
+from mmsearch.catalog.items import Items
+from mmsearch.catalog.text import Text
 from mmsearch.embedders.toy import ToyEmbedder
 from mmsearch.errors import CorruptFile, FileTooLarge, SourceError, UnsupportedFile
 from mmsearch.items import KINDS, WITHOUT_TEXT, EmbedInput, ItemDraft, Kind, Query, Source
 from mmsearch.library import Library
+from mmsearch.library.model import Model
+from mmsearch.library.stores import Stores
 from mmsearch.ranking import relevance
 from mmsearch.ranking.terms import kinds_named
 from mmsearch.search import more_like, search
@@ -290,11 +294,11 @@ def test_an_item_without_a_vector_is_found_by_its_words(library: Library) -> Non
 
 
 MOMENTS = {
-    "filtered": (Catalog, "allowed_ids"),
-    "encoded": (Library, "encode"),
-    "matched": (Catalog, "match_text"),
-    "near": (Library, "nearest"),
-    "loaded": (Catalog, "items"),
+    "filtered": (Items, "allowed_ids"),
+    "encoded": (Model, "encode"),
+    "matched": (Text, "match"),
+    "near": (Stores, "nearest"),
+    "loaded": (Items, "of"),
 }
 
 
@@ -412,7 +416,7 @@ def test_a_query_that_means_nothing_finds_nothing(library: Library, query: str) 
 def test_a_word_that_only_the_model_cannot_read_is_found_where_it_stands(
     library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Library, "knows_word", lambda self, word: False)
+    monkeypatch.setattr(Model, "knows_word", lambda self, word: False)
     with library.lock():
         add(library, "/docs/odd.pdf", ("page", "white", "the frobnicator of the plant"))
     assert places(library.search("frobnicator"))[0] == ("odd.pdf", 0)
@@ -566,7 +570,7 @@ def test_kinds_named_by_a_query(query: str, kinds: set[str]) -> None:
 
 def test_a_named_kind_comes_first(population: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {hit.item.kind: hit.relevance for hit in population.search(WORDS)[:2]}
-    monkeypatch.setattr("mmsearch.search.kinds_named", lambda query: frozenset({"image"}))
+    monkeypatch.setattr("mmsearch.library.view.kinds_named", lambda query: frozenset({"image"}))
     after = {hit.item.kind: hit.relevance for hit in population.search(WORDS)[:2]}
     assert after["image"] == before["image"]
     assert after["page"] == pytest.approx(before["page"] * relevance.OTHER_KIND)

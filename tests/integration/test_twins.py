@@ -19,7 +19,7 @@ from ingest.pipeline import ingest_paths
 from mmsearch import prompts
 from mmsearch.items import Item, ItemDraft, Source
 from mmsearch.library import Library
-from mmsearch.search import DEPTH_FLOOR
+from mmsearch.library.view import DEPTH_FLOOR
 from tests import samples
 from tests.e2e.test_cli import run
 from ui import gallery

@@ -242,7 +242,7 @@ def test_a_flipped_bit_answers_nothing_when_a_store_is_filled(made: Path, folder
         file.unlink()
     with mmsearch.open(folder) as library:
         (item,) = library.catalog.items.of([1])
-        held = library.store(item.kind).ids()
+        held = library.stores.of(item.kind).ids()
         assert 1 not in held and "1 stored vectors are damaged" in caplog.text
         ids, vectors = library.catalog.vectors.of([1], str(library.model_key))
         assert ids.tolist() == [1] and not vectors.any()
@@ -372,7 +372,7 @@ def test_every_derived_file_may_be_damaged(
         with mmsearch.open(folder) as library:
             kinds = [kind for kind in KINDS if library.item_counts().get(kind)]
             query = np.full((1, 64) if store == "many vectors" else 64, 1 / 8, np.float32)
-            near = {kind: library.nearest(kind, query, 100) for kind in kinds}
+            near = {kind: library.stores.nearest(kind, query, 100) for kind in kinds}
             return {kind: (ids.tolist(), scores.tolist()) for kind, (ids, scores) in near.items()}
 
     monkeypatch.setattr("mmsearch.embedders.load_embedder", lambda *_, **__: pytest.fail("the model is loaded"))

@@ -294,7 +294,7 @@ def hold_against_catalog(library: Library, account: Account) -> None:
     catalog = library.catalog
     before = catalog.state()
     hits = library.search(WORD, mode="dense", **ALL)
-    queries = library.encode(Query(text=WORD), KINDS)
+    queries = library.model.encode(Query(text=WORD), KINDS)
     expected = {
         int(item): float(vector @ queries[kind])
         for kind in KINDS

@@ -9,14 +9,16 @@ import pytest
 from PIL import Image
 
 import mmsearch
-from mmsearch import prompts, search
+from mmsearch import prompts
 from mmsearch.embedders.toy import ToyEmbedder
 from mmsearch.evaluation import fusion
 from mmsearch.evaluation.words import MATCH_DEPTH, WordIndex, bm25_scores
 from mmsearch.items import WITHOUT_TEXT, ItemDraft, MatchScale, Query, Source
+from mmsearch.library.view import TEXT_DEPTH_FLOOR
 from mmsearch.ranking import relevance
 from mmsearch.ranking.relevance import GENERIC_QUERIES
 from mmsearch.ranking.terms import terms_of
+from mmsearch.search import search
 
 TEXTS = [
     "Annual revenue grew by ten percent, revenue of the north most of all",
@@ -82,7 +84,7 @@ def test_relevance_and_order_are_the_applications(
 
         asked = model.encode_queries([prompts.query_input(Query(text=text), "page") for text in QUERIES])
         generic = model.encode_queries([prompts.query_input(Query(text=text), "page") for text in GENERIC_QUERIES])
-        stored = library.store("page").vectors(np.sort(library.store("page").ids()))  # float16 on disk
+        stored = library.stores.of("page").vectors(np.sort(library.stores.of("page").ids()))  # float16 on disk
         little = np.array([len(text) < 60 for text in TEXTS])
         pool = fusion.Pool({"page": stored}, {"page": generic}, scales, little)
         words = list(map(WordIndex(TEXTS, ["x/q.pdf"] * len(TEXTS)).matches, QUERIES))
@@ -93,7 +95,7 @@ def test_relevance_and_order_are_the_applications(
 
         for row, query in enumerate(QUERIES):
             for mode, ours in (("fused", served), ("dense", dense), ("text", lexical)):
-                hits = search.search(library, Query(text=query), k=len(TEXTS), mode=mode, min_relevance=0)
+                hits = search(library, Query(text=query), k=len(TEXTS), mode=mode, min_relevance=0)
                 theirs = {hit.item.ordinal: hit.relevance for hit in hits}
                 unseen = float(
                     relevance.probability(relevance.UNASKED)
@@ -108,4 +110,4 @@ def test_only_the_best_matches_by_words_count():
     index = WordIndex([f"word {'rare ' * (n % 2)}" for n in range(3 * MATCH_DEPTH)])
     found = index.matches("rare word")
     assert len(found) == MATCH_DEPTH and (found.ids % 2 == 1).all() and (found.bm25 >= 0).all()
-    assert search.TEXT_DEPTH_FLOOR == MATCH_DEPTH
+    assert TEXT_DEPTH_FLOOR == MATCH_DEPTH

@@ -125,10 +125,10 @@ def test_a_folder_that_does_not_say_what_it_is(tmp_path: Path) -> None:
     ingest = ["ingest", str(photos), "-L", str(library), "--model", str(tiny.folder), "--device", "cpu", "--family"]
     assert CliRunner().invoke(app, [*ingest, "lamra"]).exit_code == 0
     with mmsearch.open(library) as found:
-        assert found.model_name == f"lamra:{tiny.folder}" and type(found.embedder).__name__ == "LamraEmbedder"
+        assert found.model.name == f"lamra:{tiny.folder}" and type(found.embedder).__name__ == "LamraEmbedder"
     assert models("use", tiny.folder, "--family", "gme", "-L", library, "--device", "cpu").exit_code == 0
     with mmsearch.open(library) as found:
-        assert found.model_name == f"gme:{tiny.folder}"
+        assert found.model.name == f"gme:{tiny.folder}"
     assert CliRunner().invoke(app, ["ingest", str(photos), "-L", str(library), "--family", "gme"]).exit_code == 2
 
 
