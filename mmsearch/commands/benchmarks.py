@@ -228,7 +228,7 @@ def _tell_report(report: Report, out: Path, finished: Finished | None, *, as_jso
     written = write_report(report, out)
     chart = plot(report, written[0].with_suffix(".png"))
     if chart is None and report.scores:
-        note('no plot: matplotlib is not installed (pip install "mmsearch[train]")')
+        note("no plot: matplotlib is not installed (`make install EXTRAS=train`)")
     files = [*written, *([chart] if chart else [])]
     if as_json:
         print(to_json(_record(report, finished, files), indent=2))
