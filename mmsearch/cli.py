@@ -500,7 +500,7 @@ def _search_options(fields: dict[str, Any]) -> dict[str, Any]:
 
 @app.command("status")
 def status_command(library: LibraryOption = None, as_json: JsonOption = False) -> None:
-    """Say what is indexed: items, files, folders, model, and what is wrong."""
+    """Say what is indexed, and what is wrong. Items, files, folders, model."""
     from mmsearch.terminal import status_lines, to_json
 
     with opened(library) as found:
@@ -523,7 +523,7 @@ def errors_command(
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the files that could not be indexed, and the print that could not be read, and why. Exit code 4 if there is any."""
+    """List what could not be indexed, and why. Files, and print that could not be read; exit code 4 if there is any."""
     from mmsearch.terminal import printable, to_json
 
     if skipped:
@@ -862,7 +862,7 @@ def _answers(host: str, port: int, process: Any, *, timeout_s: float = 60.0) -> 
 
 @app.command("demo-folder")
 def demo_folder_command(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Is made if need be.")]) -> None:
-    """Write a small folder to try things on: slides, a report, pictures, short videos."""
+    """Write a small folder to try things on. Slides, a report, pictures, short videos."""
     from mmsearch.demo import write_demo_folder
 
     write_demo_folder(folder)
