@@ -102,6 +102,9 @@ class Catalog:
         self._of_thread = threading.local()  # `connection`: the one of `steady`; `writing`: of `together`
         self._log_limit = LOG_BYTES
         self._place = schema.place_of(folder / schema.CATALOG_NAME)
+        self._written: tuple[int, int] | None = (
+            None  # when the file was last written to, and its size, when its id was looked at
+        )
         self._id: str | None = None
         with suppress(CatalogError, SQLAlchemyError), engine.connect() as c:  # a damaged one is opened still
             self._id = c.execute(text(_ID)).scalar()
@@ -130,13 +133,21 @@ class Catalog:
         return (self._id, *(self._place or ()))
 
     def refuse_if_replaced(self) -> None:
-        """Raises LibraryReplaced if another file, or none, is where the opened one was. SQLite would go on with the unlinked one."""
+        """Raises LibraryReplaced if another file, or none, is where the opened one was, or another one was copied into it.
+
+        SQLite would go on with the unlinked file, and mix what it holds in memory with what it reads from the other one.
+        """
+        file = self.folder / schema.CATALOG_NAME
         try:
-            place = schema.place_of(self.folder / schema.CATALOG_NAME)
+            if schema.place_of(file) != self._place:
+                self._replaced()
+            status = file.stat()
         except OSError:
             return  # a disk that fails: SQLite says what it is
-        if place != self._place:
-            self._replaced()
+        if (written := (status.st_mtime_ns, status.st_size)) != self._written:
+            if None not in (self._id, found := schema.id_in_file(file)) and found != self._id:
+                self._replaced()
+            self._written = written
 
     def _replaced(self) -> NoReturn:
         raise LibraryReplaced(
