@@ -40,7 +40,7 @@ class Connection(H11Protocol):
 
     limit = CONNECTIONS_AT_MOST
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._made = self._since = time.monotonic()
         self._deadline: asyncio.TimerHandle | None = None
