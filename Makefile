@@ -4,17 +4,24 @@ VENV ?= .venv
 FOLDER ?=
 BENCH ?=
 TORTURE ?=
+EXTRAS ?=
+BINDIR ?= $(HOME)/.local/bin
 BIN := $(VENV)/bin
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench bench-encoding torture constraints clean
+.PHONY: help demo install test check format bench bench-encoding torture constraints clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
 
 demo: $(VENV)/.installed ## install, write and search a small demo folder; FOLDER=… does it with your own
 	@.ci/demo $(BIN) $(if $(FOLDER),"$(FOLDER)")
+
+install: $(VENV)/.installed ## put mmsearch on your PATH, as a link in ~/.local/bin; BINDIR=… elsewhere, EXTRAS=ocr,train adds these
+	@$(if $(EXTRAS),.ci/install-python $(VENV) $(EXTRAS),:)
+	@mkdir -p "$(BINDIR)" && ln -sf "$(abspath $(BIN))/mmsearch" "$(BINDIR)/mmsearch" && echo "$(BINDIR)/mmsearch starts it"
+	@case ":$$PATH:" in *":$(BINDIR):"*) ;; *) echo 'It is not on your PATH yet: export PATH="$(BINDIR):$$PATH"' ;; esac
 
 test: $(VENV)/.installed-test ## every test, the browser's too
 	@.ci/install-debian browser

@@ -243,7 +243,7 @@ class IngestReport:
             )
         if told := self.print_sentence():
             did.append(told)
-        if not did and not self.offline:
+        if not did and not self.offline and not (self.failures or self.changing or self.damaged_pages):
             did.append(nothing_to_do(self.plan))
         if out_of_reach := self.offline + self.away:
             did.append(

@@ -15,7 +15,7 @@ import time
 from typing import Any
 
 from uvicorn import config
-from uvicorn.protocols.http.auto import AutoHTTPProtocol
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ui import gate
 
@@ -32,20 +32,26 @@ LIFELINE_VARIABLE = "MMSEARCH_UI_LIFELINE"
 ENDING_S = 5.0
 
 
-class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
-    """uvicorn's protocol with a time-out for headers, under a limit on the number of connections."""
+class Connection(H11Protocol):
+    """uvicorn's protocol with a time-out for headers, under a limit on the number of connections.
+
+    h11 reads one request at a time; httptools would parse all that a client sends ahead, and keep them in memory.
+    """
 
     limit = CONNECTIONS_AT_MOST
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._since = time.monotonic()
+        self._made = self._since = time.monotonic()
         self._deadline: asyncio.TimerHandle | None = None
         self._expect_request()
         if len(self.connections) > self.limit:
-            log.warning("more than %d connections at once: those that have asked for nothing are closed", self.limit)
-            idle = [one for one in self.connections if isinstance(one, Connection) and not one.is_asking]
-            min(idle, key=lambda one: one._since, default=self).drop()
+            log.warning(
+                "more than %d connections at once: those that keep us waiting, then the oldest, are closed", self.limit
+            )
+            others = [one for one in self.connections if isinstance(one, Connection) and one is not self]
+            idle = [one for one in others if one.is_idle]
+            min(idle or others, key=lambda one: one._since if idle else one._made, default=self).drop()
 
     def data_received(self, data: bytes) -> None:
         former = self.cycle
@@ -64,6 +70,11 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
     def is_asking(self) -> bool:
         """Whether a request has come and is not answered yet."""
         return self.cycle is not None and not self.cycle.response_complete
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it is the other side's turn: to ask, to send the rest of a request, or to read its answer."""
+        return not self.is_asking or bool(self.cycle.more_body) or bool(self.flow.write_paused)
 
     def drop(self) -> None:
         """Close at once; what the other side did not read is lost."""

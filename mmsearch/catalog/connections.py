@@ -33,6 +33,7 @@ class Database:
         self._of_thread = threading.local()  # `reading`: the connection of `snapshot`; `writing`: of `transaction`
         self._log_limit = sqlite.LOG_BYTES
         self._place = place_of(self.file)
+        self._written: tuple[int, int] | None = None  # the file's time and size when its id was looked at
         self._id: str | None = None
         with suppress(CatalogError, SQLAlchemyError), engine.connect() as c:  # a damaged one is opened still
             self._id = c.execute(text(_ID)).scalar()
@@ -50,13 +51,19 @@ class Database:
         return (self._id, *(self._place or ()))
 
     def refuse_if_replaced(self) -> None:
-        """Raises LibraryReplaced if another file, or none, is where the opened one was. SQLite would go on with the unlinked one."""
+        """Raises LibraryReplaced if another file, or none, is where the opened one was, or another one was copied into it.
+
+        SQLite would go on with the unlinked file, and mix what it holds in memory with what it reads from the other one.
+        """
         try:
-            place = place_of(self.file)
+            if place_of(self.file) != self._place:
+                self._refuse_replaced()
+            status = self.file.stat()
         except OSError:
             return  # a disk that fails: SQLite says what it is
-        if place != self._place:
-            self._refuse_replaced()
+        if (written := (status.st_mtime_ns, status.st_size)) != self._written:
+            self.refuse_other(sqlite.id_in_file(self.file))
+            self._written = written
 
     def refuse_other(self, catalog_id: str | None) -> None:
         """Raises LibraryReplaced if what was read is of a catalog with another id."""

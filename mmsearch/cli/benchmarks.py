@@ -88,7 +88,7 @@ def mmeb_v2_command(
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Evaluate a model on MMEB-V2: 78 tasks of images, video and document pages.
+    """Evaluate a model on MMEB-V2. 78 tasks of images, video and document pages.
 
     Interrupting is safe: the same command goes on; finished tasks are done again only if model, task or data changed. A task that
     fails is named and the others go on (exit code 4). On several GPUs: `torchrun --nproc-per-node=8 -m mmsearch eval mmeb-v2 …`.
@@ -105,6 +105,7 @@ def mmeb_v2_command(
     from mmsearch.evaluation.mmeb.run import chosen, run_benchmark
     from mmsearch.evaluation.mmeb.tasks import TASKS
 
+    _demand_folder(data)
     picked = chosen(TASKS.values(), tasks or (), group or ())
     place = out or Path("runs") / "mmeb-v2" / Path(model).name
     finished = run_benchmark(
@@ -148,7 +149,7 @@ def m_beir_command(
     dtype: DtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Evaluate a model on M-BEIR: 16 retrieval tasks with instructions, of text, images and both.
+    """Evaluate a model on M-BEIR. 16 retrieval tasks with instructions, of text, images and both.
 
     Runs, stops and goes on as `eval mmeb-v2` does. "Recall@k" of M-BEIR is hit@k here: whether a right candidate is among the first k.
 
@@ -164,6 +165,7 @@ def m_beir_command(
     from mmsearch.evaluation.mmeb.run import chosen, run_benchmark
     from mmsearch.words import to_json
 
+    _demand_folder(data)
     groups = {POOLS[name] for name in (POOLS if pool is Pool.both else (pool.value,))}
     own = [task for task in TASKS.values() if task.group in groups]
     place = out or Path("runs") / "m-beir" / Path(model).name
@@ -198,6 +200,14 @@ def m_beir_command(
     raise typer.Exit(SOME_FAILED if finished.failures else OK)
 
 
+def _demand_folder(data: Path) -> None:
+    if not data.is_dir():
+        raise typer.BadParameter(
+            f"no folder '{data}': say where the data sets are; mmsearch/evaluation/README.md tells how to get them",
+            param_hint="--data",
+        )
+
+
 def mmeb_report_command(
     out: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of results, ours or the reference's.")],
     model: Annotated[
@@ -208,7 +218,7 @@ def mmeb_report_command(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make report, table and plot of MMEB-V2's score files anew, beside published numbers.
+    """Report on MMEB-V2's score files. Table and plot, beside published numbers.
 
     \b
     Examples:
@@ -228,7 +238,7 @@ def _tell_report(report: Report, out: Path, finished: Finished | None, *, as_jso
     written = write_report(report, out)
     chart = plot(report, written[0].with_suffix(".png"))
     if chart is None and report.scores:
-        note('no plot: matplotlib is not installed (pip install "mmsearch[train]")')
+        note("no plot: matplotlib is not installed (`make install EXTRAS=train`)")
     files = [*written, *([chart] if chart else [])]
     if as_json:
         print(to_json(_record(report, finished, files), indent=2))

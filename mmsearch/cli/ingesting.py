@@ -139,7 +139,7 @@ def _refuse_missing(paths: Iterable[Path]) -> None:
 
 
 def demo_folder_command(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Is made if need be.")]) -> None:
-    """Write a small folder to try things on: slides, a report, pictures, short videos."""
+    """Write a small folder to try things on. Slides, a report, pictures, short videos."""
     from mmsearch.demo import write_demo_folder
 
     write_demo_folder(folder)

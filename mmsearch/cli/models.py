@@ -67,7 +67,7 @@ def models_command(context: typer.Context, library: LibraryOption = None, as_jso
 
 @app.command("list")
 def list_command(library: LibraryOption = None, as_json: JsonOption = False) -> None:
-    """List every known model with its state, and the models that have vectors in the library."""
+    """List every known model. Each with its state, and the models that have vectors in the library."""
     from mmsearch.words import to_json
 
     rows = _rows(_generations(library))
@@ -216,7 +216,7 @@ def info_command(
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what is known of one model: facts, licence, where it lies, what it is given, whether it opens.
+    """Say what is known of one model. Facts, licence, where it lies, what it is given, whether it opens.
 
     Weights are not loaded but their headers read; small models are loaded too.
     """
@@ -338,7 +338,7 @@ def pull_command(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Say what would be fetched, and stop.")] = False,
 ) -> None:
-    """Fetch a model from the hub into the local Hugging Face cache: weights as safetensors, never code.
+    """Fetch a model from the hub. It goes into the local Hugging Face cache: weights as safetensors, never code.
 
     The only command that asks the network. An adapter's base comes with it. An interrupted download goes on where it
     ended, by the same command.
@@ -385,7 +385,7 @@ def use_command(
         bool, typer.Option("--json", help="Print a JSON object per line, as `mmsearch ingest`.")
     ] = False,
 ) -> None:
-    """Switch the library to another model: embed all its files anew beside the old vectors, then change over.
+    """Switch the library to another model. Embeds all its files again beside the old vectors, then changes over.
 
     The old model answers queries until the new one has embedded everything. Interrupting is safe: the same command goes on
     where it ended. No new files are taken in. The old vectors stay, for switching back, until `models remove`.
@@ -459,7 +459,7 @@ def compare_command(
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare two models that both have vectors in the library: sizes, speed here, and how far their answers agree.
+    """Compare two models on the library's own items. Both must have vectors in it. Sizes, speed here, and how far their answers agree.
 
     With judged queries also which one finds more, with a paired test. Make the second one's vectors with
     `mmsearch models use B --beside`.
@@ -562,7 +562,7 @@ def remove_command(
     model_key: Annotated[str, typer.Argument(metavar="KEY", help="A model key, as `mmsearch models list` shows it.")],
     library: LibraryOption = None,
 ) -> None:
-    """Delete a model's vectors from the library, once another one answers queries. The model itself stays."""
+    """Delete a model's vectors from the library. Another one must answer queries. The model itself stays."""
     with opened(library) as found:
         found.remove_model(model_key)
     note(f"removed the vectors of {model_key}; they come back with `mmsearch models use`")

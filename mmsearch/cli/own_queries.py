@@ -169,7 +169,7 @@ def compare_command(
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare two runs over the same queries: differences, whether they are more than chance, and which queries changed.
+    """Compare two runs over the same queries. Differences, whether they are more than chance, and which queries changed.
 
     The difference is the second less the first. p is from a paired randomisation test, not corrected for looking at many metrics.
 
@@ -241,7 +241,7 @@ def add_command(
     model: ModelOption = None,
     device: DeviceOption = None,
 ) -> None:
-    """Add a query with its right answers to a file of judged queries.
+    """Add a query and its right answers to a judged file.
 
     Shows the hits with their numbers, and asks which are right where none were named. A query that is in the file gets the answers that
     it lacks.

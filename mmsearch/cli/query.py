@@ -206,7 +206,7 @@ def _offline(library: Library, returned: int) -> str:
 
 def _print_hits(hits: Hits, *, format: Format, print0: bool, explain: bool, offline: str) -> None:
     from mmsearch.cli.terminal import hit_lines
-    from mmsearch.words import printable, to_json
+    from mmsearch.words import count_of, printable, to_json
 
     if format is Format.json:
         print(to_json([hit.record() for hit in hits], indent=2))
@@ -222,9 +222,12 @@ def _print_hits(hits: Hits, *, format: Format, print0: bool, explain: bool, offl
         for line in hit_lines(hits, explain=explain):
             print(line)
         if hits:
-            parts = [f"{len(hits)} of {hits.searched:,} items", f"{hits.took_ms:.0f} ms (model {hits.model_ms:.0f} ms)"]
+            parts = [
+                f"{len(hits)} of {count_of(hits.searched, 'item')}",
+                f"{hits.took_ms:.0f} ms (model {hits.model_ms:.0f} ms)",
+            ]
             if hits.hidden:
-                parts.append(f"{hits.hidden:,} weaker hits hidden")
+                parts.append(f"{count_of(hits.hidden, 'weaker hit')} hidden")
             sys.stdout.flush()
             note(" · ".join([*parts, offline] if offline else parts))
 
@@ -246,7 +249,7 @@ def _say_no_hit(library: Library, hits: Hits, offline: str) -> None:
     if (best := hits.best_below) is not None:
         where = " ".join(filter(None, [short_path(best.path), best.item.place]))
         closest = f"; the closest is at {best.relevance:.2f}: {where} (--min-relevance 0 shows all)"
-    note(f"no good match in {hits.searched:,} items{closest}" + (f" · {offline}" if offline else ""))
+    note(f"no good match in {count_of(hits.searched, 'item')}{closest}" + (f" · {offline}" if offline else ""))
 
 
 QUERY_FIELDS = {"query", "kind", "image", "like", "instruction", "path", "not", "after", "before", "k"}

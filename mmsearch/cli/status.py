@@ -21,7 +21,7 @@ from mmsearch.cli.shared import (
 
 
 def status_command(library: LibraryOption = None, as_json: JsonOption = False) -> None:
-    """Say what is indexed: items, files, folders, model, and what is wrong."""
+    """Say what is indexed, and what is wrong. Items, files, folders, model."""
     from mmsearch.cli.terminal import status_lines
     from mmsearch.words import to_json
 
@@ -44,7 +44,7 @@ def errors_command(
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the files that could not be indexed, and the print that could not be read, and why. Exit code 4 if there is any."""
+    """List what could not be indexed, and why. Files, and print that could not be read; exit code 4 if there is any."""
     from mmsearch.words import printable, to_json
 
     if skipped:

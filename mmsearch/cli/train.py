@@ -255,7 +255,7 @@ def train_check_command(
     work: WorkOption = Path("runs/work"),
     device: DeviceOption = None,
 ) -> None:
-    """Look at a recipe's data and say what a run needs, without training. Exit code 4 if a source cannot be used."""
+    """Look at a recipe's data and at what a run needs. Trains nothing. Exit code 4 if a source cannot be used."""
     from mmsearch.training.check import check_sources, estimate
     from mmsearch.words import duration, printable, size
 
@@ -296,7 +296,7 @@ def train_export_command(
     ] = True,
     dtype: Annotated[str, typer.Option(metavar="TYPE", help="bfloat16, float16 or float32.")] = "bfloat16",
 ) -> None:
-    """Write a run's model as a folder that mmsearch and transformers open: adapter merged, with a model card."""
+    """Write a run's model as a folder. mmsearch and transformers open it: adapter merged, with a model card."""
     from mmsearch.training.export import DTYPES, export_run
 
     if dtype not in DTYPES:

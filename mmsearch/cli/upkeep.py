@@ -20,7 +20,7 @@ def doctor_command(
     quick: Annotated[bool, typer.Option("--quick", help="Leave out what decodes files and loads the model.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Check that the library is sound: the catalog, its vectors, snapshots, previews, and a sample embedded once more.
+    """Check that the library is sound. Looks at the catalog, its vectors, snapshots, previews, and embeds a sample once more.
 
     \b
     Exit codes: 0 sound, or repaired · 3 the catalog is damaged · 4 something is wrong
@@ -56,7 +56,7 @@ def backup_command(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Put it in the place of an existing FILE.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Copy the library into one file, while it may be in use: catalog, vectors, previews, adapted models; not your files."""
+    """Copy the library into one file. It may be in use. Catalog, vectors, previews, adapted models; not your files."""
     from mmsearch.config import find_library_folder
     from mmsearch.upkeep.backup import backup
     from mmsearch.words import printable, size, to_json
@@ -86,7 +86,7 @@ def restore_command(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="An archive that `mmsearch backup` wrote.")],
     library: LibraryOption = None,
 ) -> None:
-    """Make the library of a backup where none is; an existing one is never overwritten."""
+    """Make a library of a backup. An existing one is never overwritten."""
     from mmsearch.config import find_library_folder
     from mmsearch.upkeep.backup import restore
     from mmsearch.words import printable
@@ -98,7 +98,7 @@ def restore_command(
 
 
 def compact_command(library: LibraryOption = None) -> None:
-    """Delete for good what is only marked as deleted, vectors of former models included, and give the space back."""
+    """Delete for good what is marked as deleted. Vectors of former models go too, and the space is given back."""
     from mmsearch.words import size
 
     with opened(library) as found:

@@ -200,7 +200,7 @@ def _register_heif(name: str) -> None:
     try:
         import pillow_heif
     except ImportError:
-        raise UnsupportedFile(name, "HEIC pictures need the extra: pip install 'mmsearch[heic]'") from None
+        raise UnsupportedFile(name, "HEIC pictures need pillow-heif: `make install EXTRAS=heic` does it") from None
     pillow_heif.register_heif_opener()
 
 

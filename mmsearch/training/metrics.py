@@ -137,7 +137,7 @@ def plot_metrics(run: Path) -> Path | None:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        log.info('no plot: matplotlib is not installed (pip install "mmsearch[train]")')
+        log.info("no plot: matplotlib is not installed (`make install EXTRAS=train`)")
         return None
     rows = read_metrics(run)
     steps = [row for row in rows if "loss" in row]

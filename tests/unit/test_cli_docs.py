@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from mmsearch.cli import app
 from mmsearch.cli.shared import complete_kinds, complete_models
@@ -28,6 +29,22 @@ def test_every_command_and_option_says_what_it_does(name: str):
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_readme_names_every_command(name: str):
     assert f"mmsearch {name}" in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("group", ["", "models", "train", "eval"])
+def test_no_line_of_the_list_of_commands_is_cut_off(group: str):
+    done = CliRunner().invoke(app, [*group.split(), "--help"], terminal_width=80)
+    assert done.exit_code == 0 and "Commands:" in done.output
+    assert [line for line in done.output.splitlines() if line.endswith("...") and "Usage:" not in line] == []
+
+
+@pytest.mark.parametrize("benchmark", ["mmeb-v2", "m-beir"])
+def test_a_benchmark_without_its_data_is_one_line(benchmark: str, tmp_path: Path):
+    done = CliRunner().invoke(
+        app, ["eval", benchmark, "--data", str(tmp_path / "none"), "--out", str(tmp_path / "out")]
+    )
+    assert done.exit_code == 2 and "no folder '" in " ".join(done.output.replace("│", " ").split())
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_the_shell_completes():

@@ -23,7 +23,22 @@ ROOT = Path(__file__).parents[2]
 LATEST_S = 60.0
 
 
+LARGE = b"hello" * 2_000_000
+"""More than the system takes for a reader that does not read."""
+
+
 async def hello(scope, receive, send) -> None:
+    if scope["path"] == "/large":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": LARGE, "more_body": True})
+        await send({"type": "http.response.body", "body": LARGE})
+        return
+    if scope["path"] == "/late":
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        return
+    while scope["method"] == "POST" and (await receive()).get("more_body"):
+        pass
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
     await send({"type": "http.response.body", "body": b"hello"})
 
@@ -96,6 +111,29 @@ def test_connections_that_ask_for_nothing_make_room_for_those_that_ask(connect, 
         assert is_closed(connection)  # the oldest first
     assert answers(connect(REQUEST))
     assert any("more than 10 connections at once" in message for message in caplog.messages)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nx",
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n",
+        b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n",
+    ],
+    ids=["half a body", "half a chunked body", "an answer that is not read"],
+)
+def test_requests_that_wait_for_their_sender_make_room(connect, sent: bytes):
+    held = [connect(sent) for _ in range(15)]
+    time.sleep(0.5)  # the answers fill what the system holds for their readers
+    assert answers(connect(REQUEST))
+    del held
+
+
+def test_requests_that_we_keep_waiting_make_room_too(connect):
+    """A client that sends requests ahead, for ever, is always being answered."""
+    held = [connect(b"GET /late HTTP/1.1\r\nHost: x\r\n\r\n") for _ in range(15)]
+    assert answers(connect(REQUEST))
+    del held
 
 
 def test_what_anybody_can_cause_is_logged_once(caplog, monkeypatch):

@@ -142,3 +142,26 @@ def test_changelog_begins_with_this_version():
 def test_scripts_are_executable_and_parse(script: Path):
     assert os.access(script, os.X_OK)
     assert subprocess.run(["bash", "-n", script], check=False).returncode == 0
+
+
+def test_make_install_puts_the_command_on_the_path(tmp_path: Path):
+    command = tmp_path / "venv" / "bin" / "mmsearch"
+    command.parent.mkdir(parents=True)
+    command.write_text("#!/bin/sh\necho started\n")
+    command.chmod(0o755)
+    (tmp_path / "venv" / ".installed").touch()  # newer than pyproject.toml: nothing is installed
+    done = subprocess.run(
+        ["make", "install", f"VENV={tmp_path / 'venv'}", f"BINDIR={tmp_path / 'bin'}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f'export PATH="{tmp_path / "bin"}:$PATH"' in done.stdout
+    assert subprocess.run([tmp_path / "bin" / "mmsearch"], capture_output=True, text=True).stdout == "started\n"
+
+
+def test_nothing_is_to_be_installed_from_an_index_where_it_is_not():
+    """mmsearch is on no package index: its extras come by `make install EXTRAS=…`."""
+    code = [path for package in ("mmsearch", "ingest", "ui") for path in (ROOT / package).rglob("*.py")]
+    assert [str(path) for path in code if "mmsearch[" in path.read_text(encoding="utf-8")] == []

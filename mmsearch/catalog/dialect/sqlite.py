@@ -6,7 +6,7 @@ import logging
 import os
 import sqlite3
 import threading
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
@@ -128,6 +128,20 @@ def new_objects() -> dict[str, tuple[str, str]]:
                 return objects(connection)
         finally:
             engine.dispose()
+
+
+def id_in_file(file: Path) -> str | None:
+    """The catalog's id as the file itself has it, whatever the log and open connections hold; None if it does not tell.
+
+    Through SQLite: to open and close the file otherwise would take this process's locks on it away.
+    """
+    address = f"file:{quote(os.fsencode(file))}?mode=ro&immutable=1"
+    try:
+        with closing(sqlite3.connect(address, uri=True)) as connection:
+            row = connection.execute("SELECT value FROM meta WHERE key = 'id'").fetchone()
+    except (sqlite3.Error, UnicodeError):  # not written yet, or just being written
+        return None
+    return str(row[0]) if row else None
 
 
 def _engine(file: Path, *, read_only: bool, can_write: bool) -> Engine:

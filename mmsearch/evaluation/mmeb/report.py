@@ -262,7 +262,7 @@ def plot(report: Report, path: Path) -> Path | None:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        log.info('no plot: matplotlib is not installed (pip install "mmsearch[train]")')
+        log.info("no plot: matplotlib is not installed (`make install EXTRAS=train`)")
         return None
     published = published_scores()
     columns: dict[str, Scores] = {report.model: own, **{model: published[model] for model in COMPARED}}
