@@ -88,7 +88,7 @@ def test_xmp_says_title_caption_keywords_people_place_author() -> None:
     said = description_of_packet(FULL)
     assert said == Description(
         title="The garden",
-        captions=("Grandma waters her tomatoes",),
+        captions=("Grandma waters her tomatoes", "Der Garten"),
         keywords=("tomato", "watering can", "Plants", "Vegetables"),
         people=("Otto Braun", "Ida Braun", "Hilde Braun", "Anna Braun"),
         place="Alfama, Lisboa, Portugal",
@@ -101,11 +101,31 @@ def test_xmp_says_title_caption_keywords_people_place_author() -> None:
     assert said.text.splitlines() == [
         "The garden",
         "Grandma waters her tomatoes",
+        "Der Garten",
         "tomato, watering can, Plants, Vegetables",
         "Otto Braun, Ida Braun, Hilde Braun, Anna Braun",
         "Alfama, Lisboa, Portugal",
         "Jörg Müller",
     ]
+
+
+def test_xmp_is_read_in_all_its_languages() -> None:
+    def alternatives(name: str, **said: str) -> str:
+        items = "".join(f"<rdf:li xml:lang='{language.replace('_', '-')}'>{words}</rdf:li>" for language, words in said.items())
+        return f"<{name}><rdf:Alt>{items}</rdf:Alt></{name}>"
+
+    said = description_of_packet(
+        packet(
+            alternatives("dc:title", de_DE="Binnenhafen", x_default="Harbour", en_US="Harbour")
+            + alternatives("dc:description", nl_NL="Boten bij zonsopgang", fr_FR="Bateaux à l’aube")
+        )
+    )
+    assert (said.title, said.captions) == ("Harbour", ("Boten bij zonsopgang", "Binnenhafen", "Bateaux à l’aube"))
+
+
+def test_the_lens_by_the_name_that_newer_cameras_have_for_it() -> None:
+    attributes = "xmlns:exifEX='http://cipa.jp/exif/1.0/' exifEX:LensModel='RF50mm F1.8'"
+    assert description_of_packet(packet(attributes=attributes)).lens == "RF50mm F1.8"
 
 
 @pytest.mark.parametrize("suffix", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
