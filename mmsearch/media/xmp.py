@@ -144,7 +144,9 @@ def _description(found: _Properties) -> Description:
                 found, f"{_DC}description", f"{_TIFF}ImageDescription", f"{_EXIF}UserComment", f"{_ACDSEE}caption"
             ),
             *_default(found, f"{_IPTC_CORE}AltTextAccessibility", f"{_IPTC_CORE}ExtDescrAccessibility"),
-            *(said for name in ("title", "description") for said in found.get(f"{_DC}{name}", ())[1:]),  # other languages
+            *(
+                said for name in ("title", "description") for said in found.get(f"{_DC}{name}", ())[1:]
+            ),  # other languages
         ],
         keywords=keywords,
         people=people,
