@@ -58,7 +58,12 @@ def _of_exif(image: Image.Image) -> Dated | None:
 
 def _of_xmp(image: Image.Image) -> Dated | None:
     packet = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")
-    if not packet or len(packet) > MAX_XMP_BYTES:
+    return date_of_packet(packet) if packet else None
+
+
+def date_of_packet(packet: bytes | str) -> Dated | None:
+    """When a picture was taken, as an XMP packet states it, in the picture or in a sidecar; None where it does not."""
+    if len(packet) > MAX_XMP_BYTES:
         return None
     found = first_written(_property(_decoded(packet), namespace, name) for namespace, name in XMP_DATES)
     return Dated(found, "xmp") if found else None
@@ -94,4 +99,4 @@ def _single(values: Sequence[bytes]) -> str:
     return values[0].decode("ascii", "replace").strip("\0 ") if values else ""
 
 
-__all__ = ["Dated", "picture_date"]
+__all__ = ["Dated", "date_of_packet", "picture_date"]
