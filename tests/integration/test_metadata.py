@@ -14,11 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
+from typer.testing import CliRunner
 
 import mmsearch
 from ingest import readers
 from ingest.pipeline import ingest_paths
 from ingest.readers import Reading
+from mmsearch.cli import app
 from mmsearch.items import EmbedInput, Item, Source
 from mmsearch.library import Library
 from mmsearch.media import load_pymupdf
@@ -523,3 +525,13 @@ def test_metadata_of_an_older_library_are_read_once(library: Library, folder: Pa
     assert [name for name, _ in found(library, "ladder")] == ["d.pdf p.1"]
     assert {item.path.name: item.id for item in items(library)} == ids
     assert ingest(library, folder).unchanged == 5 and len(embedded) == 4
+
+
+def test_show_leaves_out_what_the_library_remembers_for_itself(library: Library, folder: Path) -> None:
+    samples.film(folder / "a.mp4", "libx264")
+    (folder / "a.srt").write_text("1\n00:00:00,000 --> 00:00:01,500\nTune the harpsichord\n")
+    ingest(library, folder)
+    (item, *_) = items(library)
+    assert "stamp" in item.meta["subtitles"]
+    done = CliRunner().invoke(app, ["show", str(item.id), "-L", str(library.folder)], catch_exceptions=False)
+    assert "Tune the harpsichord" in done.stdout and "stamp" not in done.stdout
