@@ -7,6 +7,7 @@ Runs inside the worker processes of `ingest.workers`; only `sniff` is called els
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import os
@@ -122,11 +123,10 @@ def read_items(source: Source, budget: Mapping[Kind, int], *, reading: Reading |
     """
     reading = reading or Reading(budget)
     file_type = demand_type(source.path)
-    in_name = date_in_name(source.path.name)
-    allowance = _Allowance(source, reading)
+    allowance, dated = _Allowance(source, reading), dating(source.path)
     for draft in importlib.import_module(READERS[file_type]).read_items(source, reading):
         allowance.demand_room(draft)
-        yield allowance.cut(replace(draft, meta=with_date(draft.meta, in_name)))
+        yield allowance.cut(replace(draft, meta=dated(draft.meta)))
 
 
 class _Allowance:
@@ -212,10 +212,9 @@ def read_words(source: Source, reading: Reading, rewording: Rewording) -> Iterat
 
     if READERS[demand_type(source.path)] != "ingest.video":
         raise CorruptFile(source.path, "is no video any longer")
-    in_name = date_in_name(source.path.name)
-    allowance = _Allowance(source, reading)
+    allowance, dated = _Allowance(source, reading), dating(source.path)
     drafts = [
-        allowance.cut(replace(draft, meta=with_date(draft.meta, in_name)))
+        allowance.cut(replace(draft, meta=dated(draft.meta)))
         for draft in video.read_words(source, rewording.duration_s, rewording.clips)
     ]
     changed = {
@@ -234,16 +233,36 @@ def read_words(source: Source, reading: Reading, rewording: Rewording) -> Iterat
 def read_facts(path: Path) -> Facts:
     """The facts of a file that was read by an older reader. Raises SourceError."""
     found: Facts = importlib.import_module(READERS[demand_type(path)]).read_facts(path)
+    return replace(found, metas=tuple(map(dating(path), found.metas)))
+
+
+def dating(path: Path) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """What gives an item's metadata the date in a sidecar or in its file's name, where nothing better is known, and marks what has no
+    date to bear its file's time."""
     in_name = date_in_name(path.name)
-    return replace(found, metas=tuple(with_date(meta, in_name) for meta in found.metas))
+    beside = functools.cache(lambda: _date_beside(path))
+
+    def dated(meta: Mapping[str, Any]) -> dict[str, Any]:
+        known = meta.get("date_source", "file")
+        if known in BELOW_NAME:
+            if (found := beside()) is not None and (
+                found.source not in BELOW_NAME or (known == "file" and not in_name)
+            ):
+                return {**meta, **found.meta()}
+            if in_name:
+                return {**meta, **Dated(in_name, "name").meta()}
+        return {**meta, "date_source": known}
+
+    return dated
 
 
-def with_date(meta: Mapping[str, Any], in_name: str | None) -> dict[str, Any]:
-    """An item's metadata with the date in its file's name, where nothing better is known; what has no date is marked to bear its file's time."""
-    known = meta.get("date_source", "file")
-    if in_name is not None and known in BELOW_NAME:
-        return {**meta, **Dated(in_name, "name").meta()}
-    return {**meta, "date_source": known}
+def _date_beside(path: Path) -> Dated | None:
+    """The date in the sidecars of a photo or video."""
+    if READERS[demand_type(path)] == "ingest.pdf":
+        return None
+    from ingest.sidecars import date_beside
+
+    return date_beside(path)
 
 
 def count_items(path: Path) -> tuple[Kind, int, float]:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol
 
 from ingest.readers import SUFFIX_TYPES, sniff
 from mmsearch.catalog.left_out import LeftOuts
@@ -35,8 +35,8 @@ CATALOG_FILE = "catalog.sqlite3"
 JUNK_NAMES = {"thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r"}
 JUNK_FOLDERS = {"@eadir", "$recycle.bin", "system volume information", "lost+found", "__macosx"}
 """Lower case. Hidden names (with a leading dot, so `._*`, `.DS_Store`, `.git` too) are junk as well."""
-COMPANION_SUFFIXES = {".srt", ".vtt", ".ass", ".ssa", ".sub", ".xmp"}
-"""Read with the video or picture beside them, of which they bear the name; alone they are of no use."""
+COMPANION_SUFFIXES = {".srt", ".vtt", ".ass", ".ssa", ".sub", ".xmp", ".json"}
+"""Read with the video or picture beside them, of which they bear the name; alone they are of no use. Of JSON it is what Takeout writes."""
 HASH_BLOCK_BYTES = 1 << 20
 MAX_IGNORE_BYTES = 64_000
 MAX_IGNORE_LINES = 1000
@@ -139,6 +139,13 @@ def _absolute(path: str | os.PathLike[str]) -> str:
     return os.path.abspath(os.path.expanduser(os.fspath(path)))
 
 
+class _Media(NamedTuple):
+    """The files of known types in a folder, for comparisons: `names` with and without suffix; what Takeout may call them."""
+
+    names: frozenset[str]
+    described: set[str]
+
+
 class _Walk:
     """One scan's state: what to pass over, where it has been, what it has found."""
 
@@ -155,6 +162,7 @@ class _Walk:
         self.library = os.path.realpath(library_folder) if library_folder is not None else None
         self.include, self.exclude = _spec(include), _spec(exclude)
         self.visited: set[tuple[int, int]] = set()
+        self.media: dict[str, _Media] = {}
         self.result = ScanResult()
 
     def add_root(self, root: Path) -> None:
@@ -250,7 +258,7 @@ class _Walk:
         suffix = os.path.splitext(path)[1].lower()
         try:
             if sniff(Path(path)) is None and suffix not in SUFFIX_TYPES:
-                if suffix not in COMPANION_SUFFIXES or not _has_companion(path):
+                if suffix not in COMPANION_SUFFIXES or not self._has_companion(path, suffix):
                     self.result.left_out.add(path, "unsupported", suffix)
                 return
             self.result.opened += 1
@@ -262,6 +270,36 @@ class _Walk:
             self.result.changing.append(Path(path))
         else:
             self.result.sources.append(source)
+
+    def _has_companion(self, path: str, suffix: str) -> bool:
+        """Whether the folder of `path` has a file of a known type with its name, as `talk.mp4` for `talk.en.srt`."""
+        from ingest import takeout
+        from ingest.subtitles import FOLDERS, fold
+
+        folder, name = os.path.split(path)
+        if suffix == takeout.SUFFIX:
+            with open_regular(path) as handle:
+                if not takeout.is_takeout(handle.read(takeout.MAX_BYTES)):
+                    return False
+            return fold(takeout.described_by(name)) in self._media_in(folder).described
+        parts = fold(name).split(".")
+        names = [".".join(parts[:count]) for count in range(1, len(parts))]
+        is_inner = suffix != ".xmp" and fold(os.path.basename(folder)) in FOLDERS
+        around = [folder, os.path.dirname(folder)] if is_inner else [folder]
+        return any(not self._media_in(where).names.isdisjoint(names) for where in around)
+
+    def _media_in(self, folder: str) -> _Media:
+        from ingest.subtitles import fold, names_in
+        from ingest.takeout import names_for
+
+        if folder not in self.media:
+            above = os.path.dirname(folder)
+            self.media = {above: self.media[above]} if above in self.media else {}
+            files = [name for name in map(fold, names_in(Path(folder))) if os.path.splitext(name)[1] in SUFFIX_TYPES]
+            stems = [os.path.splitext(name)[0] for name in files]
+            described = {one for name in files for one in names_for(name)}
+            self.media[folder] = _Media(frozenset(files).union(stems), described)
+        return self.media[folder]
 
     def _unreadable(self, path: Path, error: OSError) -> None:
         self.result.unreadable.append((path, error.strerror or str(error)))
@@ -342,20 +380,6 @@ def is_ignored(relative: str, ignores: Sequence[tuple[str, GitIgnoreSpec]]) -> b
         if verdict is not None:
             return verdict
     return False
-
-
-def _has_companion(path: str) -> bool:
-    """Whether the folder of `path` has a file of a known type with its name, as `talk.mp4` for `talk.en.srt`."""
-    folder, name = os.path.split(path)
-    stems = [name.split(".")[0], os.path.splitext(name)[0], os.path.splitext(os.path.splitext(name)[0])[0]]
-    try:
-        with os.scandir(folder) as listing:
-            return any(
-                os.path.splitext(entry.name)[0] in stems and os.path.splitext(entry.name)[1].lower() in SUFFIX_TYPES
-                for entry in listing
-            )
-    except OSError:
-        return False
 
 
 def _spec(globs: Sequence[str]) -> GitIgnoreSpec | None:

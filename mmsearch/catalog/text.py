@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 from mmsearch.catalog.connections import Database
 from mmsearch.catalog.filters import read_ids
 from mmsearch.items import KINDS, Kind
-from mmsearch.plain_text import passage
+from mmsearch.plain_text import passage, words_of
 from mmsearch.ranking.rank import NO_MATCHES, TextMatches
 from mmsearch.ranking.terms import (
     BM25_NAME,
@@ -37,6 +37,8 @@ COMMON_SHARE, COMMON_FLOOR = 0.05, 1000
 LOOKED_AT = 4
 """Candidates per hit asked for that BM25 and the common terms are asked about."""
 SNIPPET_TOKENS = 24
+PHRASES_LOOKED_AT = 200
+"""So many texts that hold all words of a phrase, but not the phrase as it is typed, are compared with it."""
 NEARER = 0.8
 """What a word in the name of a folder is worth, of what it is worth in that of the folder inside it."""
 
@@ -168,7 +170,22 @@ def _look_up(connection: Connection, term: str, common: int) -> _Term:
         return _Term(term, count, read_ids(connection, f"SELECT rowid AS id {_MATCHING}", parameters))
     inside = "SELECT rowid AS id FROM trigrams WHERE trigrams MATCH :query LIMIT :limit"
     ids = read_ids(connection, inside, parameters)
+    if not len(ids):
+        ids = _with_phrase(connection, term)
     return _Term(term, len(ids), ids, is_inside=True)
+
+
+def _with_phrase(connection: Connection, phrase: str) -> np.ndarray:
+    """int64, ascending: items whose text holds a phrase in other spellings of its words, which FTS5 keeps in a column of their own."""
+    words = words_of(phrase).split()
+    if len(words) < 2:
+        return NO_MATCHES.ids
+    holding_all = "SELECT rowid AS id FROM words WHERE words MATCH :query LIMIT :limit"
+    rows = connection.execute(
+        text(f"SELECT id, text FROM items WHERE id IN ({holding_all}) ORDER BY id"),
+        {"query": all_of(words), "limit": PHRASES_LOOKED_AT},
+    )
+    return np.array([item_id for item_id, held in rows if passage(held, [phrase])], np.int64)
 
 
 def _among(connection: Connection, term: str, ids: np.ndarray) -> np.ndarray:

@@ -116,7 +116,7 @@ def are_near(photo: _File, video: _File) -> bool:
     if at_photo is None or at_video is None:
         return False
     apart_s = at_photo - at_video
-    if video.meta.get("date_source") == "creation_time":  # in UTC
+    if video.meta.get("date_source") in ("creation_time", "takeout"):  # in UTC
         if (offset_s := _offset_s(photo.date)) is not None:
             apart_s -= offset_s
         elif abs(apart_s) <= MAX_ZONE_S + NEAR_S:

@@ -60,6 +60,8 @@ def show_command(
     for path in also_at:
         print(f"also at {printable(str(path))}")
     for name, value in item.meta.items():
+        if isinstance(value, dict):  # what a library remembers for itself
+            continue
         told = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
         print(f"{name}: {printable(' '.join(told.split()))}")
     if item.text.strip():

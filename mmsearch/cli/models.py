@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -68,6 +70,7 @@ def models_command(context: typer.Context, library: LibraryOption = None, as_jso
 @app.command("list")
 def list_command(library: LibraryOption = None, as_json: JsonOption = False) -> None:
     """List every known model. Each with its state, and the models that have vectors in the library."""
+    from mmsearch.cli.terminal import width_of
     from mmsearch.words import to_json
 
     rows = _rows(_generations(library))
@@ -76,7 +79,7 @@ def list_command(library: LibraryOption = None, as_json: JsonOption = False) -> 
         return
     width = max(len(row["name"]) for row in rows)
     for row in rows:
-        print(_line(row, width))
+        print(_line(row, width, width_of(sys.stdout)))
     note("mmsearch is offline; only `mmsearch models pull NAME` asks the network")
 
 
@@ -162,8 +165,8 @@ def _folder(checkpoint: Checkpoint | None) -> str | None:
     return str(checkpoint.adapter or checkpoint.base) if checkpoint is not None else None
 
 
-def _line(row: dict[str, Any], width: int) -> str:
-    """`* mini  shipped  384 dim  23M  answers queries (5 items)`."""
+def _line(row: dict[str, Any], width: int, columns: int = 0) -> str:
+    """`* mini  shipped  384 dim  23M  answers queries (5 items)`; what does not fit into `columns` (0: any) in further lines below."""
     from mmsearch.words import printable, size
 
     is_active = any(generation["active"] for generation in row["generations"])
@@ -182,7 +185,13 @@ def _line(row: dict[str, Any], width: int) -> str:
         facts.append(printable(row["why"]))
     elif row.get("backbone"):
         facts.append("a backbone: embeds well only once trained")
-    return "  ".join(facts)
+    lines = [facts[0]]
+    for fact in facts[1:]:
+        if not columns or len(lines[-1]) + 2 + len(fact) <= columns:
+            lines[-1] += f"  {fact}"
+        else:
+            lines += textwrap.wrap(fact, max(columns, 20), initial_indent=" " * 6, subsequent_indent=" " * 6)
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def _generation_words(generation: dict[str, Any]) -> str:

@@ -13,11 +13,22 @@ from datetime import date, datetime, time, timedelta
 from typing import Any, Literal, NamedTuple
 
 DateSource = Literal[
-    "original", "digitized", "exif", "xmp", "iptc", "name", "document", "creationdate", "creation_time", "file"
+    "original",
+    "digitized",
+    "exif",
+    "xmp",
+    "iptc",
+    "name",
+    "document",
+    "creationdate",
+    "creation_time",
+    "takeout",
+    "file",
 ]
-"""Where a date comes from, the most trusted first: EXIF DateTimeOriginal, DateTimeDigitized and DateTime, XMP, IPTC, the file's name,
-a document's creation date, Apple's local `creationdate` of a video, the container's `creation_time` in UTC, the file's own time."""
-BELOW_NAME: tuple[DateSource, ...] = ("document", "creationdate", "creation_time", "file")
+"""Where a date comes from, the most trusted first: EXIF DateTimeOriginal, DateTimeDigitized and DateTime, XMP (in the file, or beside
+it), IPTC, the file's name, a document's creation date, Apple's local `creationdate` of a video, the container's `creation_time` in UTC,
+what Google Takeout writes beside the file, in UTC, the file's own time."""
+BELOW_NAME: tuple[DateSource, ...] = ("document", "creationdate", "creation_time", "takeout", "file")
 """The sources that give way to a date in the file's name."""
 
 FIRST_YEAR, LAST_YEAR = 1826, 2100

@@ -14,7 +14,7 @@ from mmsearch.plain_text import readable
 
 MAX_NAME_CHARS = 300
 """A title, a place, an author, a camera, a lens."""
-MAX_CAPTION_CHARS, MAX_CAPTIONS = 4000, 4
+MAX_CAPTION_CHARS, MAX_CAPTIONS = 4000, 8
 MAX_LISTED, MAX_LISTED_CHARS = 100, 100
 """Keywords and people: so many, and so long each. A longer one is a text, no keyword."""
 MAX_RAW_CHARS = 100_000
@@ -128,7 +128,7 @@ class Description:
 
     @property
     def text(self) -> str:
-        """The words to search by and to embed, a line for each sort; "" where nothing is said. At most some 40,000 characters."""
+        """The words to search by and to embed, a line for each sort; "" where nothing is said. At most some 60,000 characters."""
         people = {name.casefold() for name in self.people}
         keywords = [word for word in self.keywords if word.casefold() not in people]
         lines = (self.title, *self.captions, ", ".join(keywords), ", ".join(self.people), self.place, self.author)

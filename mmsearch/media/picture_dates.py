@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-import warnings
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from PIL import ExifTags, Image, IptcImagePlugin
+from PIL import ExifTags, Image
 
+from mmsearch.media import iptc
 from mmsearch.media.dates import Dated, first_written, parse_written
 
 MAX_XMP_BYTES = 4_000_000
@@ -57,7 +58,12 @@ def _of_exif(image: Image.Image) -> Dated | None:
 
 def _of_xmp(image: Image.Image) -> Dated | None:
     packet = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")
-    if not packet or len(packet) > MAX_XMP_BYTES:
+    return date_of_packet(packet) if packet else None
+
+
+def date_of_packet(packet: bytes | str) -> Dated | None:
+    """When a picture was taken, as an XMP packet states it, in the picture or in a sidecar; None where it does not."""
+    if len(packet) > MAX_XMP_BYTES:
         return None
     found = first_written(_property(_decoded(packet), namespace, name) for namespace, name in XMP_DATES)
     return Dated(found, "xmp") if found else None
@@ -80,21 +86,17 @@ def _property(packet: str, namespace: str, name: str) -> str | None:
 
 
 def _of_iptc(image: Image.Image) -> Dated | None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        datasets = IptcImagePlugin.getiptcinfo(image) or {}  # type: ignore[arg-type]
+    datasets = iptc.datasets(image)
     for day_at, time_at in IPTC_DATES:
-        day, clock = (_single(datasets.get(at)) for at in (day_at, time_at))
+        day, clock = (_single(datasets.get(at, ())) for at in (day_at, time_at))
         if found := parse_written(f"{day}T{clock}") or parse_written(day):
             return Dated(found, "iptc")
     return None
 
 
-def _single(value: Any) -> str:
+def _single(values: Sequence[bytes]) -> str:
     """An IPTC dataset's value; the first, where it is repeated."""
-    if isinstance(value, list):
-        value = value[0] if value else b""
-    return value.decode("ascii", "replace").strip("\0 ") if isinstance(value, bytes) else ""
+    return values[0].decode("ascii", "replace").strip("\0 ") if values else ""
 
 
-__all__ = ["Dated", "picture_date"]
+__all__ = ["Dated", "date_of_packet", "picture_date"]

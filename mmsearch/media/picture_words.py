@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -10,9 +9,9 @@ from contextlib import suppress
 from functools import partial
 from typing import IO, Any
 
-from PIL import ExifTags, Image, IptcImagePlugin
+from PIL import ExifTags, Image
 
-from mmsearch.media import png_chunks
+from mmsearch.media import iptc, png_chunks
 from mmsearch.media.descriptions import MAX_RAW_CHARS, NOTHING, Description, decoded
 from mmsearch.media.xmp import MAX_XMP_BYTES, description_of_packet, split_keywords
 
@@ -60,16 +59,10 @@ def _of_xmp(image: Image.Image, *, texts: dict[str, str]) -> Description:
 
 
 def _of_iptc(image: Image.Image) -> Description:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        datasets = IptcImagePlugin.getiptcinfo(image) or {}  # type: ignore[arg-type]
+    datasets = iptc.datasets(image)
 
     def values(*numbers: int) -> list[str]:
-        found = []
-        for number in numbers:
-            value = datasets.get((2, number))
-            found += [decoded(one) for one in (value if isinstance(value, list) else [value]) if isinstance(one, bytes)]
-        return found
+        return [decoded(value) for number in numbers for value in datasets.get((2, number), ())]
 
     return Description.of(
         titles=values(5, 105),  # object name, headline

@@ -28,6 +28,7 @@ _IPTC_EXT = "{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}"
 _TIFF = "{http://ns.adobe.com/tiff/1.0/}"
 _EXIF = "{http://ns.adobe.com/exif/1.0/}"
 _AUX = "{http://ns.adobe.com/exif/1.0/aux/}"
+_EXIF_EX = "{http://cipa.jp/exif/1.0/}"
 _REGIONS = "{http://www.metadataworkinggroup.com/schemas/regions/}"
 _MP = "{http://ns.microsoft.com/photo/1.2/}"
 _MP_REGION = "{http://ns.microsoft.com/photo/1.2/t/Region#}"
@@ -143,6 +144,9 @@ def _description(found: _Properties) -> Description:
                 found, f"{_DC}description", f"{_TIFF}ImageDescription", f"{_EXIF}UserComment", f"{_ACDSEE}caption"
             ),
             *_default(found, f"{_IPTC_CORE}AltTextAccessibility", f"{_IPTC_CORE}ExtDescrAccessibility"),
+            *(
+                said for name in ("title", "description") for said in found.get(f"{_DC}{name}", ())[1:]
+            ),  # other languages
         ],
         keywords=keywords,
         people=people,
@@ -158,7 +162,7 @@ def _description(found: _Properties) -> Description:
         authors=found.all(f"{_DC}creator")[:10],
         rating=next(filter(None, found.all(f"{_XMP}Rating")), None),
         camera=model if maker and model.lower().startswith(maker.lower()) else f"{maker} {model}".strip(),
-        lens=found.first(f"{_AUX}Lens", f"{_AUX}LensModel"),
+        lens=found.first(f"{_AUX}Lens", f"{_AUX}LensModel", f"{_EXIF_EX}LensModel"),
         gps=_position(found.first(f"{_EXIF}GPSLatitude"), found.first(f"{_EXIF}GPSLongitude")),
     )
 

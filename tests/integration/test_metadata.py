@@ -8,16 +8,19 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
+from typer.testing import CliRunner
 
 import mmsearch
 from ingest import readers
 from ingest.pipeline import ingest_paths
 from ingest.readers import Reading
+from mmsearch.cli import app
 from mmsearch.items import EmbedInput, Item, Source
 from mmsearch.library import Library
 from mmsearch.media import load_pymupdf
@@ -203,6 +206,92 @@ def test_a_sidecar_that_cannot_be_read_costs_nothing(library: Library, folder: P
     (folder / "a.xmp").mkdir()
     (folder / "a.jpg.xmp").write_bytes(b"<x:xmpmeta")
     assert not ingest(library, folder).failures and len(items(library)) == 1
+
+
+def takeout(path: Path, caption: str, taken: datetime = datetime(2015, 6, 1, 10, tzinfo=UTC), **more: object) -> Path:
+    told = {
+        "title": "IMG.jpg",
+        "description": caption,
+        "creationTime": {"timestamp": "1600000000"},
+        "photoTakenTime": {"timestamp": str(round(taken.timestamp()))},
+        "geoData": {"latitude": 0.0, "longitude": 0.0},
+    }
+    path.write_text(json.dumps({**told, **more}), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("photo", "name"),
+    [
+        ("a.jpg", "a.jpg.json"),
+        ("a.jpg", "a.jpg.supplemental-metadata.json"),
+        ("a.jpg", "a.jpg.supple.json"),
+        ("a.JPG", "A.jpg.s.json"),
+        ("a(1).jpg", "a.jpg(1).json"),
+        ("a(1).jpg", "a.jpg.supplemental-metadata(1).json"),
+        ("a-edited.jpg", "a.jpg.json"),
+        ("a" * 60 + ".jpg", "a" * 46 + ".json"),
+        ("clip.mp4", "clip.mp4.supplemental-metadata.json"),
+    ],
+)
+def test_what_google_takeout_writes_is_read(library: Library, folder: Path, photo: str, name: str) -> None:
+    if photo.endswith(".mp4"):
+        samples.film(folder / photo, "libx264")
+    else:
+        samples.photo(folder / photo)
+    geo = {"latitude": 50.08, "longitude": 14.42}
+    takeout(folder / name, "Akkordeon unter der Brücke", people=[{"name": "Wenzel Novak"}], geoData=geo)
+    ingest(library, folder)
+    (item, *_) = items(library)
+    assert item.text.splitlines() == ["Akkordeon unter der Brücke", "Wenzel Novak"]
+    assert (item.meta["people"], item.meta["gps"]) == (["Wenzel Novak"], [50.08, 14.42])
+    assert (item.meta["captured_at"], item.meta["date_source"]) == ("2015-06-01T10:00:00+00:00", "takeout")
+    assert ingest(library, folder).unchanged == 1
+
+    takeout(folder / name, "", datetime(2016, 1, 2, tzinfo=UTC))
+    ingest(library, folder)
+    (item, *_) = items(library)
+    assert (item.text, item.meta["captured_at"]) == ("", "2016-01-02T00:00:00+00:00")
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "",
+        "{",
+        "[]",
+        '"photoTakenTime"',
+        '{"photoTakenTime": 3, "people": [3], "geoData": "x"}',
+        "[" * 100_000,
+        '{"photoTakenTime": {"timestamp": "1e400"}, "description": {"a": 1}, "geoData": {"latitude": NaN, "longitude": 1}}',
+    ],
+    ids=["empty", "cut", "list", "text", "other types", "nested", "other values"],
+)
+def test_other_and_damaged_json_costs_nothing(library: Library, folder: Path, broken: str) -> None:
+    samples.photo(folder / "a.jpg")
+    (folder / "a.jpg.json").write_text(broken)
+    assert not ingest(library, folder).failures
+    (item,) = items(library)
+    assert (item.text, item.meta["date_source"]) == ("", "file")
+
+
+def test_the_date_in_a_sidecar(library: Library, folder: Path) -> None:
+    """An XMP sidecar is as good as XMP in the file; what Takeout says counts where nothing else does."""
+    dated = packet("<exif:DateTimeOriginal>2012-03-04T05:06:07</exif:DateTimeOriginal>")
+    for name in ("a.jpg", "IMG-20190305-WA0001.jpg", "IMG-20190306-WA0002.jpg"):
+        samples.photo(folder / name)
+    samples.camera_photo(folder / "own.jpg")
+    for name in ("a.xmp", "IMG-20190305-WA0001.xmp", "own.xmp"):
+        (folder / name).write_bytes(dated)
+    takeout(folder / "IMG-20190306-WA0002.jpg.json", "")
+    ingest(library, folder)
+    assert {item.path.name: (item.meta["captured_at"], item.meta["date_source"]) for item in items(library)} == {
+        "a.jpg": ("2012-03-04T05:06:07", "xmp"),
+        "IMG-20190305-WA0001.jpg": ("2012-03-04T05:06:07", "xmp"),
+        "IMG-20190306-WA0002.jpg": ("2019-03-06", "name"),
+        "own.jpg": ("2024-05-06T07:08:09+02:00", "original"),
+    }
+    assert ingest(library, folder).unchanged == 4
 
 
 # Videos
@@ -436,3 +525,13 @@ def test_metadata_of_an_older_library_are_read_once(library: Library, folder: Pa
     assert [name for name, _ in found(library, "ladder")] == ["d.pdf p.1"]
     assert {item.path.name: item.id for item in items(library)} == ids
     assert ingest(library, folder).unchanged == 5 and len(embedded) == 4
+
+
+def test_show_leaves_out_what_the_library_remembers_for_itself(library: Library, folder: Path) -> None:
+    samples.film(folder / "a.mp4", "libx264")
+    (folder / "a.srt").write_text("1\n00:00:00,000 --> 00:00:01,500\nTune the harpsichord\n")
+    ingest(library, folder)
+    (item, *_) = items(library)
+    assert "stamp" in item.meta["subtitles"]
+    done = CliRunner().invoke(app, ["show", str(item.id), "-L", str(library.folder)], catch_exceptions=False)
+    assert "Tune the harpsichord" in done.stdout and "stamp" not in done.stdout

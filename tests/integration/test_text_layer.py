@@ -89,3 +89,34 @@ def test_folders_below_the_ingested_one_are_found(library: mmsearch.Library, tmp
     ingest_paths(library, [tmp_path / "files"], jobs=1, ocr=False)
     assert list(found(library, "Lisbon", min_relevance=0)) == ["scan 1.pdf", "scan 4.pdf"], "the nearer folder first"
     assert list(found(library, "Porto", min_relevance=0)) == ["scan 0.pdf", "scan 4.pdf"]
+
+
+@pytest.mark.parametrize(
+    ("query", "name"),
+    [
+        ('"die strasse nach koln"', "road.pdf"),
+        ('"Straße nach Köln"', "road.pdf"),
+        ('"wellknown plants"', "plants.pdf"),
+        ('"lodz fabryczna"', "station.pdf"),
+        ('"nach die strasse"', None),
+        ('"fabryczna lodz"', None),
+    ],
+)
+def test_phrases_in_other_spellings(library: mmsearch.Library, tmp_path: Path, query: str, name: str | None) -> None:
+    (tmp_path / "files").mkdir()
+    for file, words in (
+        ("road.pdf", "Die Straße nach Köln ist gesperrt"),
+        ("plants.pdf", "of well-known plants"),
+        ("station.pdf", "Łódź Fabryczna"),
+    ):
+        document_of(tmp_path / "files" / file, words)
+    ingest_paths(library, [tmp_path / "files"], jobs=1, ocr=False)
+    assert list(found(library, query)) == ([] if name is None else [name])
+
+
+def document_of(path: Path, words: str) -> None:
+    import pymupdf
+
+    with pymupdf.open() as document:
+        document.new_page().insert_htmlbox((50, 50, 500, 200), words)
+        document.save(path)

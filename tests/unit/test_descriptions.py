@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import time
 import zlib
 from contextlib import suppress
@@ -88,7 +89,7 @@ def test_xmp_says_title_caption_keywords_people_place_author() -> None:
     said = description_of_packet(FULL)
     assert said == Description(
         title="The garden",
-        captions=("Grandma waters her tomatoes",),
+        captions=("Grandma waters her tomatoes", "Der Garten"),
         keywords=("tomato", "watering can", "Plants", "Vegetables"),
         people=("Otto Braun", "Ida Braun", "Hilde Braun", "Anna Braun"),
         place="Alfama, Lisboa, Portugal",
@@ -101,11 +102,33 @@ def test_xmp_says_title_caption_keywords_people_place_author() -> None:
     assert said.text.splitlines() == [
         "The garden",
         "Grandma waters her tomatoes",
+        "Der Garten",
         "tomato, watering can, Plants, Vegetables",
         "Otto Braun, Ida Braun, Hilde Braun, Anna Braun",
         "Alfama, Lisboa, Portugal",
         "Jörg Müller",
     ]
+
+
+def test_xmp_is_read_in_all_its_languages() -> None:
+    def alternatives(name: str, **said: str) -> str:
+        items = "".join(
+            f"<rdf:li xml:lang='{language.replace('_', '-')}'>{words}</rdf:li>" for language, words in said.items()
+        )
+        return f"<{name}><rdf:Alt>{items}</rdf:Alt></{name}>"
+
+    said = description_of_packet(
+        packet(
+            alternatives("dc:title", de_DE="Binnenhafen", x_default="Harbour", en_US="Harbour")
+            + alternatives("dc:description", nl_NL="Boten bij zonsopgang", fr_FR="Bateaux à l’aube")
+        )
+    )
+    assert (said.title, said.captions) == ("Harbour", ("Boten bij zonsopgang", "Binnenhafen", "Bateaux à l’aube"))
+
+
+def test_the_lens_by_the_name_that_newer_cameras_have_for_it() -> None:
+    attributes = "xmlns:exifEX='http://cipa.jp/exif/1.0/' exifEX:LensModel='RF50mm F1.8'"
+    assert description_of_packet(packet(attributes=attributes)).lens == "RF50mm F1.8"
 
 
 @pytest.mark.parametrize("suffix", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
@@ -238,14 +261,53 @@ def test_a_comment_of_blanks_says_nothing() -> None:
 # IPTC
 
 
-def iptc_jpeg(*datasets: tuple[int, bytes], utf8: bool = False) -> io.BytesIO:
+def iptc_block(*datasets: tuple[int, bytes], utf8: bool = False) -> bytes:
     content = b"\x1c\x01\x5a\x00\x03\x1b%G" if utf8 else b""
     for number, value in datasets:
         content += bytes((0x1C, 2, number)) + len(value).to_bytes(2, "big") + value
+    return content
+
+
+def iptc_jpeg(*datasets: tuple[int, bytes], utf8: bool = False) -> io.BytesIO:
+    return jpeg_with(iptc_block(*datasets, utf8=utf8))
+
+
+def jpeg_with(content: bytes) -> io.BytesIO:
     block = b"8BIM\x04\x04\0\0" + len(content).to_bytes(4, "big") + content + b"\0" * (len(content) % 2)
     segment = b"Photoshop 3.0\0" + block
     plain = saved("JPEG").getvalue()
     return io.BytesIO(plain[:2] + b"\xff\xed" + (len(segment) + 2).to_bytes(2, "big") + segment + plain[2:])
+
+
+BITTERN = iptc_block((5, b"Bittern"), (120, b"Booming"), (25, b"marsh"), (25, b"reed"), utf8=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "keywords"),
+    [
+        (BITTERN.replace(b"\x1c\x02\x78", b"\0\x02\x78"), ("marsh", "reed")),
+        (BITTERN.replace(b"\x1c\x02\x78", b"\0\0\0\x1c\x02\x78"), ("marsh", "reed")),
+        (BITTERN.replace(b"\x05marsh", b"\xffmarsh"), ("marsh", "reed")),
+        (BITTERN.replace(b"\x00\x05marsh", b"\x7fImarsh"), ("marsh", "reed")),
+        (BITTERN.replace(b"\x00\x05marsh", b"\x80\x04\0\0\0\x05marsh"), ("marsh", "reed")),
+        (BITTERN[:-2], ("marsh", "re")),
+        (BITTERN + b"\x1c\x02\x19", ("marsh", "reed")),
+    ],
+    ids=["no mark", "bytes between", "too long", "far too long", "a size of its own", "cut short", "cut in a head"],
+)
+def test_a_damaged_iptc_record_costs_itself_alone(content: bytes, keywords: tuple[str, ...]) -> None:
+    said = words_of(jpeg_with(content))
+    assert (said.title, said.keywords) == ("Bittern", keywords)
+
+
+@pytest.mark.parametrize("kind", [1, 4, 7], ids=["bytes", "numbers", "undefined"])
+def test_iptc_in_a_tiff(kind: int) -> None:
+    content = BITTERN + b"\0" * (-len(BITTERN) % 4)
+    file = saved("TIFF", tiffinfo={700: content}).getvalue()  # the tag of XMP, of any type of bytes, made that of IPTC
+    entry = file.index(struct.pack("<HH", 700, 1))
+    size = len(content) // 4 if kind == 4 else len(content)
+    file = file[:entry] + struct.pack("<HHI", 33723, kind, size) + file[entry + 8 :]
+    assert words_of(io.BytesIO(file)).keywords == ("marsh", "reed")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "cp1252"])

@@ -195,3 +195,17 @@ def test_every_family_of_the_table_is_a_class_that_loads() -> None:
 def test_what_is_told_of_a_family_cites_no_file_that_users_lack(family: str):
     cited = set(re.findall(r"[\w/.-]*\.md\b|\bshared/\S*|\btests/\S*", family_notes(family)))
     assert not cited
+
+
+def test_the_list_fits_into_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = models_list().stdout.splitlines()
+    assert max(map(len, wide)) > 80
+    monkeypatch.setattr("mmsearch.cli.terminal.width_of", lambda _: 80)
+    narrow = models_list().stdout.splitlines()
+    assert max(map(len, narrow)) <= 80
+    assert " ".join(narrow).split() == " ".join(wide).split()  # nothing is cut
+    assert sum(not line.startswith("      ") for line in narrow) == len(wide)
+
+
+def models_list() -> Result:
+    return CliRunner().invoke(app, ["models", "list"])

@@ -101,6 +101,25 @@ def test_what_belongs_to_a_video_is_not_left_out(tmp_path):
     assert [one.path.name for one in found.listed] == ["alone.srt"]
 
 
+def test_what_is_read_with_a_file_is_not_left_out_whatever_its_case_dots_and_folder(tmp_path):
+    (tmp_path / "Subs").mkdir()
+    make(tmp_path, "my.holiday.film.mp4", "B.jpg", "DJI_0001.MP4")
+    read = ("my.holiday.film.en.forced.srt", "Subs/dji_0001.SRT", "b.XMP", "Subs/my.holiday.film.en.srt")
+    for name in (*read, "Subs/other.srt", "my.xmp"):
+        (tmp_path / name).write_text("1")
+    found = find_sources([tmp_path]).left_out
+    assert sorted(one.path.name for one in found.listed) == ["my.xmp", "other.srt"]
+
+
+def test_only_json_of_takeout_goes_with_its_photo(tmp_path):
+    make(tmp_path, "a.jpg", "b(1).jpg", "c.jpg", "d" * 60 + ".jpg")
+    for name in ("a.jpg.json", "b.jpg.supplemental-metad(1).json", "d" * 46 + ".json", "gone.jpg.json"):
+        (tmp_path / name).write_text('{"photoTakenTime": {"timestamp": "1433152800"}}')
+    (tmp_path / "c.jpg.json").write_text('{"tags": ["cat"]}')
+    found = find_sources([tmp_path]).left_out
+    assert sorted(one.path.name for one in found.listed) == ["c.jpg.json", "gone.jpg.json"]
+
+
 def test_folders_of_mmsearch_are_named(tmp_path):
     make(tmp_path, "a.jpg", "mine/b.jpg", "other/c.jpg")
     (tmp_path / "other" / "catalog.sqlite3").touch()
