@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from sqlalchemy import text
@@ -19,11 +18,11 @@ from mmsearch.catalog.connections import Database
 from mmsearch.catalog.filters import read_ids
 from mmsearch.items import KINDS, Kind
 from mmsearch.plain_text import passage, words_of
+from mmsearch.ranking.matches import Found, best, mass_of, with_insides
 from mmsearch.ranking.rank import NO_MATCHES, TextMatches
 from mmsearch.ranking.terms import (
     BM25_NAME,
     BM25_TEXT,
-    SUBSTRING_WEIGHT,
     all_of,
     any_of,
     idf,
@@ -79,24 +78,20 @@ class Text:
                 common = [term for term in found if term.is_common]
                 return _all_of(c, common, k, allowed, weights[is_common] / weights.sum())
 
-            ids, place = np.unique(np.concatenate([term.ids for term in found]), return_inverse=True)
-            masses = [np.full(len(term.ids), weight * term.worth) for weight, term in zip(weights, found, strict=True)]
-            share = np.bincount(place, np.concatenate(masses), len(ids))
+            ids, share = mass_of(found, weights)
             if allowed is not None:
                 keep = np.isin(ids, allowed, assume_unique=True)
                 ids, share = ids[keep], share[keep]
             if len(ids) > LOOKED_AT * k:  # the rest cannot matter any more
-                best = np.sort(np.argpartition(-share, LOOKED_AT * k)[: LOOKED_AT * k])
-                ids, share = ids[best], share[best]
+                near = np.sort(np.argpartition(-share, LOOKED_AT * k)[: LOOKED_AT * k])
+                ids, share = ids[near], share[near]
             for weight, term in zip(weights, found, strict=True):
                 if term.is_common:
                     share[np.isin(ids, _among(c, term.text, ids))] += weight
             share = share / weights.sum()
             bm25 = _bm25(c, [term.text for term in found if not term.is_common], ids)
-            for weight, term in zip(weights, found, strict=True):
-                if term.is_inside:  # what BM25 says of a term that stands once in a text of usual length
-                    bm25[np.isin(ids, term.ids)] += weight * term.worth
-            order = np.lexsort((ids, -bm25, -share))[:k]
+            bm25 = with_insides(bm25, ids, found, weights)
+            order = best(ids, share, bm25, k)
             name = _named(c, found, weights / weights.sum(), ids[order])
             return TextMatches(
                 ids[order], share[order].astype(np.float32), bm25[order].astype(np.float32), name, len(terms)
@@ -146,33 +141,18 @@ def _spelled_otherwise(connection: Connection, terms: list[str], ids: Sequence[i
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class _Term:
-    """A term, the number of items that hold it, their `ids` (empty where it `is_common`), whether they hold it only inside of words."""
-
-    text: str
-    count: int
-    ids: np.ndarray
-    is_common: bool = False
-    is_inside: bool = False
-
-    @property
-    def worth(self) -> float:
-        return SUBSTRING_WEIGHT if self.is_inside else 1.0
-
-
-def _look_up(connection: Connection, term: str, common: int) -> _Term:
+def _look_up(connection: Connection, term: str, common: int) -> Found:
     parameters = {"query": quoted(term), "limit": common}
     count = connection.execute(text("SELECT count(*) FROM words WHERE words MATCH :query"), parameters).scalar_one()
     if count > common:
-        return _Term(term, count, np.empty(0, np.int64), is_common=True)
+        return Found(term, count, np.empty(0, np.int64), is_common=True)
     if count or len(term) < 3:  # a trigram needs three characters
-        return _Term(term, count, read_ids(connection, f"SELECT rowid AS id {_MATCHING}", parameters))
+        return Found(term, count, read_ids(connection, f"SELECT rowid AS id {_MATCHING}", parameters))
     inside = "SELECT rowid AS id FROM trigrams WHERE trigrams MATCH :query LIMIT :limit"
     ids = read_ids(connection, inside, parameters)
     if not len(ids):
         ids = _with_phrase(connection, term)
-    return _Term(term, len(ids), ids, is_inside=True)
+    return Found(term, len(ids), ids, is_inside=True)
 
 
 def _with_phrase(connection: Connection, phrase: str) -> np.ndarray:
@@ -194,7 +174,7 @@ def _among(connection: Connection, term: str, ids: np.ndarray) -> np.ndarray:
     return read_ids(connection, f"SELECT rowid AS id {_MATCHING} AND {_GIVEN}", parameters)
 
 
-def _named(connection: Connection, terms: Sequence[_Term], shares: np.ndarray, ids: np.ndarray) -> np.ndarray:
+def _named(connection: Connection, terms: Sequence[Found], shares: np.ndarray, ids: np.ndarray) -> np.ndarray:
     """float32 [len(ids)]: how much of the terms' `shares` stands in the name of each of `ids`, and how near to it among its folders."""
     held = np.zeros(len(ids))
     for is_inside, table in ((False, "words"), (True, "trigrams")):
@@ -219,7 +199,7 @@ def _named(connection: Connection, terms: Sequence[_Term], shares: np.ndarray, i
 
 
 def _all_of(
-    connection: Connection, terms: list[_Term], k: int, allowed: np.ndarray | None, shares: np.ndarray
+    connection: Connection, terms: list[Found], k: int, allowed: np.ndarray | None, shares: np.ndarray
 ) -> TextMatches:
     """Nothing but terms that many items hold: all of them must be there, BM25 alone decides. `shares`: of each term."""
     if not terms:

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from mmsearch.items import WITHOUT_TEXT, Kind, MatchScale
+from mmsearch.items import Kind, MatchScale
 from mmsearch.ranking import relevance
 from mmsearch.ranking.rank import NO_MATCHES, Asked, Calibration, Near, TextMatches, rank
 
@@ -68,15 +68,12 @@ class Pool:
 
     def calibration(self, near: Mapping[Kind, Near], *, is_one_query: bool = False) -> Calibration:
         """Of one query, all items of a kind being the sample."""
-        own = {
-            kind: relevance.own_background(np.asarray(found.cosines), self.priors[kind]) for kind, found in near.items()
-        }
-        scales = {kind: self.scales.get(kind) for kind in own}
-        has_pages = "page" in near and WITHOUT_TEXT in self.scales
-        return Calibration(
-            relevance.measures(own, self.priors, scales, is_one_query=is_one_query),
-            pictures_only=self.scales[WITHOUT_TEXT] if has_pages else None,
-            textless=self.columns["page"][self.textless] if has_pages else np.empty(0, np.int64),
+        return Calibration.of(
+            {kind: np.asarray(found.cosines) for kind, found in near.items()},
+            self.priors,
+            self.scales.get,
+            textless=lambda: self.columns["page"][self.textless],
+            is_one_query=is_one_query,
         )
 
     def relevance(

@@ -12,11 +12,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from mmsearch.plain_text import normalised
+from mmsearch.ranking.matches import Found, best, mass_of, with_insides
 from mmsearch.ranking.rank import NO_MATCHES, TextMatches
-from mmsearch.ranking.terms import BM25_NAME, BM25_TEXT, SUBSTRING_WEIGHT, any_of, idf, in_name, quoted, terms_of
+from mmsearch.ranking.terms import BM25_NAME, BM25_TEXT, any_of, idf, in_name, quoted, terms_of
 
 MATCH_DEPTH = 50
 """So many matches by words the application looks at for a page of ten hits (`mmsearch.library.view.TEXT_DEPTH_FLOOR`)."""
+_BM25 = f"SELECT rowid, bm25(words, {BM25_TEXT}, {BM25_NAME}, {BM25_TEXT}) FROM words WHERE words MATCH ?"
 
 
 def bm25_scores(queries: Sequence[str], texts: Sequence[str]) -> np.ndarray:
@@ -61,35 +63,30 @@ class WordIndex:
         """What the application's index finds: ids are the places of the texts, the best MATCH_DEPTH of them."""
         terms = terms_of(query)
         found = [self._look_up(term) for term in terms]
-        if not any(len(ids) for ids, _ in found):
+        if not any(len(term.ids) for term in found):
             return NO_MATCHES
-        masses = idf([len(ids) for ids, _ in found], self.size)
-        share, bm25, name = np.zeros(self.size), np.zeros(self.size), np.zeros(self.size)
-        rank = f"SELECT rowid, bm25(words, {BM25_TEXT}, {BM25_NAME}, {BM25_TEXT}) FROM words WHERE words MATCH ?"
-        for row, score in self._database.execute(rank, (any_of(terms),)):
-            bm25[row] = max(0.0, -score)
-        for term, (ids, is_inside), mass in zip(terms, found, masses, strict=True):
-            worth = SUBSTRING_WEIGHT if is_inside else 1.0
-            share[ids] += worth * mass / masses.sum()
-            name[self._rows(in_name(term), "trigrams" if is_inside else "words")] += worth * mass / masses.sum()
-            if is_inside:
-                bm25[ids] += worth * mass
-        # What the application keeps is the best by share; then by BM25, then by age.
-        best = np.lexsort((np.arange(self.size), -bm25, -share))[:MATCH_DEPTH]
-        best = best[share[best] > 0]
-        held = np.stack([share, bm25, name]).astype(np.float32)[:, best]
-        return TextMatches(best, held[0], held[1], held[2], len(terms))
+        weights = idf([term.count for term in found], self.size)
+        ids, mass = mass_of(found, weights)
+        share = mass / weights.sum()
+        scores = dict(self._database.execute(_BM25, (any_of(terms),)))
+        bm25 = with_insides(np.array([max(0.0, -scores.get(int(one), 0.0)) for one in ids]), ids, found, weights)
+        order = best(ids, share, bm25, MATCH_DEPTH)
+        name = np.zeros(self.size)
+        for term, weight in zip(found, weights / weights.sum(), strict=True):
+            name[self._rows(in_name(term.text), "trigrams" if term.is_inside else "words")] += weight * term.worth
+        held = np.stack([share[order], bm25[order], name[ids[order]]]).astype(np.float32)
+        return TextMatches(ids[order], held[0], held[1], held[2], len(terms))
 
     def knows(self, word: str) -> bool:
         """Whether a text or name holds a word."""
         return len(self._rows(quoted(word))) > 0
 
-    def _look_up(self, term: str) -> tuple[np.ndarray, bool]:
-        """The texts that hold a term, and whether only inside of words."""
+    def _look_up(self, term: str) -> Found:
         ids = self._rows(quoted(term))
         if len(ids) or len(term) < 3:  # a trigram needs three characters
-            return ids, False
-        return self._rows(quoted(term), "trigrams"), True
+            return Found(term, len(ids), ids)
+        ids = self._rows(quoted(term), "trigrams")
+        return Found(term, len(ids), ids, is_inside=True)
 
     def _rows(self, match: str, table: str = "words") -> np.ndarray:
         found = self._database.execute(f"SELECT rowid FROM {table} WHERE {table} MATCH ?", (match,))

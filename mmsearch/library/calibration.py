@@ -10,13 +10,13 @@ import numpy as np
 
 from mmsearch import prompts
 from mmsearch.errors import DiskFailed, LibraryLocked, ModelMismatch
-from mmsearch.items import WITHOUT_TEXT, EmbedInput, Kind, Query, Vectors
+from mmsearch.items import EmbedInput, Kind, Query, Vectors
 from mmsearch.library.current import Current
 from mmsearch.library.model import Model
 from mmsearch.library.stores import Stores, dot
 from mmsearch.ranking import relevance
-from mmsearch.ranking.rank import NO_MATCHES, Calibration
-from mmsearch.ranking.relevance import Background, Measure
+from mmsearch.ranking.rank import Calibration
+from mmsearch.ranking.relevance import Background
 from mmsearch.vectors import maxsim
 
 log = logging.getLogger(__name__)
@@ -51,22 +51,20 @@ class Calibrations:
         is_one_query: bool = False,
     ) -> Calibration:
         """How each query scores on random items of each kind, and what the checkpoint's maker says that scores are worth."""
-        scale = self._model.match_scale if is_text else (lambda _: None)
+        samples, generic = {}, {}
+        for kind in queries:
+            samples[kind], generic[kind] = self.background(kind, is_text=is_text)
 
-        def measures(asked: dict[Kind, np.ndarray]) -> dict[Kind, Measure]:
-            own: dict[Kind, Background] = {}
-            generic: dict[Kind, Background] = {}
-            for kind, query in asked.items():
-                sample, generic[kind] = self.background(kind, is_text=is_text)
-                own[kind] = relevance.own_background(dot(sample, query), generic[kind])
-            return relevance.measures(own, generic, {kind: scale(kind) for kind in own}, is_one_query=is_one_query)
+        def scores(asked: dict[Kind, np.ndarray]) -> dict[Kind, np.ndarray]:
+            return {kind: dot(samples[kind], query) for kind, query in asked.items()}
 
-        has_pages = "page" in queries and scale(WITHOUT_TEXT) is not None
-        return Calibration(
-            measures(queries),
-            tuple(map(measures, unwanted)),
-            scale(WITHOUT_TEXT) if has_pages else None,
-            self._pages_without_text() if has_pages else NO_MATCHES.ids,
+        return Calibration.of(
+            scores(queries),
+            generic,
+            self._model.match_scale if is_text else (lambda _: None),
+            unwanted=[scores(other) for other in unwanted],
+            textless=self._pages_without_text,
+            is_one_query=is_one_query,
         )
 
     def background(self, kind: Kind, *, is_text: bool) -> tuple[Vectors, Background]:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from mmsearch.items import Kind, MatchScale
+from mmsearch.items import WITHOUT_TEXT, Kind, MatchScale
 from mmsearch.ranking.relevance import (
     DENSE_MATCH,
     OTHER_KIND,
+    Background,
     Measure,
     by_meaning,
     by_words,
+    measures,
     obedience,
+    own_background,
     probability,
     standardised,
     together,
@@ -74,6 +77,35 @@ class Calibration:
     unwanted: tuple[Mapping[Kind, Measure], ...] = ()
     pictures_only: MatchScale | None = None
     textless: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+
+    @classmethod
+    def of(
+        cls,
+        query: Mapping[Kind, np.ndarray],
+        generic: Mapping[Kind, Background],
+        scale: Callable[[str], MatchScale | None],
+        *,
+        unwanted: Sequence[Mapping[Kind, np.ndarray]] = (),
+        textless: Callable[[], np.ndarray],
+        is_one_query: bool = False,
+    ) -> Calibration:
+        """From scores on random items of each kind.
+
+        Args:
+            query, unwanted: the scores of the query, and of each text that is to be kept away. generic: how generic queries score there.
+            scale: what the checkpoint's maker says that scores are worth in a kind, or `WITHOUT_TEXT`. textless: see above; asked only where
+                it matters.
+        """
+
+        def measured(scores: Mapping[Kind, np.ndarray]) -> dict[Kind, Measure]:
+            own = {kind: own_background(np.asarray(some), generic[kind]) for kind, some in scores.items()}
+            return measures(own, generic, {kind: scale(kind) for kind in own}, is_one_query=is_one_query)
+
+        pictures_only = scale(WITHOUT_TEXT) if "page" in query else None
+        kept_away = tuple(map(measured, unwanted))
+        if pictures_only is None:
+            return cls(measured(query), kept_away)
+        return cls(measured(query), kept_away, pictures_only, textless())
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +186,8 @@ def _obeyed(near: Mapping[Kind, Near], calibration: Calibration, asked: Asked) -
 def _kept(kind: Kind, found: Near, calibration: Calibration, asked: Asked) -> np.ndarray:
     """0…1 [n]: how probable it is that an item answers none of the unwanted texts."""
     kept = np.ones(len(found.ids))
-    for cosines, measures in zip(found.unwanted, calibration.unwanted, strict=True):
-        odds = _odds(kind, found.ids, cosines, measures[kind], calibration, asked.searched, is_each_best=True)
+    for cosines, measured in zip(found.unwanted, calibration.unwanted, strict=True):
+        odds = _odds(kind, found.ids, cosines, measured[kind], calibration, asked.searched, is_each_best=True)
         kept *= 1 - probability(odds)
     return kept
 
