@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ import numpy as np
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
+from mmsearch.catalog.dialect.sqlite import listed, members
 from mmsearch.errors import ConfigError
 from mmsearch.items import Kind
 from mmsearch.media.dates import instant_s, wall_text
@@ -62,8 +62,8 @@ def allowed_ids(c: Connection, filters: Filters, kinds: Sequence[Kind]) -> np.nd
     """The visible items (int64, ascending) of these kinds that pass the filters; None if nothing but kinds is asked for."""
     if not filters.restricts_items():
         return None
-    conditions = ["visible = 1", "kind IN (SELECT value FROM json_each(:kinds))"]
-    parameters: dict[str, Any] = {"kinds": json.dumps(list(kinds))}
+    conditions = ["visible = 1", f"kind IN {members('kinds')}"]
+    parameters: dict[str, Any] = {"kinds": listed(kinds)}
     for name, sign, bound in (("after", ">=", filters.after), ("before", "<", filters.before)):
         if bound is not None:
             conditions.append(_DATED.format(name=name, sign=sign))
@@ -71,8 +71,8 @@ def allowed_ids(c: Connection, filters: Filters, kinds: Sequence[Kind]) -> np.nd
             parameters[f"{name}_s"], parameters[f"{name}_wall"] = seconds, wall_text(bound)
             parameters[f"{name}_low"], parameters[f"{name}_high"] = seconds - ZONES_S, seconds + ZONES_S
     if filters.path_globs or filters.under is not None:
-        conditions.append("source_id IN (SELECT value FROM json_each(:sources))")
-        parameters["sources"] = json.dumps(_sources(c, filters))
+        conditions.append(f"source_id IN {members('sources')}")
+        parameters["sources"] = listed(_sources(c, filters))
     return read_ids(c, f"SELECT id FROM items WHERE {' AND '.join(conditions)}", parameters)
 
 

@@ -13,6 +13,7 @@ from sqlalchemy.exc import IntegrityError
 
 from mmsearch.catalog.connections import Database, next_generation
 from mmsearch.catalog.dialect import sqlite
+from mmsearch.catalog.dialect.sqlite import listed, members
 from mmsearch.catalog.previews import is_preview
 from mmsearch.catalog.vectors import are_sound, is_intact, is_sound
 from mmsearch.errors import CorruptIndex
@@ -283,9 +284,9 @@ class Integrity:
         """Let the sources of these items wait for the model again. Returns how many they are."""
         with self._db.transaction() as c:
             next_generation(c)
-            ids = {"key": model_key, "ids": f"[{','.join(map(str, item_ids))}]"}
+            ids = {"key": model_key, "ids": listed(item_ids)}
             model = "(SELECT id FROM models WHERE key = :key)"
-            chosen = "(SELECT value FROM json_each(:ids))"
+            chosen = members("ids")
             c.execute(text(f"DELETE FROM vectors WHERE model_id = {model} AND item_id IN {chosen}"), ids)
             of_sources = f"(SELECT DISTINCT source_id FROM items WHERE id IN {chosen})"
             gone = c.execute(text(f"DELETE FROM embedded WHERE model_id = {model} AND source_id IN {of_sources}"), ids)

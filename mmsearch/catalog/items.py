@@ -15,6 +15,7 @@ from sqlalchemy.engine import Connection
 
 from mmsearch.catalog import twins
 from mmsearch.catalog.connections import Database, next_generation
+from mmsearch.catalog.dialect.sqlite import listed, members
 from mmsearch.catalog.filters import Filters, allowed_ids, read_ids
 from mmsearch.catalog.models import model_id
 from mmsearch.catalog.names import lexical_name, root_paths
@@ -61,9 +62,9 @@ class Items:
                 text(
                     "SELECT i.id, i.source_id, s.path, i.kind, i.ordinal, i.page_number, i.start_s, i.end_s, i.text, i.meta,"
                     " i.preview, i.text_source, i.description FROM items i JOIN sources s ON s.id = i.source_id"
-                    " WHERE i.visible = 1 AND i.id IN (SELECT value FROM json_each(:ids))"
+                    f" WHERE i.visible = 1 AND i.id IN {members('ids')}"
                 ),
-                {"ids": _json_ids(ids)},
+                {"ids": listed(ids)},
             )
             found = {row.id: self._item(row) for row in rows}
         return [found[i] for i in map(int, ids) if i in found]
@@ -88,12 +89,12 @@ class Items:
 
         Sources that count as one answer (`twins`) give one item, of a Live Photo the photo; with `all_copies` each gives its own.
         """
-        among = "" if allowed is None else " AND id IN (SELECT value FROM json_each(:allowed))"
+        among = "" if allowed is None else f" AND id IN {members('allowed')}"
         newest = text(
-            "SELECT source_id, min(id), kind FROM items WHERE visible = 1 AND kind IN (SELECT value FROM json_each(:kinds))"
+            f"SELECT source_id, min(id), kind FROM items WHERE visible = 1 AND kind IN {members('kinds')}"
             f"{among} AND source_id < :below GROUP BY source_id ORDER BY source_id DESC LIMIT :count"
         )
-        parameters = {"kinds": json.dumps(list(kinds)), "allowed": None if allowed is None else _json_ids(allowed)}
+        parameters = {"kinds": listed(kinds), "allowed": None if allowed is None else listed(allowed)}
         shown: dict[Any, tuple[int, Kind]] = {}
         below, wanted = 2**63 - 1, offset + limit
         with self._db.reading() as c:
@@ -131,8 +132,8 @@ class Items:
     def visible_ids(self, kinds: Sequence[Kind]) -> np.ndarray:
         """int64, ascending: all items of these kinds that can be found."""
         with self._db.reading() as c:
-            of_kinds = "SELECT id FROM items WHERE visible = 1 AND kind IN (SELECT value FROM json_each(:kinds))"
-            return read_ids(c, of_kinds, {"kinds": json.dumps(list(kinds))})
+            of_kinds = f"SELECT id FROM items WHERE visible = 1 AND kind IN {members('kinds')}"
+            return read_ids(c, of_kinds, {"kinds": listed(kinds)})
 
     def allowed_ids(self, filters: Filters, kinds: Sequence[Kind]) -> np.ndarray | None:
         """The visible items (int64, ascending) of these kinds that pass the filters; None if nothing but kinds is asked for."""
@@ -142,8 +143,8 @@ class Items:
     def with_previews(self, names: Collection[str]) -> list[Item]:
         """The visible items that have one of these previews."""
         with self._db.reading() as c:
-            query = "SELECT id FROM items WHERE visible = 1 AND preview IN (SELECT value FROM json_each(:names))"
-            ids = read_ids(c, query, {"names": json.dumps(sorted(names))})
+            query = f"SELECT id FROM items WHERE visible = 1 AND preview IN {members('names')}"
+            ids = read_ids(c, query, {"names": listed(sorted(names))})
         return self.of(ids)
 
     def saved_ordinals(self, source_id: int, model_key: str) -> tuple[set[int], int]:
@@ -250,9 +251,9 @@ def _demand_vectors(c: Connection, ids: Collection[int], model_key: str) -> None
     """Raises CatalogError where an item has no vector of the model to keep."""
     query = (
         "SELECT count(*) FROM vectors v JOIN models m ON m.id = v.model_id WHERE m.key = :key"
-        " AND v.item_id IN (SELECT value FROM json_each(:ids))"
+        f" AND v.item_id IN {members('ids')}"
     )
-    if c.execute(text(query), {"key": model_key, "ids": json.dumps(sorted(ids))}).scalar_one() != len(ids):
+    if c.execute(text(query), {"key": model_key, "ids": listed(sorted(ids))}).scalar_one() != len(ids):
         raise CatalogError(f"items without vectors of model {model_key} need them")
 
 
@@ -339,9 +340,9 @@ def redate(c: Connection, source_id: int, path: Path) -> None:
             "UPDATE items SET date_s = :date_s, meta = json_set(meta, '$.captured_at', :date, '$.date_source', 'name')"
             " WHERE source_id = :id AND deleted_at IS NULL"
             " AND coalesce(json_extract(meta, '$.date_source'), iif(json_extract(meta, '$.captured_at') IS NULL, 'file', 'exif'))"
-            " IN (SELECT value FROM json_each(:below))"
+            f" IN {members('below')}"
         ),
-        {"id": source_id, "date": in_name, "date_s": wall_s(in_name), "below": json.dumps(["name", *BELOW_NAME])},
+        {"id": source_id, "date": in_name, "date_s": wall_s(in_name), "below": listed(["name", *BELOW_NAME])},
     )
 
 
@@ -352,7 +353,3 @@ def _facts(meta: str) -> dict[str, Any]:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _json_ids(ids: Sequence[int] | np.ndarray) -> str:
-    return json.dumps([int(i) for i in ids])

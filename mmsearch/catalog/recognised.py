@@ -19,6 +19,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
 from mmsearch.catalog.connections import Database, next_generation
+from mmsearch.catalog.dialect.sqlite import listed, members
 from mmsearch.catalog.filters import under_any
 from mmsearch.catalog.rows import ErrorRow
 from mmsearch.catalog.vectors import checked_items, checksum, to_blob
@@ -101,7 +102,7 @@ class RecognisedText:
         }
 
 
-_CURRENT = "r.languages = :languages AND (r.engine = r.preferred OR r.preferred NOT IN (SELECT value FROM json_each(:engines)))"
+_CURRENT = f"r.languages = :languages AND (r.engine = r.preferred OR r.preferred NOT IN {members('engines')})"
 """A result that stands: of the languages asked for, by the engine that suits the picture or while that one is not installed."""
 
 
@@ -130,7 +131,7 @@ class Print:
                 {
                     **parameters,
                     "languages": languages,
-                    "engines": json.dumps(list(engines)),
+                    "engines": listed(engines),
                     "retry": int(retry_failed),
                 },
             )
@@ -166,8 +167,8 @@ class Print:
             return
         with self._db.transaction() as c:
             c.execute(
-                text("UPDATE items SET has_print = :value WHERE id IN (SELECT value FROM json_each(:ids))"),
-                {"value": int(has_print), "ids": json.dumps(list(ids))},
+                text(f"UPDATE items SET has_print = :value WHERE id IN {members('ids')}"),
+                {"value": int(has_print), "ids": listed(ids)},
             )
 
     def save(self, readings: Sequence[Reading], languages: str, model_key: str) -> int:
@@ -270,10 +271,10 @@ def _save(c: Connection, reading: Reading, languages: str, model_key: str, gener
 
 def _texts(c: Connection, places: Iterable[Place]) -> dict[Place, str]:
     """What was read in these places, where it was and anything was found; of several results the one read last."""
-    hashes = json.dumps(sorted({place.sha256 for place in places}))
+    hashes = listed(sorted({place.sha256 for place in places}))
     rows = c.execute(
         text(
-            "SELECT sha256, ordinal, text FROM recognised WHERE sha256 IN (SELECT value FROM json_each(:hashes)) AND text != ''"
+            f"SELECT sha256, ordinal, text FROM recognised WHERE sha256 IN {members('hashes')} AND text != ''"
             " ORDER BY read_at"
         ),
         {"hashes": hashes},

@@ -15,6 +15,7 @@ from sqlalchemy.engine import Connection
 from mmsearch.catalog import left_out
 from mmsearch.catalog.compare import HOLDERS, KnownFile, Plan, Row, make_plan
 from mmsearch.catalog.connections import Database, next_generation, put
+from mmsearch.catalog.dialect.sqlite import listed, members
 from mmsearch.catalog.filters import absolute, under_any
 from mmsearch.catalog.items import BEING_INDEXED, LIVE, date_of, redate, tombstone
 from mmsearch.catalog.names import display_name, lexical_name, rename, root_paths, storable
@@ -95,9 +96,9 @@ class Sources:
             held = c.execute(
                 text(
                     "SELECT DISTINCT s.sha256 FROM sources s JOIN models m ON m.key = :key"
-                    f" WHERE s.sha256 IN (SELECT value FROM json_each(:hashes)) AND {HELD}"
+                    f" WHERE s.sha256 IN {members('hashes')} AND {HELD}"
                 ),
-                {"key": model_key, "hashes": json.dumps(sorted(sought))},
+                {"key": model_key, "hashes": listed(sorted(sought))},
             ).scalars()
             return make_plan(
                 sources,
@@ -386,9 +387,9 @@ class Sources:
             rows = c.execute(
                 text(
                     "SELECT id, path, sha256, size_bytes, modified_ns, state, item_count, changed_at, ctime_ns FROM sources"
-                    f" WHERE ({condition}) AND state IN (SELECT value FROM json_each(:states)) ORDER BY path"
+                    f" WHERE ({condition}) AND state IN {members('states')} ORDER BY path"
                 ),
-                {**parameters, "states": json.dumps(sorted(states))},
+                {**parameters, "states": listed(sorted(states))},
             )
             return [SourceRow(row[0], Path(os.fsdecode(row[1])), *row[2:]) for row in rows]
 

@@ -7,7 +7,6 @@ Words are stemmed (Porter) and stripped of diacritics by SQLite on both sides; a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
 from mmsearch.catalog.connections import Database
+from mmsearch.catalog.dialect.sqlite import listed, members
 from mmsearch.catalog.filters import read_ids
 from mmsearch.items import KINDS, Kind
 from mmsearch.plain_text import passage, words_of
@@ -43,7 +43,7 @@ NEARER = 0.8
 
 _MATCHING = "FROM words WHERE words MATCH :query"
 # The plus keeps SQLite from starting the full-text query anew for every id.
-_GIVEN = "+rowid IN (SELECT value FROM json_each(:ids))"
+_GIVEN = f"+rowid IN {members('ids')}"
 _BM25 = f"bm25(words, {BM25_TEXT}, {BM25_NAME}, {BM25_TEXT})"
 
 
@@ -67,8 +67,8 @@ class Text:
             if not terms or k < 1 or not kinds:
                 return NO_MATCHES
             if allowed is None and set(kinds) != set(KINDS):
-                of_kinds = "SELECT id FROM items WHERE visible = 1 AND kind IN (SELECT value FROM json_each(:kinds))"
-                allowed = read_ids(c, of_kinds, {"kinds": json.dumps(list(kinds))})
+                of_kinds = f"SELECT id FROM items WHERE visible = 1 AND kind IN {members('kinds')}"
+                allowed = read_ids(c, of_kinds, {"kinds": listed(kinds)})
             if total is None:
                 total = c.execute(text("SELECT count(*) FROM items WHERE visible = 1")).scalar_one()
             found = [_look_up(c, term, int(max(COMMON_FLOOR, COMMON_SHARE * total))) for term in terms]
@@ -116,7 +116,7 @@ class Text:
                 return {}
             rows = c.execute(
                 text(f"SELECT rowid, snippet(words, 0, '', '', '…', {SNIPPET_TOKENS}) {_MATCHING} AND {_GIVEN}"),
-                {"query": f"text: ({any_of(terms)})", "ids": json.dumps([int(i) for i in ids])},
+                {"query": f"text: ({any_of(terms)})", "ids": listed(ids)},
             )
             found = {item_id: " ".join(words.split()) for item_id, words in rows}
             return found | _spelled_otherwise(c, terms, [int(i) for i in ids if int(i) not in found])
@@ -135,7 +135,7 @@ def _spelled_otherwise(connection: Connection, terms: list[str], ids: Sequence[i
         if not sought or not ids:
             continue
         matching = f"SELECT rowid AS id FROM {table} WHERE {table} MATCH :query AND {_GIVEN}"
-        parameters = {"query": f"{column}: ({any_of(sought)})", "ids": json.dumps(list(ids))}
+        parameters = {"query": f"{column}: ({any_of(sought)})", "ids": listed(ids)}
         rows = connection.execute(text(f"SELECT id, text FROM items WHERE id IN ({matching})"), parameters)
         found |= {item_id: shown for item_id, words in rows if (shown := passage(words, sought))}
     return found
@@ -170,7 +170,7 @@ def _with_phrase(connection: Connection, phrase: str) -> np.ndarray:
 
 def _among(connection: Connection, term: str, ids: np.ndarray) -> np.ndarray:
     """Those of `ids` that hold a term."""
-    parameters = {"query": quoted(term), "ids": json.dumps(ids.tolist())}
+    parameters = {"query": quoted(term), "ids": listed(ids)}
     return read_ids(connection, f"SELECT rowid AS id {_MATCHING} AND {_GIVEN}", parameters)
 
 
@@ -181,7 +181,7 @@ def _named(connection: Connection, terms: Sequence[Found], shares: np.ndarray, i
         among = f"SELECT rowid AS id FROM {table} WHERE {table} MATCH :query AND {_GIVEN}"
 
         def named(some: Sequence[str], of: np.ndarray, among: str = among) -> np.ndarray:
-            return read_ids(connection, among, {"query": in_name(*some), "ids": json.dumps(of.tolist())})
+            return read_ids(connection, among, {"query": in_name(*some), "ids": listed(of)})
 
         own = [(term, share) for term, share in zip(terms, shares, strict=True) if term.is_inside == is_inside]
         with_any = named([term.text for term, _ in own], ids) if own else NO_MATCHES.ids
@@ -191,7 +191,7 @@ def _named(connection: Connection, terms: Sequence[Found], shares: np.ndarray, i
             f"SELECT rowid, highlight({table}, 1, char(1), char(2)) FROM {table} WHERE {table} MATCH :query AND {_GIVEN}"
         )
         for term, share in own:
-            rows = connection.execute(marked, {"query": in_name(term.text), "ids": json.dumps(with_any.tolist())})
+            rows = connection.execute(marked, {"query": in_name(term.text), "ids": listed(with_any)})
             for item_id, name in rows:
                 folders_away = name[: max(0, name.find("\1"))].count("\n")  # see `names.lexical_name`
                 held[ids == item_id] += share * term.worth * NEARER**folders_away
@@ -207,7 +207,7 @@ def _all_of(
     parameters: dict[str, object] = {"query": all_of([term.text for term in terms]), "k": k}
     condition = ""
     if allowed is not None:
-        condition, parameters["ids"] = f" AND {_GIVEN}", json.dumps(allowed.tolist())
+        condition, parameters["ids"] = f" AND {_GIVEN}", listed(allowed)
     rows = connection.execute(
         text(f"SELECT rowid, {_BM25} AS score {_MATCHING}{condition} ORDER BY score, rowid LIMIT :k"), parameters
     ).all()
@@ -221,7 +221,7 @@ def _all_of(
 def _bm25(connection: Connection, terms: list[str], ids: np.ndarray) -> np.ndarray:
     """float64 [len(ids)], higher is better; `ids` ascending. FTS5's own scores are negative, the best lowest."""
     scores = np.zeros(len(ids))
-    parameters = {"query": any_of(terms), "ids": json.dumps(ids.tolist())}
+    parameters = {"query": any_of(terms), "ids": listed(ids)}
     rows = connection.execute(text(f"SELECT rowid, {_BM25} {_MATCHING} AND {_GIVEN}"), parameters).all()
     if rows:
         found, raw = np.array(rows).T

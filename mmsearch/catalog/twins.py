@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
+from mmsearch.catalog.dialect.sqlite import listed, members
 from mmsearch.items import Item
 from mmsearch.media.dates import wall_s
 
@@ -139,9 +140,9 @@ def keys(c: Connection, ids: Iterable[int]) -> dict[int, Key]:
         text(
             "SELECT i.id, s.sha256, s.path, s.content_identifier, i.kind, i.page_number, i.start_s,"
             " CASE i.kind WHEN 'clip' THEN i.meta END AS meta FROM items i JOIN sources s ON s.id = i.source_id"
-            " WHERE i.visible = 1 AND i.id IN (SELECT value FROM json_each(:ids))"
+            f" WHERE i.visible = 1 AND i.id IN {members('ids')}"
         ),
-        {"ids": json.dumps([int(one) for one in ids])},
+        {"ids": listed(ids)},
     ).all()
     companions = {
         row.sha256
@@ -209,8 +210,8 @@ def _candidates(c: Connection, files: Sequence[_File]) -> dict[int, list[_File]]
     by_identifier: dict[str, list[_File]] = defaultdict(list)
     names = {file.identifier for file in files if file.identifier is not None}
     if names:
-        same = "s.content_identifier IN (SELECT value FROM json_each(?))"
-        for other in _read(c, same, [json.dumps(sorted(names))]):
+        same = f"s.content_identifier IN {members()}"
+        for other in _read(c, same, [listed(sorted(names))]):
             by_identifier[other.identifier or ""].append(other)
     by_stem: dict[bytes, list[_File]] = defaultdict(list)
     paths = sorted({path for file in files for path in _beside(file)})
@@ -233,8 +234,8 @@ def _files_of(c: Connection, contents: Collection[str]) -> dict[str, list[_File]
     """The searchable files of each content."""
     found: dict[str, list[_File]] = defaultdict(list)
     if contents:
-        same = "s.sha256 IN (SELECT value FROM json_each(?))"
-        for file in _read(c, same, [json.dumps(sorted(contents))]):
+        same = f"s.sha256 IN {members()}"
+        for file in _read(c, same, [listed(sorted(contents))]):
             found[file.sha256].append(file)
     return found
 

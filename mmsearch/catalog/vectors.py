@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from sqlalchemy.engine import Connection
 from mmsearch.catalog.connections import Database
 from mmsearch.catalog.connections import generation as current_generation
 from mmsearch.catalog.dialect import sqlite
+from mmsearch.catalog.dialect.sqlite import listed, members
 from mmsearch.catalog.filters import read_ids
 from mmsearch.catalog.models import model_id, shape_of
 from mmsearch.catalog.tables import calibrations
@@ -110,9 +110,9 @@ class StoredVectors:
                 text(
                     "SELECT v.item_id, v.data, v.checksum FROM vectors v JOIN items i ON i.id = v.item_id"
                     " WHERE v.model_id = (SELECT id FROM models WHERE key = :key) AND i.visible = 1"
-                    " AND v.item_id IN (SELECT value FROM json_each(:ids)) ORDER BY v.item_id"
+                    f" AND v.item_id IN {members('ids')} ORDER BY v.item_id"
                 ),
-                {"key": model_key, "ids": json.dumps([int(i) for i in ids])},
+                {"key": model_key, "ids": listed(ids)},
             ).all()
             return _ids(rows), _vectors(c, rows, model_key)
 

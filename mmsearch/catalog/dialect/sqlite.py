@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sqlite3
 import threading
+from collections.abc import Iterable
 from contextlib import closing, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 from urllib.parse import quote
 
+import numpy as np
 from sqlalchemy import (
     Engine,
     create_engine,
@@ -271,6 +274,18 @@ def translate_error(error: BaseException, file: Path) -> None:
         ) from error
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL):
         raise LibraryLocked(f"{file} was kept busy by another process for {BUSY_TIMEOUT_S:.0f} s; try again") from error
+
+
+def members(name: str | None = None) -> str:
+    """SQL for "the members of a list" behind `IN`: of the parameter `:name` (by default of `?`), which `listed` makes."""
+    return f"(SELECT value FROM json_each({f':{name}' if name else '?'}))"
+
+
+def listed(values: Iterable[Any]) -> str:
+    """A list as one parameter, however long: SQLite takes a limited number of them."""
+    if isinstance(values, np.ndarray):
+        return json.dumps(values.tolist())
+    return json.dumps([one.item() if isinstance(one, np.generic) else one for one in values])
 
 
 def empty_log(connection: Connection) -> bool:
