@@ -111,8 +111,8 @@ def test_one_that_is_replaced_while_it_answers_gives_no_answer(library: Library,
     """Between the encoding of the query and the look at the vectors."""
     encode = Model.encode
 
-    def slowly(self: Library, *given: object) -> object:
-        put_another(self.folder)
+    def slowly(self: Model, *given: object) -> object:
+        put_another(library.folder)
         return encode(self, *given)
 
     monkeypatch.setattr(Model, "encode", slowly)
