@@ -45,6 +45,7 @@ from mmsearch.catalog.compare import HOLDERS, Plan, is_under
 from mmsearch.catalog.recognised import Place
 from mmsearch.disk.faults import disk_faults
 from mmsearch.disk.presence import look_for
+from mmsearch.disk.replace import replace_file
 from mmsearch.errors import CorruptFile, SourceError, WorkerFailed
 from mmsearch.items import ItemDraft, Kind, Source, Vectors
 from mmsearch.library import is_multi_vector
@@ -1016,14 +1017,9 @@ class Run:
         target = self.library.previews / name
         with disk_faults(self.library.folder):
             target.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, temporary = tempfile.mkstemp(dir=target.parent, suffix=".tmp")
-            try:
-                with os.fdopen(descriptor, "wb") as handle:
-                    handle.write(draft.preview)
-                Path(temporary).replace(target)
-            except BaseException:
-                Path(temporary).unlink(missing_ok=True)
-                raise
+            with replace_file(target, durable=False) as temporary:
+                temporary.touch(0o600)  # it shows what the file holds
+                temporary.write_bytes(draft.preview)
         return (Path(self.library.previews.name) / name).as_posix()
 
     # ---- telling

@@ -14,6 +14,7 @@ import numpy as np
 from mmsearch.adapt.kept import Kept, everyday_queries
 from mmsearch.adapt.pictures import Pictures
 from mmsearch.adapt.plan import OwnPair, Plan
+from mmsearch.disk.replace import replace_file
 from mmsearch.embedders.qwen2vl_inputs import first_tokens
 from mmsearch.embedders.trainable import Trainable
 from mmsearch.items import KINDS, Item, Kind
@@ -52,11 +53,9 @@ def write_pairs(
         if len({pair.key for pair in pairs}) < LEAST_OF_SOURCE:
             continue
         path = folder / f"{source.replace(' ', '-')}.jsonl"
-        part = path.with_suffix(".part")
-        with part.open("w", encoding="utf-8") as file:
+        with replace_file(path, durable=False) as temporary, temporary.open("w", encoding="utf-8") as file:
             for pair in pairs:
                 file.write(json.dumps(_line(pair, pictures, embedder)) + "\n")
-        part.replace(path)
         written[source] = path
     return written
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from PIL import Image
 
 from ingest.again import decoded
+from mmsearch.disk.replace import replace_file
 from mmsearch.embedders import Embedder
 from mmsearch.items import Item
 from mmsearch.library import Library
@@ -51,15 +51,13 @@ class Pictures:
             return
         for item, draft in decoded(library, embedder, missing, until=until):
             path = self.path(item, is_clip=item.kind == "clip")
-            part = path.with_name(f"{path.name}.part")
-            if item.kind == "clip":
-                shutil.rmtree(part, ignore_errors=True)
-                part.mkdir()
-                for number, frame in enumerate(draft.images):
-                    frame.save(part / f"{number:03}.png", compress_level=1)
-            else:
-                draft.images[0].save(part, "PNG", compress_level=1)
-            part.rename(path)
+            with replace_file(path, durable=False) as temporary:
+                if item.kind == "clip":
+                    temporary.mkdir()
+                    for number, frame in enumerate(draft.images):
+                        frame.save(temporary / f"{number:03}.png", compress_level=1)
+                else:
+                    draft.images[0].save(temporary, "PNG", compress_level=1)
             on_item()
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from mmsearch.adapt.split import Part, file_of, split_files
 from mmsearch.adapt.words import Rarity, Words, caption_words, names, page_words, spoken_words
 from mmsearch.catalog import Catalog, SourceRow
+from mmsearch.disk.replace import replace_file
 from mmsearch.errors import DatasetError
 from mmsearch.items import KINDS, Item, Kind
 from mmsearch.judgements.places import ItemsByName
@@ -99,9 +100,8 @@ class Plan:
 
     def save(self, path: Path) -> None:
         """Appears whole or not at all."""
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps({"format": FORMAT, **asdict(self)}), encoding="utf-8")
-        part.replace(path)
+        with replace_file(path, durable=False) as temporary:
+            temporary.write_text(json.dumps({"format": FORMAT, **asdict(self)}), encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> Plan | None:

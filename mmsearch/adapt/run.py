@@ -41,6 +41,7 @@ from mmsearch.adapt.pictures import Pictures
 from mmsearch.adapt.plan import Plan, Question, make_plan
 from mmsearch.catalog.vectors import unit
 from mmsearch.disk.lock import locked
+from mmsearch.disk.replace import replace_file
 from mmsearch.embedders import Embedder, load_embedder
 from mmsearch.embedders import checkpoint as files
 from mmsearch.embedders.trainable import Trainable, trainable
@@ -599,6 +600,5 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, record: Mapping[str, Any]) -> None:
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps(record, indent=1), encoding="utf-8")
-    part.replace(path)
+    with replace_file(path, durable=False) as temporary:
+        temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")

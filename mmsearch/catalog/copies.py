@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-from mmsearch.disk.replace import sync
+from mmsearch.disk.replace import remove_leftovers, replace_file, sync
 from mmsearch.errors import CorruptIndex
 
 FORMER = ".before-"
@@ -51,19 +51,12 @@ def keep_former(source: sqlite3.Connection, file: Path, revision: str) -> Path:
     """Copy the catalog `file`, as it is before its schema becomes `revision`, to a file beside it; returns that.
 
     To be called under the catalog's write lock, from a second connection: half a copy that is found there was left by a dead process.
-    Errors as `copy_database`; OSError.
+    Errors as `copy_database`; DiskFull, DiskFailed, OSError.
     """
     kept = file.with_name(f"{file.name}{FORMER}{revision}")
-    partial = kept.with_name(f"{kept.name}.partial")
-    for name in ("", "-journal", "-wal", "-shm"):
-        partial.with_name(f"{partial.name}{name}").unlink(missing_ok=True)
-    copy_database(source, file, partial)
-    try:
-        partial.replace(kept)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
-    sync(kept.parent)
+    remove_leftovers(kept)
+    with replace_file(kept) as temporary:
+        copy_database(source, file, temporary)
     return kept
 
 

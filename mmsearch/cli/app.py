@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from mmsearch import __version__
-from mmsearch.cli import evaluate, ingesting, items, models, page, query, status, train, upkeep
+from mmsearch.cli import demo_folder, evaluate, ingesting, items, models, page, query, status, train, upkeep
 from mmsearch.cli.shared import (
     FAULT,
     INTERRUPTED,
@@ -125,7 +125,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "restore": upkeep.restore_command,
     "compact": upkeep.compact_command,
     "ui": page.ui_command,
-    "demo-folder": ingesting.demo_folder_command,
+    "demo-folder": demo_folder.demo_folder_command,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)

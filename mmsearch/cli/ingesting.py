@@ -1,4 +1,4 @@
-"""`mmsearch ingest` and `mmsearch demo-folder`."""
+"""`mmsearch ingest`."""
 
 from __future__ import annotations
 
@@ -133,14 +133,3 @@ def ingest_command(
 def _refuse_missing(paths: Iterable[Path]) -> None:
     for path in paths:
         fail(f"{path}: no such file or folder", USAGE)
-
-
-# ---------------------------------------------------------------- query
-
-
-def demo_folder_command(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Is made if need be.")]) -> None:
-    """Write a small folder to try things on. Slides, a report, pictures, short videos."""
-    from mmsearch.demo import write_demo_folder
-
-    write_demo_folder(folder)
-    note(f"wrote {folder}; now: mmsearch ingest {folder}")

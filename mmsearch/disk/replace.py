@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from pathlib import Path
 from mmsearch.disk.faults import disk_faults
 
 SUFFIX = ".tmp"
-"""Of temporary files. What a killed process leaves behind is found by it (`mmsearch doctor`)."""
+"""Of temporary files. What a killed process leaves behind is found by it (`remove_leftovers`, `mmsearch doctor`)."""
 
 
 @contextmanager
@@ -29,17 +30,32 @@ def replace_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}{SUFFIX}")
     with disk_faults(path.parent):
+        _remove(temporary)  # of a killed process that had this number
         try:
             yield temporary
             if durable:
                 sync(temporary)
             temporary.replace(path)
         finally:
-            if temporary.is_dir():
-                shutil.rmtree(temporary, ignore_errors=True)
-            temporary.unlink(missing_ok=True)
+            _remove(temporary)
         if durable:
             sync(path.parent)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what killed processes, also of older releases, left of writing `path`. Nobody else may be writing it now."""
+    name = re.escape(path.name)
+    leftover = re.compile(rf"(\.{name}\.\d+{re.escape(SUFFIX)}|{name}\.part(ial)?)(-journal|-wal|-shm)?")
+    for other in path.parent.iterdir():
+        if leftover.fullmatch(other.name):
+            _remove(other)
+
+
+def _remove(temporary: Path) -> None:
+    if temporary.is_dir():
+        shutil.rmtree(temporary, ignore_errors=True)
+    else:
+        temporary.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

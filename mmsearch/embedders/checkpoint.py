@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
+from mmsearch.disk.replace import remove_leftovers, replace_file
 from mmsearch.embedders.known import known_model
 from mmsearch.errors import EmbedderError, ModelNotFound
 
@@ -402,7 +403,7 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], dtype: torch.
 
 def write_stored(path: Path, stored: Mapping[str, torch.Tensor]) -> None:
     """Write tensors as they are; the file appears whole or not at all."""
-    partial = path.with_suffix(".partial")
-    save_file(dict(stored), partial, metadata={"format": "pt"})
-    partial.chmod(0o644)  # save_file makes it private
-    partial.replace(path)
+    remove_leftovers(path)
+    with replace_file(path, durable=False) as temporary:
+        save_file(dict(stored), temporary, metadata={"format": "pt"})
+        temporary.chmod(0o644)  # save_file makes it private

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmsearch.disk.replace import remove_leftovers, replace_file
 from mmsearch.embedders.checkpoint import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -168,10 +169,12 @@ def convert_pickle(path: Path) -> Path:
         ) from error
     if not isinstance(content, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in content.values()):
         raise EmbedderError(f"{path} holds something else than tensors by name; it is not used")
-    partial = target.with_suffix(".partial")
-    save_file({str(key): tensor.clone().contiguous() for key, tensor in content.items()}, partial, {"format": "pt"})
-    partial.chmod(0o644)
-    partial.replace(target)
+    remove_leftovers(target)
+    with replace_file(target, durable=False) as temporary:
+        save_file(
+            {str(key): tensor.clone().contiguous() for key, tensor in content.items()}, temporary, {"format": "pt"}
+        )
+        temporary.chmod(0o644)  # save_file makes it private
     return target
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmsearch.disk.replace import remove_leftovers, replace_file
 from mmsearch.embedders import Embedder
 from mmsearch.errors import MissingExtra
 from mmsearch.evaluation.metrics import ranks
@@ -161,10 +162,9 @@ class TextBaseline:
         if not file.exists():
             vectors = self._encode(texts)
             self._folder.mkdir(parents=True, exist_ok=True)
-            part = file.with_suffix(".part")
-            with part.open("wb") as stream:
+            remove_leftovers(file)
+            with replace_file(file, durable=False) as temporary, temporary.open("wb") as stream:
                 np.save(stream, vectors)
-            part.replace(file)
         return np.load(file)
 
     def scores(self, queries: Sequence[str], texts: Sequence[str]) -> np.ndarray:

@@ -6,7 +6,6 @@ import fcntl
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mmsearch.disk.faults import disk_faults
+from mmsearch.disk.replace import replace_file
 from mmsearch.errors import DatasetError
 from mmsearch.items import Item
 from mmsearch.judgements.queries import JudgedQuery, parse_query, read_queries
@@ -148,18 +148,10 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
 
 
 def _replace(path: Path, text: str) -> None:
-    with disk_faults(path):
-        descriptor, part = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            if path.exists():
-                shutil.copymode(path, part)
-            else:
-                Path(part).chmod(0o644)
-            Path(part).replace(path)
-        except BaseException:
-            Path(part).unlink(missing_ok=True)
-            raise
+    with replace_file(path) as temporary:
+        temporary.touch(0o600)  # until it has the rights of the former file
+        temporary.write_text(text, encoding="utf-8")
+        if path.exists():
+            shutil.copymode(path, temporary)
+        else:
+            temporary.chmod(0o644)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmsearch.disk.replace import replace_file
 from mmsearch.errors import ConfigError, DatasetError
 from mmsearch.items import Hit, Item, Kind, Query
 from mmsearch.judgements.origin import origin
@@ -165,9 +166,8 @@ class Run:
         """Appears whole or not at all."""
         from mmsearch.words import to_json
 
-        part = path.with_name(f".{path.name}.part")
-        part.write_text(to_json(self.record(), indent=1) + "\n", encoding="utf-8")
-        part.replace(path)
+        with replace_file(path, durable=False) as temporary:
+            temporary.write_text(to_json(self.record(), indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> Run:

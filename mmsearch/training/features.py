@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mmsearch.disk.replace import replace_file
 from mmsearch.embedders.opened import default_dtype
 from mmsearch.embedders.qwen2vl_inputs import MERGE, Batch, Grid
 from mmsearch.embedders.trainable import Trainable
@@ -120,9 +120,8 @@ class VisionCache:
             return
         path = self._path(key)
         path.parent.mkdir(exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}.part")
-        save_file({"features": features.detach().cpu().contiguous()}, part)
-        part.replace(path)
+        with replace_file(path, durable=False) as temporary:
+            save_file({"features": features.detach().cpu().contiguous()}, temporary)
         self._used_bytes += size
 
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
+
+from mmsearch.disk.replace import replace_file
 
 log = logging.getLogger(__name__)
 
@@ -51,12 +52,8 @@ class MetricsLog:
         self.path = run / METRICS
         rows = read_metrics(run)
         kept = [row for row in rows if (stages.index(row["stage"]), row["step"]) < first]
-        part = self.path.with_suffix(".jsonl.part")
-        with part.open("w", encoding="utf-8") as file:
+        with replace_file(self.path) as temporary, temporary.open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in kept)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(self.path)
         self._file = self.path.open("a", encoding="utf-8")
 
     def __enter__(self) -> Self:
@@ -176,9 +173,8 @@ def plot_metrics(run: Path) -> Path | None:
                 axes.axvline(number + 0.5, color="grey", linewidth=0.8, linestyle="--")
     figure.suptitle(run.name)
     path = run / PLOT
-    part = path.with_suffix(".png.part")
-    figure.savefig(part, format="png", dpi=110)
-    part.replace(path)
+    with replace_file(path, durable=False) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
     return path
 
 

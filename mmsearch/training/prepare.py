@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from mmsearch import media
+from mmsearch.disk.replace import replace_file
 from mmsearch.training.sources import FileRecord, TarMember, is_development, load_files
 
 log = logging.getLogger(__name__)
@@ -65,10 +66,13 @@ def load_pages(data: Path, work: Path) -> list[PageRecord]:
     tar, index = work / "pages.tar", work / "pages.jsonl"
     if not index.exists():
         work.mkdir(parents=True, exist_ok=True)
-        with tarfile.open(tar, "w") as archive, (part := index.with_suffix(".part")).open("w") as rows:
+        with (
+            replace_file(index, durable=False) as temporary,
+            tarfile.open(tar, "w") as archive,
+            temporary.open("w") as rows,
+        ):
             for record in load_files(data, "pdf"):
                 _render_pages(record, archive, rows)
-        part.replace(index)
     with tarfile.open(tar) as archive:
         members = {m.name: TarMember(tar, m.offset_data, m.size) for m in archive}
     return [

@@ -1,13 +1,12 @@
 """States: everything that a run needs to go on as if it had never been interrupted.
 
-A state appears whole or not at all: written to a `.part` file, flushed to the disk, renamed. It holds tensors and plain data
+A state appears whole or not at all: written to a temporary file, flushed to the disk, renamed. It holds tensors and plain data
 only, and is read with `weights_only`, so that opening it runs no code.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -16,6 +15,7 @@ from typing import Any
 
 import torch
 
+from mmsearch.disk.replace import SUFFIX, replace_file
 from mmsearch.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -69,14 +69,9 @@ def state_path(run: Path, stage: int, step: int) -> Path:
 def save_state(run: Path, state: State, *, keep: int = 2) -> Path:
     """Write a state, then remove all but the newest `keep`."""
     path = state_path(run, state.stage, state.step)
-    part = path.with_suffix(".pt.part")
     content = {"format": FORMAT, **{item.name: getattr(state, item.name) for item in fields(state)}}
-    with part.open("wb") as file:
+    with replace_file(path) as temporary, temporary.open("wb") as file:
         torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-    _sync_folder(run)
     for old in states(run)[:-keep]:
         old.unlink()
     return path
@@ -88,8 +83,8 @@ def states(run: Path) -> list[Path]:
 
 
 def remove_parts(run: Path) -> None:
-    """What a killed process left half-written."""
-    for part in run.glob("*.part"):
+    """What a killed process left half-written; `.part` is the suffix of older releases."""
+    for part in (*run.glob(f".*{SUFFIX}"), *run.glob("*.part")):
         part.unlink(missing_ok=True)
 
 
@@ -181,13 +176,3 @@ def restore_random_state(state: Mapping[str, torch.Tensor]) -> None:
     torch.set_rng_state(state["cpu"].clone())
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"].clone())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename last, where the system can (not on Windows)."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

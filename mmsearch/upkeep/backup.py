@@ -32,7 +32,7 @@ from mmsearch.catalog.recorded import RECORDED_NAME
 from mmsearch.disk.faults import disk_faults
 from mmsearch.disk.lock import locked
 from mmsearch.disk.presence import is_empty
-from mmsearch.disk.replace import sync
+from mmsearch.disk.replace import SUFFIX, replace_file, sync
 from mmsearch.errors import CatalogError, CorruptIndex
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,11 @@ def backup(library: Path, file: Path, *, overwrite: bool = False) -> Backup:
     file = absolute(file)
     if file.exists() and not overwrite:
         raise CatalogError(f"{file} exists already: give another name, or --overwrite")
-    with disk_faults(file.parent), tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as folder:
+    with (
+        disk_faults(file.parent),
+        tempfile.TemporaryDirectory(prefix=f".{file.name}.", suffix=SUFFIX, dir=file.parent) as folder,
+        replace_file(file) as temporary,
+    ):
         copy = Path(folder) / CATALOG_NAME
         with Catalog.open(library, read_only=True) as catalog:
             library = catalog.folder
@@ -78,9 +82,8 @@ def backup(library: Path, file: Path, *, overwrite: bool = False) -> Backup:
         except sqlite3.Error as error:
             translate_error(error, copy)
             raise
-        partial = Path(folder) / "partial.zip"
         present = 0
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
             listed = {CATALOG_NAME: _put(archive, CATALOG_NAME, copy)}
             for name in previews:
                 try:
@@ -99,10 +102,7 @@ def backup(library: Path, file: Path, *, overwrite: bool = False) -> Backup:
                 "files": listed,
             }
             archive.writestr(MANIFEST, json.dumps(manifest, indent=1))
-        sync(partial)
-        size = partial.stat().st_size
-        partial.replace(file)
-        sync(file.parent)
+        size = temporary.stat().st_size
     return Backup(file, size, items, present, len(previews) - present)
 
 

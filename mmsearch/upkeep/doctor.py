@@ -29,6 +29,7 @@ from mmsearch.catalog.recorded import find_loss, record
 from mmsearch.catalog.vectors import unit
 from mmsearch.disk.faults import disk_faults
 from mmsearch.disk.presence import look_for
+from mmsearch.disk.replace import replace_file
 from mmsearch.errors import CorruptIndex, EmbedderError
 from mmsearch.items import KINDS, Item, Kind
 from mmsearch.library import Library
@@ -45,7 +46,9 @@ AGREES = 0.999
 STALE_S = 3600.0
 """Leftovers of a write are swept once they are older: something younger may still be at work."""
 NAMED = 3
-LEFTOVER = re.compile(r"\.tmp$|\.partial(-\w+)?$|\.corrupt-\d+$|^\.restoring-")
+LEFTOVER = re.compile(r"\.(tmp|partial)(-\w+)?$|\.part$|\.corrupt-\d+$|^\.restoring-|^\..+\.(jsonl|zip)\.[a-z0-9_]{8}$")
+"""What killed writers left: `.tmp` is of `replace_file` and of a backup, `.restoring` of a restore; `.corrupt` was set aside. The other
+names are of older releases."""
 
 Tell = Callable[[str], None]
 
@@ -332,16 +335,12 @@ def _make_previews(library: Library, wanted: set[str]) -> int:
         if draft.preview is None or name not in wanted:
             continue
         target = library.folder / name
-        part = target.with_suffix(f".partial-{os.getpid()}")
         with disk_faults(library.folder):
-            try:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                part.write_bytes(draft.preview)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with replace_file(target, durable=False) as temporary:
+                temporary.write_bytes(draft.preview)
                 if target.is_dir():
                     target.rename(target.with_name(f"{target.name}.corrupt-{time.time_ns()}"))
-                part.replace(target)
-            finally:
-                part.unlink(missing_ok=True)
         wanted.discard(name)
         made += 1
     return made

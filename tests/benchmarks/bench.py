@@ -89,7 +89,7 @@ def link_files(files: Sequence[Path], target: Path) -> None:
 def copy_demo(kind: str, count: int, target: Path) -> None:
     """`count` or more items of the demo folder's files, over and over; each copy ends in bytes of its own, which every format
     allows, so that none is taken for a known file."""
-    from mmsearch.demo import write_demo_folder
+    from mmsearch.cli.demo_folder import write_demo_folder
 
     demo = ROOT / "runs" / "bench" / "demo"
     write_demo_folder(demo)

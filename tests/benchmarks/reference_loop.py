@@ -56,7 +56,7 @@ class Input:
 def mixed_inputs(embedder: Any, counts: dict[str, int], *, seed: int = 0) -> list[Input]:
     """The mixed set in random order, made from the demo folder's files."""
     from mmsearch import media
-    from mmsearch.demo import write_demo_folder
+    from mmsearch.cli.demo_folder import write_demo_folder
     from mmsearch.embedders.qwen2vl_inputs import first_tokens
     from mmsearch.prompts import DOCUMENT_INSTRUCTIONS, TEXT_QUERY_INSTRUCTIONS, final_prompt
 

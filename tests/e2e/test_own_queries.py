@@ -16,19 +16,20 @@ from PIL import Image
 
 import mmsearch
 from ingest.pipeline import ingest_paths
-from mmsearch.cli import SOME_FAILED, app
-from mmsearch.demo.documents import DOCUMENTS, write_document
-from mmsearch.demo.pictures import PICTURES, write_picture
-from mmsearch.demo.videos import FILMS, write_film
+from mmsearch.cli import app
+from mmsearch.cli.shared import SOME_FAILED
 from mmsearch.embedders.toy import ToyEmbedder
 from mmsearch.errors import CatalogError, DatasetError, SourceError
 from mmsearch.items import EmbedInput
 from mmsearch.judgements.queries import JudgedQuery, read_queries
 from mmsearch.judgements.run import Run, measure_run
 from mmsearch.library import Library
+from tests.demo.documents import DOCUMENTS, write_document
+from tests.demo.pictures import PICTURES, write_picture
+from tests.demo.videos import FILMS, write_film
 from tests.samples import BLUE, GREEN, RED, pdf
 
-DEMO_QUERIES = Path(mmsearch.__file__).parent / "demo" / "queries.jsonl"
+DEMO_QUERIES = Path(__file__).parents[1] / "demo" / "queries.jsonl"
 
 
 def mmsearch_eval(*arguments: object) -> int:

@@ -192,11 +192,19 @@ def test_the_way_back(former: Former, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_only_the_latest_copy_is_kept_and_compact_deletes_it(first: Former) -> None:
     (first.library / f"{CATALOG_NAME}.before-0001").write_bytes(b"of long ago")
-    (first.library / f"{CATALOG_NAME}.before-{SCHEMA_REVISION}.partial").write_bytes(b"of a process that was killed")
+    kept_name = f"{CATALOG_NAME}.before-{SCHEMA_REVISION}"
+    left = [
+        f"{kept_name}.partial",
+        f"{kept_name}.partial-wal",
+        f".{kept_name}.4711.tmp",
+        f".{kept_name}.4711.tmp-journal",
+    ]
+    for name in left:
+        (first.library / name).write_bytes(b"of a process that was killed")
     with mmsearch.open(first.library) as library:
         (kept,) = former_copies(first.catalog)
         assert kept.name.endswith(SCHEMA_REVISION)
-        assert list(first.library.glob("*.partial*")) == []
+        assert not [name for name in left if (first.library / name).exists()]
         (notice,) = (one for one in examine(library, quick=True) if one.check == "former catalog")
         assert notice.state == "notice" and kept.name in notice.what and "compact" in notice.what
     said = run("compact", first.library)
@@ -416,7 +424,7 @@ def test_killed_at_any_line_a_migration_is_done_or_not_begun(first: Former, tmp_
         assert kept or revision == first.expected["schema"], "a copy is there before the schema changes"
         Catalog.open(tmp_path / "killed").close()
         assert revision_of(catalog) == SCHEMA_REVISION
-        assert len(list(former_copies(catalog))) == 1 and list(catalog.parent.glob("*.partial*")) == []
+        assert len(list(former_copies(catalog))) == 1 and list(catalog.parent.glob("*.tmp*")) == []
         if status == 0:
             break
         assert os.WTERMSIG(status) == signal.SIGKILL

@@ -164,7 +164,7 @@ def test_every_callback_and_every_fragment_has_the_guard(file: Path):
 
 
 def test_streamlits_links_to_search_engines_are_off():
-    from mmsearch.cli import PAGE_OPTIONS
+    from mmsearch.cli.page import PAGE_OPTIONS
 
     assert PAGE_OPTIONS["client.showErrorLinks"] == "false" and PAGE_OPTIONS["client.showErrorDetails"] == "none"
 

@@ -25,7 +25,7 @@ from mmsearch.items import KINDS
 from mmsearch.library import Library
 from mmsearch.upkeep import doctor
 from mmsearch.upkeep.backup import backup, restore
-from mmsearch.upkeep.doctor import examine, is_sound
+from mmsearch.upkeep.doctor import LEFTOVER, examine, is_sound
 from tests import samples
 
 QUESTIONS = ("revenue", "whales", "red picture", "quarter")
@@ -128,8 +128,6 @@ def orphan(folder: Path) -> None:
 
 
 def leftovers(folder: Path) -> None:
-    (folder / "previews" / "aa").mkdir(exist_ok=True)
-    (folder / "previews" / "aa" / "tmpx.tmp").write_bytes(b"half")
     (folder / "former-model").mkdir()
     (folder / "former-model" / ".writing").touch()
 
@@ -217,6 +215,48 @@ def test_damage_is_found_and_repaired(made: Path, folder: Path, damage: Callable
         ingest_paths(library, [made / "files"])
         assert faults(library) == []
         assert answers(library) == expected
+
+
+LEFT = (
+    # as `replace_file` names them: a preview, a snapshot, a copied catalog and its journal
+    "previews/aa/.aa00-0.webp.4711.tmp", ".recorded.json.4711.tmp", f".{CATALOG_NAME}.before-0003.4711.tmp",
+    f".{CATALOG_NAME}.before-0003.4711.tmp-journal",
+    # what holds the parts of a backup, or of a library that is restored
+    ".backup.zip.abcdefgh.tmp/", ".restoring-abcdefgh/",
+    # set aside
+    "key/page.faiss.corrupt-1700000000",
+    # of older releases: previews, former catalogs, adaptation and the training in it, runs and queries of one's own, backups
+    "previews/aa/tmpabcdefgh.tmp", "previews/aa/aa00-0.partial-4711", f"{CATALOG_NAME}.before-0003.partial",
+    f"{CATALOG_NAME}.before-0003.partial-wal", "adapted/plan.part", "adapted/pictures/7.png.part", "adapted/pictures/8.part/",
+    "adapted/trained/state-0-0000002.pt.part", "adapted/candidate/model.partial", ".run.json.part", ".queries.jsonl.abcd_fgh",
+    ".backup.zip.abcd_fgh/",
+)  # fmt: skip
+"""Names that killed writers leave in a library's folder; those that end in a slash are folders."""
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_what_any_writer_leaves_behind_is_found(name: str) -> None:
+    assert LEFTOVER.search(Path(name).name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [CATALOG_NAME, f"{CATALOG_NAME}-wal", f"{CATALOG_NAME}.before-0003", "lock", "queries.jsonl", ".hidden.jsonl", "a.partly.pt",
+     "words.part.pt", "holiday.parts", "state-0-0000002.pt", "backup.zip", "README.md", "tmp", "part"],
+)  # fmt: skip
+def test_what_belongs_to_a_library_is_no_leftover(name: str) -> None:
+    assert not LEFTOVER.search(name)
+
+
+def test_leftovers_of_every_writer_are_deleted(folder: Path) -> None:
+    for name in LEFT:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir() if name.endswith("/") else path.write_bytes(b"half")
+    with mmsearch.open(folder) as library:
+        (finding,) = (one for one in examine(library, repair=True, quick=True) if one.check == "leftovers")
+        assert finding.count == len(LEFT) and finding.repaired == "deleted"
+    assert not [name for name in LEFT if (folder / name).exists()]
 
 
 @pytest.mark.parametrize(("damage", "check"), IN_SQL.values(), ids=IN_SQL)

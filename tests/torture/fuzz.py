@@ -31,11 +31,11 @@ import psutil
 
 from ingest.scan import hash_file
 from ingest.workers import Event, Limits, Task, WorkerPool
-from mmsearch.demo.documents import DOCUMENTS, write_document
-from mmsearch.demo.pictures import PICTURES, write_picture
 from mmsearch.errors import SourceError
 from mmsearch.media import isolated as sandbox
 from tests import poison, samples
+from tests.demo.documents import DOCUMENTS, write_document
+from tests.demo.pictures import PICTURES, write_picture
 
 BUDGET = {"page": 200_704, "image": 50_176, "clip": 12_544}
 LIMITS = Limits(deadline_s=20.0, memory_bytes=2 << 30)

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from mmsearch import media
-from mmsearch.demo.videos import Film, Scene, bouncing_ball, title_card, write_film
+from tests.demo.videos import Film, Scene, bouncing_ball, title_card, write_film
 
 ROOT = Path(__file__).parents[2]
 
@@ -99,7 +99,7 @@ def test_copies_of_the_demo_are_files_of_their_own_that_still_open(bench, tmp_pa
     original = tmp_path / "demo"
     original.mkdir()
     Image.effect_noise((64, 64), 80).convert("RGB").save(original / "a.jpg")
-    monkeypatch.setattr("mmsearch.demo.write_demo_folder", lambda folder: None)
+    monkeypatch.setattr("mmsearch.cli.demo_folder.write_demo_folder", lambda folder: None)
     monkeypatch.setattr(bench, "ROOT", tmp_path / "checkout")
     (tmp_path / "checkout" / "runs" / "bench").mkdir(parents=True)
     original.rename(tmp_path / "checkout" / "runs" / "bench" / "demo")

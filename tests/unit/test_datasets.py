@@ -255,7 +255,7 @@ def test_tables_that_cannot_be_read_are_named(places):
     with pytest.raises(DatasetError, match=r"has no column answer"):
         made.visrag(places.root / "v", [{"query": "q", "image": made.stored(1), "source": "s"}], shards=1)
         open_source({"parser": "vidore", "dataset_name": str(places.root / "v")}, places=places)
-    assert not list(places.cache.glob("*.part"))
+    assert not list(places.cache.glob("*.tmp"))
 
 
 # LLaVA-Hound

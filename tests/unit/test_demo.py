@@ -1,9 +1,12 @@
-"""The demo folder: what it promises to hold is in it, readable, findable by its text, and the same every time."""
+"""The demo folder that ships: what it promises to hold is in it, readable, findable by its text; and it is what `tests.demo` makes."""
 
 from __future__ import annotations
 
+import errno
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from zipfile import ZipFile
 
 import av
 import numpy as np
@@ -12,11 +15,13 @@ import pytest
 from PIL import Image
 
 from mmsearch import media
-from mmsearch.demo import DEMO_QUERIES, write_demo_folder
-from mmsearch.demo.documents import DOCUMENTS, nice_ticks, wrap
-from mmsearch.demo.pictures import PICTURES
-from mmsearch.demo.videos import FILMS, FPS
+from mmsearch.cli.demo_folder import ARCHIVE, write_demo_folder
+from mmsearch.errors import DiskFull
 from mmsearch.items import KINDS
+from tests.demo import DEMO_QUERIES, make_demo_folder
+from tests.demo.documents import DOCUMENTS, nice_ticks, wrap
+from tests.demo.pictures import PICTURES
+from tests.demo.videos import FILMS, FPS
 
 pytestmark = pytest.mark.slow
 
@@ -49,19 +54,55 @@ def test_a_second_call_changes_nothing(demo: Path):
     assert {p: p.stat().st_mtime_ns for p in demo.rglob("*")} == before
 
 
-def test_what_is_missing_comes_back_with_the_same_bytes(demo: Path):
-    names = (
-        "talks/q3-2025.pdf",
-        "household/scan0012.pdf",
-        "photos/town/IMG_5010.jpg",
-        "screens/walk.png",
-        "videos/VID_1231.mp4",
-    )
-    before = {name: (demo / name).read_bytes() for name in names}
+def test_what_is_missing_comes_back_and_what_was_changed_stays(tmp_path: Path):
+    write_demo_folder(tmp_path)
+    missing, changed = tmp_path / "talks/q3-2025.pdf", tmp_path / "videos/lesson.srt"
+    before = missing.read_bytes()
+    missing.unlink()
+    changed.write_text("mine")
+    assert write_demo_folder(tmp_path) == [missing]
+    assert missing.read_bytes() == before and changed.read_text() == "mine"
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def write_half(path: Path, content: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(content[: len(content) // 2])
+        raise OSError(errno.ENOSPC, "no space", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", write_half)
+    with pytest.raises(DiskFull):
+        write_demo_folder(tmp_path)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_the_archive_is_what_the_generator_makes(demo: Path, tmp_path: Path):
+    """Byte for byte, or what it decodes to: other versions of the encoders write other bytes. `python -m tests.demo` writes it again."""
+    names = make_demo_folder(tmp_path)
+    with ZipFile(ARCHIVE) as archive:
+        assert archive.namelist() == names
     for name in names:
-        (demo / name).unlink()
-    assert sorted(write_demo_folder(demo)) == sorted(demo / name for name in names)
-    assert {name: (demo / name).read_bytes() for name in names} == before
+        ours, theirs = tmp_path / name, demo / name
+        if ours.read_bytes() == theirs.read_bytes():
+            continue
+        suffix = ours.suffix
+        assert suffix in {".pdf", ".jpg", ".png", ".mp4"}, f"{name} is text: its bytes must agree"
+        if suffix == ".pdf":
+            assert pages(tmp_path, name) == pages(demo, name), name
+        for made, shipped in zip(pictures_of(ours), pictures_of(theirs), strict=True):
+            assert made.shape == shipped.shape and np.abs(made - shipped).mean() < 3, name
+
+
+def pictures_of(path: Path) -> Iterator[np.ndarray]:
+    """What is to be seen in a file of the demo: every page, the picture, every frame; float [h, w, 3]."""
+    if path.suffix == ".pdf":
+        with pymupdf.open(path) as document:
+            yield from (np.asarray(media.draw_page(page, max_pixels=200_000), float) for page in document)
+    elif path.suffix == ".mp4":
+        with av.open(str(path)) as container:
+            yield from (frame.to_ndarray(format="rgb24").astype(float) for frame in container.decode(video=0))
+    else:
+        yield np.asarray(media.open_image(path).convert("RGB"), float)
 
 
 @pytest.mark.parametrize("query", DEMO_QUERIES, ids=lambda query: query.text)

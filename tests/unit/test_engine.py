@@ -102,26 +102,26 @@ def assert_same_curve(one: Path, other: Path, tolerance: float = 1e-4) -> None:
 def train_and_die(record: dict[str, Any], run: Path, work: Path, moment: str, rows: int) -> None:
     """In a process of its own, which is killed at a moment of its saving, once there are so many rows of metrics."""
     torch.set_num_threads(1)
-    import mmsearch.training.state as saving
     import mmsearch.training.train as module
+    from mmsearch.disk import replace
 
-    sync, sync_folder = os.fsync, saving._sync_folder
+    sync, sync_named = os.fsync, replace.sync
 
     def die() -> None:
         if len(read_metrics(run)) >= rows:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def fsync(file: int) -> None:
-        if moment == "while a state is written" and list(run.glob("state-*.part")):
+        if moment == "while a state is written" and list(run.glob(".state-*.tmp")):
             die()
         sync(file)
 
-    def folder_synced(folder: Path) -> None:
-        sync_folder(folder)
-        if moment == "after a step":
+    def synced(path: Path) -> None:
+        sync_named(path)
+        if moment == "after a step" and path == run:
             die()
 
-    os.fsync, saving._sync_folder = fsync, folder_synced
+    os.fsync, replace.sync = fsync, synced
     module.plot_metrics = lambda run: None
     train(parse_recipe(record, "tiny"), run, work=work)
 
@@ -152,11 +152,11 @@ def test_a_run_killed_at_any_moment_ends_as_if_it_never_was(either, tmp_path):
         process.start()
         process.join()
         assert process.exitcode == -signal.SIGKILL, moment
-        assert bool(list(run.glob("state-*.part"))) == (moment == "while a state is written")
+        assert bool(list(run.glob(".state-*.tmp"))) == (moment == "while a state is written")
     train(chosen, run, work=tmp_path)
     assert_same_curve(tmp_path / "whole", run, 1e-6)
     assert [row[1] for row in curve(run)] == [*range(3), *range(5)]
-    assert not list(run.glob("*.part")) and len(states(run)) == 2
+    assert not list(run.glob("*.tmp")) and len(states(run)) == 2
     whole, killed = (load_state(states(folder)[-1]) for folder in (tmp_path / "whole", run))
     assert all(torch.equal(whole.average[name], killed.average[name]) for name in whole.average)
     if not is_compact(either):

@@ -17,7 +17,7 @@ HEAVY = ("torch", "faiss", "streamlit", "transformers", "alembic", "sqlalchemy",
 LAYERS = [
     {"mmsearch.cli", "mmsearch.__main__", "ui"},
     {"mmsearch.judgements"},
-    {"ingest", "mmsearch.search", "mmsearch.training", "mmsearch.evaluation", "mmsearch.demo", "mmsearch.adapt",
+    {"ingest", "mmsearch.search", "mmsearch.training", "mmsearch.evaluation", "mmsearch.adapt",
      "mmsearch.judgements.places", "mmsearch.judgements.queries", "mmsearch.upkeep"},
     {"mmsearch.library"},
     {"mmsearch.catalog", "mmsearch.vectors", "mmsearch.embedders"},

@@ -64,7 +64,14 @@ def test_a_save_that_is_cut_short_leaves_the_state_before(tmp_path, monkeypatch,
     with pytest.raises(Killed):
         save_state(tmp_path, at(2))
     assert load_state(find_state(tmp_path)).step == 1
-    assert list(tmp_path.glob("*.part"))
+    assert [path.name for path in tmp_path.iterdir()] == ["state-0-0000001.pt"]
+
+
+@pytest.mark.parametrize("name", [".state-0-0000002.pt.4711.tmp", ".metrics.jsonl.4711.tmp", "state-0-0000002.pt.part"])
+def test_what_a_killed_process_left_is_removed(tmp_path, name):
+    save_state(tmp_path, at(1))
+    (tmp_path / name).write_bytes(b"half")
+    assert load_state(find_state(tmp_path)).step == 1
     remove_parts(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["state-0-0000001.pt"]
 
@@ -134,7 +141,7 @@ def test_a_plot_is_drawn_of_all_stages(tmp_path):
     assert path is not None
     with Image.open(path) as image:
         assert len(set(image.convert("L").resize((100, 100)).tobytes())) > 20
-    assert not list(tmp_path.glob("*.part"))
+    assert not list(tmp_path.glob("*.tmp"))
 
 
 @pytest.mark.parametrize(

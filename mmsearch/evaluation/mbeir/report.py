@@ -10,7 +10,7 @@ from typing import Any
 
 from mmsearch.evaluation.mbeir.tasks import LOCAL, TASKS, UNION
 from mmsearch.evaluation.mmeb.report import Mean, called, markdown_table, mean_of, metadata_of, percent
-from mmsearch.evaluation.mmeb.run import TaskFiles, read_json, replace_file
+from mmsearch.evaluation.mmeb.run import TaskFiles, read_json, write_lines
 
 POOLS = {"local": LOCAL, "union": UNION}
 """What a pool is called on the command line: its group of tasks."""
@@ -84,6 +84,6 @@ def write_report(report: Report, out: Path) -> list[Path]:
     place = out if report.limit is None else out / f"first-{report.limit}"
     place.mkdir(parents=True, exist_ok=True)
     written = [place / f"{report.metadata['model_name']}.{suffix}" for suffix in ("json", "md")]
-    replace_file(written[0], [json.dumps(report.record(), indent=1)])
-    replace_file(written[1], [report.markdown()])
+    write_lines(written[0], [json.dumps(report.record(), indent=1)])
+    write_lines(written[1], [report.markdown()])
     return written

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from mmsearch.disk.replace import replace_file
 from mmsearch.errors import DatasetError
 from mmsearch.evaluation.mmeb.hub import MEDIA_HUB, media_folder
 from mmsearch.evaluation.mmeb.tasks import Task
@@ -106,19 +105,15 @@ def save_frames(video: Path, folder: Path, *, sampling: Callable[[int], list[int
         SourceError: the video cannot be read. DatasetError: the folder is there and holds something else.
     """
     shown_at = frame_times(video)
-    part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
     try:
-        for number, (_, frame) in enumerate(iter_frames(video, sampling(len(shown_at)), shown_at=shown_at)):
-            name = f"frame_{number + 1:04d}.jpg" if sampling is spread else f"{number:04d}.jpeg"
-            frame.save(part / name, quality=JPEG_QUALITY)
-        part.replace(folder)
+        with replace_file(folder, durable=False) as temporary:
+            temporary.mkdir(parents=True)
+            for number, (_, frame) in enumerate(iter_frames(video, sampling(len(shown_at)), shown_at=shown_at)):
+                name = f"frame_{number + 1:04d}.jpg" if sampling is spread else f"{number:04d}.jpeg"
+                frame.save(temporary / name, quality=JPEG_QUALITY)
     except OSError as error:
         if error.errno != errno.ENOTEMPTY:
             raise
         if not frames_in(folder):  # else another process was faster
             raise DatasetError(f"{folder} holds something else than frames: move it away") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     log.info("sampled the frames of %s", video)

@@ -14,9 +14,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from mmsearch.disk.replace import replace_file
 from mmsearch.embedders.known import known_model
 from mmsearch.evaluation.mmeb.published import published_averages, published_scores
-from mmsearch.evaluation.mmeb.run import MODALITIES, TaskFiles, read_json, replace_file
+from mmsearch.evaluation.mmeb.run import MODALITIES, TaskFiles, read_json, write_lines
 from mmsearch.evaluation.mmeb.tasks import COUNTED, META_TASKS, TASKS, Task
 
 log = logging.getLogger(__name__)
@@ -248,8 +249,8 @@ def write_report(report: Report, out: Path) -> list[Path]:
     place = out if report.limit is None else out / f"first-{report.limit}"
     place.mkdir(parents=True, exist_ok=True)
     written = [place / f"{name}.json", place / f"{name}.md"]
-    replace_file(written[0], [json.dumps(report.record(), indent=4)])
-    replace_file(written[1], [report.markdown()])
+    write_lines(written[0], [json.dumps(report.record(), indent=4)])
+    write_lines(written[1], [report.markdown()])
     return written
 
 
@@ -284,9 +285,8 @@ def plot(report: Report, path: Path) -> Path | None:
     axes.set_axisbelow(True)
     figure.legend(loc="outside lower center", ncols=len(columns), fontsize="small")
     axes.set_title("\n".join([f"MMEB-V2: {report.model}", *report.warnings()]), fontsize="medium")
-    part = path.with_suffix(".png.part")
-    figure.savefig(part, format="png", dpi=110)
-    part.replace(path)
+    with replace_file(path, durable=False) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
     return path
 
 

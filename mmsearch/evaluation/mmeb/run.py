@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from mmsearch import __version__
+from mmsearch.disk.replace import replace_file
 from mmsearch.embedders import Embedder, load_embedder
 from mmsearch.embedders.opened import default_dtype
 from mmsearch.errors import ConfigError, DatasetError, MMSearchError
@@ -376,10 +376,10 @@ class TaskFiles:
             }
             for query in data.queries
         )
-        replace_file(self.path("pred.jsonl"), (json.dumps(row) + "\n" for row in predictions))
-        replace_file(self.path("info.jsonl"), (json.dumps(row) + "\n" for row in infos))
-        replace_file(self.path("score.json"), [json.dumps(_score_file(record), indent=4)])
-        replace_file(self.path("run.json"), [json.dumps(record, indent=1)])
+        write_lines(self.path("pred.jsonl"), (json.dumps(row) + "\n" for row in predictions))
+        write_lines(self.path("info.jsonl"), (json.dumps(row) + "\n" for row in infos))
+        write_lines(self.path("score.json"), [json.dumps(_score_file(record), indent=4)])
+        write_lines(self.path("run.json"), [json.dumps(record, indent=1)])
 
 
 def _score_file(record: dict[str, Any]) -> dict[str, float]:
@@ -396,11 +396,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def replace_file(path: Path, lines: Iterable[str]) -> None:
+def write_lines(path: Path, lines: Iterable[str]) -> None:
     """Write it whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8", errors="surrogateescape") as file:
+    with replace_file(path) as temporary, temporary.open("w", encoding="utf-8", errors="surrogateescape") as file:
         file.writelines(lines)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)

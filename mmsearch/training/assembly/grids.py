@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageEnhance
 from torch import Tensor
 
+from mmsearch.disk.replace import remove_leftovers, replace_file
 from mmsearch.embedders.compact_vlm import grid_size
 from mmsearch.embedders.compact_vlm_model import HEAD, EfficientNetLite
 from mmsearch.embedders.opened import default_dtype
@@ -148,11 +149,10 @@ class Grids:
         if file.exists():
             return
         log.info("grids of %s", name)
-        part = file.with_suffix(".part")
-        with part.open("wb") as stream:
+        remove_leftovers(file)
+        with replace_file(file, durable=False) as temporary, temporary.open("wb") as stream:
             for cells in parts:
                 stream.write(cells.tobytes())
-        part.replace(file)
 
     def _open(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         values = np.memmap(self.folder / f"{name}.f16", np.float16, "r")

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 import yaml
 
 from mmsearch.disk.lock import locked
+from mmsearch.disk.replace import remove_leftovers, replace_file
 from mmsearch.embedders.compact_vlm import CompactVlmEmbedder
 from mmsearch.embedders.compact_vlm_model import CompactVlm, EfficientNetLite, Fusion, Seeing
 from mmsearch.training import parts
@@ -156,10 +157,9 @@ class _Run:
         """Every text's vector; what the development split says is not drawn from. The fusion is turned into their basis."""
         texts, file = self.material.said.texts, self.run / "captions.npy"
         if not file.exists():
-            part = file.with_suffix(".part")
-            with part.open("wb") as stream:
+            remove_leftovers(file)
+            with replace_file(file, durable=False) as temporary, temporary.open("wb") as stream:
                 np.save(stream, caption_states(reader, english, texts))
-            part.replace(file)
         both = torch.from_numpy(np.load(file).astype(np.float32))
         if len(both) != len(texts):
             raise ValueError(f"{file} holds {len(both)} texts, the material {len(texts)}: delete it")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from mmsearch.disk.replace import replace_file
 
 
 def rate(step: int, steps: int, *, warmup: int) -> float:
@@ -51,9 +52,8 @@ class Averaged:
 def saved(content: Mapping[str, Any], file: Path) -> None:
     """Write with torch.save; the file appears whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix(f".{os.getpid()}.part")
-    torch.save(dict(content), part)
-    part.replace(file)
+    with replace_file(file, durable=False) as temporary:
+        torch.save(dict(content), temporary)
 
 
 def loaded(file: Path) -> dict[str, Any]:

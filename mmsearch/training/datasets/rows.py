@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from mmsearch.disk.replace import replace_file
 from mmsearch.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -115,14 +115,13 @@ def write_arrow(file: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]
     import pyarrow as pa
 
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
-    try:
-        with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-            for batch in batches:
-                writer.write_batch(batch)
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
+    with (
+        replace_file(file, durable=False) as temporary,
+        pa.OSFile(str(temporary), "wb") as sink,
+        pa.ipc.new_file(sink, schema) as writer,
+    ):
+        for batch in batches:
+            writer.write_batch(batch)
 
 
 class JsonLines:

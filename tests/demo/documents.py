@@ -17,8 +17,8 @@ import numpy as np
 import pymupdf
 from PIL import Image
 
-from mmsearch.demo import pictures, prose
-from mmsearch.demo.decks import DECKS, Chart, Deck, Slide, Table
+from tests.demo import pictures, prose
+from tests.demo.decks import DECKS, Chart, Deck, Slide, Table
 
 Rgb = tuple[float, float, float]
 INK: Rgb = (0.13, 0.14, 0.17)

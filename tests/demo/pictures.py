@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from mmsearch.demo.canvas import Canvas, Colour, mix
+from tests.demo.canvas import Canvas, Colour, mix
 
 Painter = Callable[[], Image.Image]
 

@@ -12,8 +12,8 @@ import av
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from mmsearch.demo import pictures
-from mmsearch.demo.canvas import Canvas, Colour, mix
+from tests.demo import pictures
+from tests.demo.canvas import Canvas, Colour, mix
 
 SIZE_PX = (640, 360)
 FPS = 12

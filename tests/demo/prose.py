@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mmsearch.demo.decks import Chart, Table
+from tests.demo.decks import Chart, Table
 
 Block = str | Chart | Table
 """A paragraph, a heading (a string that begins with `# `), a chart or a table."""
