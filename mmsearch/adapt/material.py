@@ -14,7 +14,7 @@ import numpy as np
 from mmsearch.adapt.kept import Kept, everyday_queries
 from mmsearch.adapt.pictures import Pictures
 from mmsearch.adapt.plan import OwnPair, Plan
-from mmsearch.embedders.qwen2vl_inputs import first_tokens
+from mmsearch.embedders.forward.qwen2vl_inputs import first_tokens
 from mmsearch.embedders.trainable import Trainable
 from mmsearch.items import KINDS, Item, Kind
 from mmsearch.prompts import DOCUMENT_INSTRUCTIONS, final_prompt

@@ -42,7 +42,7 @@ from mmsearch.adapt.plan import Plan, Question, make_plan
 from mmsearch.catalog.stored_vectors import unit
 from mmsearch.disk.lock import locked
 from mmsearch.embedders import Embedder, load_embedder
-from mmsearch.embedders import checkpoint as files
+from mmsearch.embedders.checkpoints import checkpoint as files
 from mmsearch.embedders.trainable import Trainable, trainable
 from mmsearch.errors import ConfigError, ModelMismatch
 from mmsearch.items import KINDS, WITHOUT_TEXT, EmbedInput, Item, ItemDraft, Kind, Query, Source

@@ -543,7 +543,7 @@ def speed(evaluation: Evaluation) -> dict[str, Table]:
 
 
 def _weight_bytes(checkpoint: str | Path) -> int:
-    from mmsearch.embedders.checkpoint import find_checkpoint
+    from mmsearch.embedders.checkpoints.checkpoint import find_checkpoint
 
     return sum(file.stat().st_size for file in find_checkpoint(checkpoint).weight_files())
 

@@ -33,8 +33,8 @@ import numpy as np
 import torch
 
 from mmsearch.embedders import load_embedder
-from mmsearch.embedders.checkpoint import SIDECAR, find_checkpoint
-from mmsearch.embedders.vocabulary import has_word
+from mmsearch.embedders.checkpoints.checkpoint import SIDECAR, find_checkpoint
+from mmsearch.embedders.forward.vocabulary import has_word
 from mmsearch.evaluation.encoded import Encoded, match_scales
 from mmsearch.evaluation.fusion import Pool
 from mmsearch.evaluation.metrics import measure

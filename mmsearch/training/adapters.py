@@ -1,6 +1,6 @@
 """LoRA and DoRA by peft: small trained matrices beside the frozen ones of a Qwen2-VL.
 
-The layers are put into the model in place, so the forward pass of `mmsearch.embedders.encoder` runs them as it runs the plain ones.
+The layers are put into the model in place, so the forward pass of `mmsearch.embedders.forward.qwen_vl` runs them as it runs the plain ones.
 """
 
 from __future__ import annotations

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from mmsearch.embedders import checkpoint as files
-from mmsearch.embedders.opened import default_device
-from mmsearch.embedders.qwen2vl_inputs import MERGE, Preparation
+from mmsearch.embedders.checkpoints import checkpoint as files
+from mmsearch.embedders.checkpoints.device import default_device
+from mmsearch.embedders.forward.qwen2vl_inputs import MERGE, Preparation
 from mmsearch.embedders.trainable import trainable_class
 from mmsearch.errors import DatasetError, MMSearchError, SourceError
 from mmsearch.prompts import IMAGE_TOKEN, VIDEO_TOKEN
@@ -138,8 +138,8 @@ def _sizes(config: dict[str, Any]) -> _Sizes:
 
 
 def _compact_sizes(config: dict[str, Any]) -> _Sizes:
-    from mmsearch.embedders.compact_vlm import CELL_COST
-    from mmsearch.embedders.compact_vlm_model import STRIDE, CompactVlm, Convolution
+    from mmsearch.embedders.forward.compact_vlm_inputs import CELL_COST
+    from mmsearch.embedders.forward.compact_vlm_model import STRIDE, CompactVlm, Convolution
 
     with torch.device("meta"):
         model = CompactVlm(config)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import yaml
 
-from mmsearch.embedders import checkpoint as files
+from mmsearch.embedders.checkpoints import checkpoint as files
 from mmsearch.embedders.trainable import Trainable, trainable_class
 from mmsearch.errors import ConfigError
 from mmsearch.training.adapters import adapted_layers, adapter_config, adapter_tensors

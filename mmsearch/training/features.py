@@ -18,8 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mmsearch.embedders.opened import default_dtype
-from mmsearch.embedders.qwen2vl_inputs import MERGE, Batch, Grid
+from mmsearch.embedders.checkpoints.device import default_dtype
+from mmsearch.embedders.forward.qwen2vl_inputs import MERGE, Batch, Grid
 from mmsearch.embedders.trainable import Trainable
 from mmsearch.training.recipe_fields import Recipe
 

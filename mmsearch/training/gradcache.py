@@ -18,7 +18,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from mmsearch.embedders.batching import batches_by_cost
+from mmsearch.embedders.forward.batching import batches_by_cost
 from mmsearch.training.gather import gather_numbers, gather_rows
 
 Inputs = TypeVar("Inputs")

@@ -24,7 +24,13 @@ import torch.nn.functional as F
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor
 
-from mmsearch.embedders.compact_vlm_model import EfficientNetLite, TextEncoder, from_4_bits, in_4_bits, mean_state
+from mmsearch.embedders.forward.compact_vlm_model import (
+    EfficientNetLite,
+    TextEncoder,
+    from_4_bits,
+    in_4_bits,
+    mean_state,
+)
 from mmsearch.errors import MissingExtra
 from mmsearch.training.teacher import teacher_folder, teacher_model
 

@@ -158,7 +158,7 @@ class _Replicated:
 def shard(model: nn.Module, layers: list[nn.Module], precision: torch.dtype) -> None:
     """Share out the weights of `model` over all processes, in place: each of `layers` by itself, the rest together.
 
-    The forward pass of `mmsearch.embedders.encoder` does not call layers but walks through them, so each gets a method `walk` that
+    The forward pass of `mmsearch.embedders.forward.qwen_vl` does not call layers but walks through them, so each gets a method `walk` that
     fetches its weights as a call would.
     """
     from torch.distributed.device_mesh import init_device_mesh

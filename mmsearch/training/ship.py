@@ -76,7 +76,7 @@ in-batch contrastive learning with further negatives, false negatives masked, so
 (recipe `mini`, {date.today().isoformat()}), the embedded default of mmsearch.
 
 - Parts: EfficientNet-Lite2 with ImageNet's weights (Apache-2.0) sees; multilingual-e5-small (MIT; 12 layers, a hundred languages, taken from
-  its 4-bit package) reads, and all-MiniLM-L6-v2 (Apache-2.0; 6 layers) reads English beside it. `mmsearch/embedders/compact_vlm_model.py` says how they
+  its 4-bit package) reads, and all-MiniLM-L6-v2 (Apache-2.0; 6 layers) reads English beside it. `mmsearch/embedders/forward/compact_vlm_model.py` says how they
   are joined. Of the 250,000 pieces of text that the former knows 50,000 rare ones are left out, three in four of the scripts {scripts}: words there are cut
   finer.
 - Input: text, pictures, clips as frames, or any of them together, with an instruction (`mmsearch/prompts.py`). Visual tokens and text go through

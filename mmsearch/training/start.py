@@ -7,9 +7,9 @@ import random
 import numpy as np
 import torch
 
-from mmsearch.embedders import checkpoint as files
+from mmsearch.embedders.checkpoints import checkpoint as files
+from mmsearch.embedders.families.vlm2vec import Vlm2VecEmbedder
 from mmsearch.embedders.trainable import Trainable, trainable_class
-from mmsearch.embedders.vlm2vec import Vlm2VecEmbedder
 from mmsearch.errors import ConfigError
 from mmsearch.training.draws import Material
 from mmsearch.training.recipe_fields import Recipe

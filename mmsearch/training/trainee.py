@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmsearch.embedders.encoder import vision_features
-from mmsearch.embedders.qwen2vl_inputs import MERGE, PATCH_VALUES, Batch
+from mmsearch.embedders.families.vlm2vec import Vlm2VecEmbedder
+from mmsearch.embedders.forward.qwen2vl_inputs import MERGE, PATCH_VALUES, Batch
+from mmsearch.embedders.forward.qwen_vl import vision_features
 from mmsearch.embedders.trainable import PromptBatch, Trainable
-from mmsearch.embedders.vlm2vec import Vlm2VecEmbedder
 from mmsearch.training.adapters import add_adapter
 from mmsearch.training.examples import SubBatch
 from mmsearch.training.features import VisionCache, precision_of

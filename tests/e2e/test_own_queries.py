@@ -20,7 +20,7 @@ from mmsearch.cli import SOME_FAILED, app
 from mmsearch.demo.documents import DOCUMENTS, write_document
 from mmsearch.demo.pictures import PICTURES, write_picture
 from mmsearch.demo.videos import FILMS, write_film
-from mmsearch.embedders.toy import ToyEmbedder
+from mmsearch.embedders.families.toy import ToyEmbedder
 from mmsearch.errors import CatalogError, DatasetError, SourceError
 from mmsearch.items import EmbedInput
 from mmsearch.judgements.queries import JudgedQuery, read_queries

@@ -16,7 +16,7 @@ from PIL import Image
 import mmsearch
 from mmsearch import media, prompts
 from mmsearch.catalog import Catalog, Filters
-from mmsearch.embedders.toy import ToyEmbedder
+from mmsearch.embedders.families.toy import ToyEmbedder
 from mmsearch.errors import CorruptFile, FileTooLarge, SourceError, UnsupportedFile
 from mmsearch.items import KINDS, WITHOUT_TEXT, EmbedInput, ItemDraft, Kind, Query, Source
 from mmsearch.library import Library

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from tokenizers import processors
 
-from mmsearch.embedders.compact_vlm import CompactVlmEmbedder
-from mmsearch.embedders.compact_vlm_model import HEAD, CompactVlm, Seeing
+from mmsearch.embedders.families.compact_vlm import CompactVlmEmbedder
+from mmsearch.embedders.forward.compact_vlm_model import HEAD, CompactVlm, Seeing
 from mmsearch.errors import ConfigError
 from mmsearch.items import KINDS
 from mmsearch.prompts import DOCUMENT_INSTRUCTIONS, TEXT_QUERY_INSTRUCTIONS

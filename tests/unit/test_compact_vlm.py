@@ -18,20 +18,12 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from mmsearch.embedders import Embedder, load_embedder
-from mmsearch.embedders.compact_vlm import (
-    ENGLISH_TOKENIZER,
-    LENGTH_STEP,
-    MAX_PIXELS,
-    MOST_ASPECT,
-    STRIDE,
-    CompactVlmEmbedder,
-    grid_size,
-    restored,
-    stored_tensors,
-)
-from mmsearch.embedders.compact_vlm_model import (
+from mmsearch.embedders.families.compact_vlm import LENGTH_STEP, MAX_PIXELS, CompactVlmEmbedder
+from mmsearch.embedders.forward.compact_vlm_inputs import ENGLISH_TOKENIZER, MOST_ASPECT, grid_size
+from mmsearch.embedders.forward.compact_vlm_model import (
     HEAD,
     STAGES,
+    STRIDE,
     CompactVlm,
     EfficientNetLite,
     Seeing,
@@ -39,6 +31,7 @@ from mmsearch.embedders.compact_vlm_model import (
     from_4_bits,
     in_4_bits,
 )
+from mmsearch.embedders.forward.compact_vlm_weights import restored, stored_tensors
 from mmsearch.errors import EmbedderError, ModelNotFound
 from mmsearch.items import EmbedInput
 from mmsearch.prompts import DOCUMENT_INSTRUCTIONS
@@ -346,7 +339,7 @@ def test_together_as_alone_in_any_order(embedder, monkeypatch):
     np.testing.assert_allclose(np.linalg.norm(alone, axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(embedder.encode_queries(INPUTS), alone, atol=1e-5)
     np.testing.assert_allclose(embedder.encode_queries(INPUTS[::-1])[::-1], alone, atol=1e-5)
-    monkeypatch.setattr("mmsearch.embedders.compact_vlm.TOKENS_PER_BATCH", {"cpu": 10**6, "cuda": 1})
+    monkeypatch.setattr("mmsearch.embedders.families.compact_vlm.TOKENS_PER_BATCH", {"cpu": 10**6, "cuda": 1})
     np.testing.assert_allclose(embedder.encode_queries(INPUTS), alone, atol=1e-5)  # all in one batch
     assert embedder.encode_queries([]).shape == (0, embedder.dim)
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmsearch.embedders.toy import ToyEmbedder
+from mmsearch.embedders.families.toy import ToyEmbedder
 from mmsearch.errors import ConfigError, DatasetError, MissingExtra
 from mmsearch.evaluation import encoded, ocr, targets
 from mmsearch.evaluation.development import (

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from mmsearch.embedders import load_embedder
-from mmsearch.embedders.checkpoint import find_checkpoint
-from mmsearch.embedders.qwen2vl_inputs import Batch
+from mmsearch.embedders.checkpoints.checkpoint import find_checkpoint
+from mmsearch.embedders.forward.qwen2vl_inputs import Batch
 from mmsearch.embedders.trainable import trainable_class
 from mmsearch.errors import ConfigError
 from mmsearch.training.draws import open_material
@@ -312,7 +312,7 @@ def test_features_of_a_frozen_tower_are_computed_once(place, tmp_path):
 
     def compute(part: Batch) -> torch.Tensor:
         computed.append(len(part.grids))
-        from mmsearch.embedders.encoder import vision_features
+        from mmsearch.embedders.forward.qwen_vl import vision_features
 
         return vision_features(embedder.model.visual, part.pixel_values(), part.grids)
 

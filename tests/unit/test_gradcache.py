@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmsearch.embedders.qwen2vl_inputs import Batch
-from mmsearch.embedders.vlm2vec import Vlm2VecEmbedder
+from mmsearch.embedders.families.vlm2vec import Vlm2VecEmbedder
+from mmsearch.embedders.forward.qwen2vl_inputs import Batch
 from mmsearch.training.gradcache import cached_backward, chunks_by_cost
 from mmsearch.training.loss import ContrastiveBatch, ContrastiveLoss, LossSettings, bank_distillation
 from tests.unit.test_vlm2vec import picture, random_embedder

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
 from mmsearch.embedders import load_embedder
-from mmsearch.embedders.late_interaction import LateInteractionEmbedder
-from mmsearch.embedders.token_pooling import pooled, ward_clusters
+from mmsearch.embedders.forward.late_interaction import LateInteractionEmbedder
+from mmsearch.embedders.forward.token_pooling import pooled, ward_clusters
 from mmsearch.errors import EmbedderError
 from mmsearch.items import EmbedInput
 from tests.tiny_late_interaction import save_colpali, save_colqwen2

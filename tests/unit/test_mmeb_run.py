@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmsearch.embedders.qwen3vl_embedding import Qwen3VLEmbedder
-from mmsearch.embedders.toy import COLOURS, ToyEmbedder
+from mmsearch.embedders.families.qwen3vl_embedding import Qwen3VLEmbedder
+from mmsearch.embedders.families.toy import COLOURS, ToyEmbedder
 from mmsearch.errors import DatasetError
 from mmsearch.evaluation.mmeb.data import Side, TaskData, TaskQuery
 from mmsearch.evaluation.mmeb.encode import Input, SideEncoder, groups_of, share_by_cost, windows_of

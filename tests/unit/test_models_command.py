@@ -15,17 +15,16 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from mmsearch.cli import app
-from mmsearch.embedders import compact_vlm
-from mmsearch.embedders.families import FAMILIES
+from mmsearch.embedders.families import FAMILIES, compact_vlm
 from mmsearch.embedders.inventory import family_notes, has_code
-from mmsearch.embedders.known import KNOWN
+from mmsearch.embedders.published.known_models import KNOWN
 from mmsearch.errors import EmbedderError, ModelNotFound
 from tests.tiny_models import picture
 from tests.unit.test_qwen_families import Tiny
 
 ROOT = Path(__file__).parents[2]
 MAY_ASK = {
-    "mmsearch/embedders/hub.py": "`mmsearch models pull`",
+    "mmsearch/embedders/download.py": "`mmsearch models pull`",
     "mmsearch/training/datasets/places.py": "training data, where a recipe's source says `download`",
 }
 ASKING = {

@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from mmsearch.embedders import Embedder, load_embedder
-from mmsearch.embedders.checkpoint import find_checkpoint
-from mmsearch.embedders.compact_vlm import CompactVlmEmbedder, ReadyBatch
-from mmsearch.embedders.toy import ToyEmbedder
+from mmsearch.embedders.checkpoints.checkpoint import find_checkpoint
+from mmsearch.embedders.families.compact_vlm import CompactVlmEmbedder
+from mmsearch.embedders.families.toy import ToyEmbedder
+from mmsearch.embedders.families.vlm2vec import Vlm2VecEmbedder
+from mmsearch.embedders.forward.compact_vlm_inputs import ReadyBatch
 from mmsearch.embedders.trainable import joined, trainable, trainable_class
-from mmsearch.embedders.vlm2vec import Vlm2VecEmbedder
 from mmsearch.errors import ConfigError, EmbedderError
 from mmsearch.items import KINDS, EmbedInput, Kind
 from mmsearch.prompts import (

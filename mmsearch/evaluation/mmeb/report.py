@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from mmsearch.embedders.known import known_model
+from mmsearch.embedders.published.known_models import known_model
 from mmsearch.evaluation.mmeb.published import published_averages, published_scores
 from mmsearch.evaluation.mmeb.run import MODALITIES, TaskFiles, read_json, replace_file
 from mmsearch.evaluation.mmeb.tasks import COUNTED, META_TASKS, TASKS, Task

@@ -22,7 +22,7 @@ import torch
 
 from mmsearch import __version__
 from mmsearch.embedders import Embedder, load_embedder
-from mmsearch.embedders.opened import default_dtype
+from mmsearch.embedders.checkpoints.device import default_dtype
 from mmsearch.errors import ConfigError, DatasetError, MMSearchError
 from mmsearch.evaluation.mmeb.encode import Encoded, Input, SideEncoder
 from mmsearch.evaluation.mmeb.tasks import Task, in_protocol

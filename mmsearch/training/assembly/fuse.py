@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmsearch.embedders.compact_vlm_model import Fusion
+from mmsearch.embedders.forward.compact_vlm_model import Fusion
 from mmsearch.training.assembly.material import TRANSLATIONS, WRITTEN_LANGUAGES, Material, Pair
 from mmsearch.training.assembly.words import English, Reader, in_turn
 from mmsearch.training.sources import is_development

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from PIL import Image, ImageEnhance
 from torch import Tensor
 
-from mmsearch.embedders.compact_vlm import grid_size
-from mmsearch.embedders.compact_vlm_model import HEAD, EfficientNetLite
-from mmsearch.embedders.opened import default_dtype
+from mmsearch.embedders.checkpoints.device import default_dtype
+from mmsearch.embedders.forward.compact_vlm_inputs import grid_size
+from mmsearch.embedders.forward.compact_vlm_model import HEAD, EfficientNetLite
 from mmsearch.training.assembly.material import Material
 
 log = logging.getLogger(__name__)

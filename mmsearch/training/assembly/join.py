@@ -20,9 +20,9 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from mmsearch import prompts
-from mmsearch.embedders.compact_vlm import PREFIX
-from mmsearch.embedders.compact_vlm_model import CompactVlm, mean_state
-from mmsearch.embedders.opened import default_dtype
+from mmsearch.embedders.checkpoints.device import default_dtype
+from mmsearch.embedders.forward.compact_vlm_inputs import PREFIX
+from mmsearch.embedders.forward.compact_vlm_model import CompactVlm, mean_state
 from mmsearch.evaluation.split import composed_queries
 from mmsearch.items import KINDS
 from mmsearch.training.assembly import settings as recipe

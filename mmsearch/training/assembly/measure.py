@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmsearch.embedders.compact_vlm_model import EfficientNetLite
+from mmsearch.embedders.forward.compact_vlm_model import EfficientNetLite
 from mmsearch.evaluation.metrics import measure
 from mmsearch.evaluation.split import Split
 from mmsearch.training.assembly.grids import Grids, cells_of, pixels, viewed

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 import yaml
 
 from mmsearch.disk.lock import locked
-from mmsearch.embedders.compact_vlm import CompactVlmEmbedder
-from mmsearch.embedders.compact_vlm_model import CompactVlm, EfficientNetLite, Fusion, Seeing
+from mmsearch.embedders.families.compact_vlm import CompactVlmEmbedder
+from mmsearch.embedders.forward.compact_vlm_model import CompactVlm, EfficientNetLite, Fusion, Seeing
 from mmsearch.training import parts
 from mmsearch.training.assembly import measure
 from mmsearch.training.assembly.finish import finish, leave_to_kinds, turned_basis

@@ -22,8 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmsearch.embedders.compact_vlm_model import HEAD, EfficientNetLite, Seeing
-from mmsearch.embedders.opened import default_dtype
+from mmsearch.embedders.checkpoints.device import default_dtype
+from mmsearch.embedders.forward.compact_vlm_model import HEAD, EfficientNetLite, Seeing
 from mmsearch.training.assembly import settings as recipe
 from mmsearch.training.assembly.grids import cells_of, pixels, viewed
 from mmsearch.training.assembly.material import Material, Said

@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from mmsearch.embedders.compact_vlm import PREFIX
-from mmsearch.embedders.compact_vlm_model import TextEncoder, mean_state
-from mmsearch.embedders.opened import default_dtype
+from mmsearch.embedders.checkpoints.device import default_dtype
+from mmsearch.embedders.forward.compact_vlm_inputs import PREFIX
+from mmsearch.embedders.forward.compact_vlm_model import TextEncoder, mean_state
 from mmsearch.training.assembly.material import WRITTEN_LANGUAGES, PairSources
 from mmsearch.training.assembly.settings import Words
 from mmsearch.training.assembly.steps import Averaged, rate, saved
