@@ -19,7 +19,7 @@ from mmsearch.embedders.trainable import Trainable
 from mmsearch.items import KINDS, Item, Kind
 from mmsearch.prompts import DOCUMENT_INSTRUCTIONS, final_prompt
 from mmsearch.training.recipe import parse_recipe
-from mmsearch.training.recipe_fields import Recipe
+from mmsearch.training.recipe.fields import Recipe
 
 LARGE_PARAMETERS = 200_000_000
 """From this size on an adapter is trained, not all weights."""

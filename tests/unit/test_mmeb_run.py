@@ -24,7 +24,7 @@ from mmsearch.evaluation.mmeb.tasks import TASKS, Task
 from mmsearch.evaluation.vector_cache import VectorCache
 from mmsearch.items import EmbedInput
 from mmsearch.media.pictures import BytesPicture, FilePicture
-from mmsearch.training.processes import Processes
+from mmsearch.training.parallel.processes import Processes
 from tests.processes import run_processes
 
 

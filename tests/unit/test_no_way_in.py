@@ -33,7 +33,10 @@ EXCEPTIONS = {
         "mmsearch/embedders/download.py",
         "import pickle",
     ): "the name of its exception; torch.load there reads tensors only",
-    ("mmsearch/training/state.py", "import pickle"): "the name of its exception; torch.load there reads tensors only",
+    (
+        "mmsearch/training/run/saved_state.py",
+        "import pickle",
+    ): "the name of its exception; torch.load there reads tensors only",
     (
         "mmsearch/media/xmp.py",
         "import xml",

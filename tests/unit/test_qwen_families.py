@@ -33,8 +33,8 @@ from mmsearch.embedders.forward.qwen2vl_inputs import CLIP_MEAN, CLIP_STD, chat_
 from mmsearch.errors import EmbedderError
 from mmsearch.items import EmbedInput, Query
 from mmsearch.prompts import query_input
-from mmsearch.training.check import estimate
 from mmsearch.training.recipe import parse_recipe
+from mmsearch.training.run.preflight import estimate
 from tests.tiny_training import recipe_over
 from tests.unit.test_vlm2vec import byte_tokenizer, picture
 

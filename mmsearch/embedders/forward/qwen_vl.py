@@ -40,7 +40,7 @@ def run(function: Callable[..., Tensor], layer: Walked, *args: Any) -> Tensor:
     """function(layer, *args); its activations are computed again in the backward pass if the layer is set so.
 
     A layer whose weights must be fetched first (from other processes) has a method `walk(run, *args)`, which does that and then
-    calls run(layer, *args). See `mmsearch.training.processes`.
+    calls run(layer, *args). See `mmsearch.training.parallel.processes`.
     """
     walk = getattr(layer, "walk", None)
     return _run(layer, function, *args) if walk is None else walk(_run, function, *args)

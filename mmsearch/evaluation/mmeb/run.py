@@ -30,7 +30,7 @@ from mmsearch.evaluation.ranking import Ranked, mean_values
 from mmsearch.evaluation.scoring import Best, best
 from mmsearch.evaluation.vector_cache import VectorCache
 from mmsearch.media.pictures import Decoding
-from mmsearch.training.processes import started
+from mmsearch.training.parallel.processes import started
 
 if TYPE_CHECKING:
     from mmsearch.evaluation.mmeb.data import TaskData, TaskQuery

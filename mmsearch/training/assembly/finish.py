@@ -22,7 +22,7 @@ from mmsearch.embedders.forward.compact_vlm_model import CompactVlm
 from mmsearch.items import KINDS, Kind
 from mmsearch.training.assembly.join import Sequences
 from mmsearch.training.assembly.settings import Assembly
-from mmsearch.training.kind_axes import kind_axes, principal_basis
+from mmsearch.training.objective.kind_axes import kind_axes, principal_basis
 
 PICTURES: tuple[Kind, ...] = ("image", "clip")
 

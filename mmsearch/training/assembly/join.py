@@ -28,10 +28,10 @@ from mmsearch.items import KINDS
 from mmsearch.training.assembly import settings as recipe
 from mmsearch.training.assembly.grids import Grids
 from mmsearch.training.assembly.material import Material
+from mmsearch.training.assembly.pretrained_parts import BEGIN, END
 from mmsearch.training.assembly.seeing import Texts
 from mmsearch.training.assembly.steps import rate
-from mmsearch.training.assembly.words import FULL, English
-from mmsearch.training.parts import BEGIN, END
+from mmsearch.training.assembly.text_encoder import FULL, English
 
 log = logging.getLogger(__name__)
 

@@ -27,9 +27,9 @@ from mmsearch.embedders.forward.compact_vlm_model import HEAD, EfficientNetLite,
 from mmsearch.training.assembly import settings as recipe
 from mmsearch.training.assembly.grids import cells_of, pixels, viewed
 from mmsearch.training.assembly.material import Material, Said
+from mmsearch.training.assembly.pretrained_parts import Classifier
 from mmsearch.training.assembly.steps import Averaged, rate, saved
-from mmsearch.training.assembly.words import FULL
-from mmsearch.training.parts import Classifier
+from mmsearch.training.assembly.text_encoder import FULL
 
 log = logging.getLogger(__name__)
 
