@@ -1,14 +1,15 @@
-"""A checkpoint opened: what every family's `load` begins with, and the key that its vectors are stored under."""
+"""A checkpoint opened: what every family begins with, and the key that its vectors are stored under."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -70,6 +71,33 @@ def open_checkpoint(name_or_folder: str | Path, *, device: str | None = None, dt
         raise EmbedderError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     found = find_checkpoint(name_or_folder)
     return Opened(found, found.json("config.json"), found.json(SIDECAR), device, torch_dtype)
+
+
+class OpensCheckpoints(ABC):
+    """Base of the embedders that a checkpoint is opened with. A family says what it makes of what was found."""
+
+    @classmethod
+    def load(
+        cls,
+        name_or_folder: str | Path,
+        *,
+        device: str | None = None,
+        dtype: str | None = None,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+    ) -> Self:
+        """Open a checkpoint; arguments and errors as in `mmsearch.embedders.load_embedder`."""
+        opened = open_checkpoint(name_or_folder, device=device, dtype=dtype)
+        return cls.of_checkpoint(opened, min_pixels=min_pixels, max_pixels=max_pixels)
+
+    @classmethod
+    @abstractmethod
+    def of_checkpoint(cls, opened: Opened, *, min_pixels: int | None, max_pixels: int | None) -> Self:
+        """The embedder over an opened checkpoint; what of the budgets is None follows from its files.
+
+        Raises:
+            ModelNotFound: no weights, or no tokenizer. EmbedderError: tensors missing or odd, or no room on the device.
+        """
 
 
 def model_key(name: str, decisive: Mapping[str, Any]) -> str:

@@ -7,8 +7,7 @@ Takes text, pictures, or frames (each frame a picture). Drops the instruction. S
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from mmsearch.embedders.checkpoints.opening import Opened
 from mmsearch.embedders.forward.late_interaction import (
     LateInteractionEmbedder,
     Piece,
-    opened_model,
+    merged_model,
     processor_fields,
     special_token,
 )
@@ -70,22 +69,11 @@ class ColPaliEmbedder(LateInteractionEmbedder):
         self._picture_ids = [vlm.image_token_id] * self._patches + after
 
     @classmethod
-    def load(
-        cls,
-        name_or_folder: str | Path,
-        *,
-        device: str | None = None,
-        dtype: str | None = None,
-        min_pixels: int | None = None,
-        max_pixels: int | None = None,
-    ) -> ColPaliEmbedder:
-        """Open a checkpoint; arguments and errors as in `mmsearch.embedders.load_embedder`.
-
-        The model sees squares of one size; `max_pixels` bounds only what is handed over to be squeezed.
-        """
+    def of_checkpoint(cls, opened: Opened, *, min_pixels: int | None, max_pixels: int | None) -> Self:
+        """The model sees squares of one size; `max_pixels` bounds only what is handed over to be squeezed."""
         from transformers.models.colpali.modeling_colpali import ColPaliForRetrieval
 
-        opened, model, tokenizer = opened_model(ColPaliForRetrieval, name_or_folder, device=device, dtype=dtype)
+        model, tokenizer = merged_model(ColPaliForRetrieval, opened)
         told, picture = processor_fields(opened)
         side = SHRUNK_FROM * model.config.vlm_config.vision_config.image_size
         return cls(

@@ -9,8 +9,7 @@ them (it counts visual tokens one by one unless it is given positions). Source: 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from tokenizers import Tokenizer
@@ -19,7 +18,7 @@ from mmsearch.embedders.checkpoints.opening import Opened
 from mmsearch.embedders.forward.late_interaction import (
     LateInteractionEmbedder,
     Piece,
-    opened_model,
+    merged_model,
     processor_fields,
     special_token,
 )
@@ -45,19 +44,10 @@ class ColQwen2Embedder(LateInteractionEmbedder):
         self.preparation = Preparation(tokenizer, vlm.image_token_id, vlm.video_token_id, min_pixels)
 
     @classmethod
-    def load(
-        cls,
-        name_or_folder: str | Path,
-        *,
-        device: str | None = None,
-        dtype: str | None = None,
-        min_pixels: int | None = None,
-        max_pixels: int | None = None,
-    ) -> ColQwen2Embedder:
-        """Open a checkpoint; arguments and errors as in `mmsearch.embedders.load_embedder`."""
+    def of_checkpoint(cls, opened: Opened, *, min_pixels: int | None, max_pixels: int | None) -> Self:
         from transformers.models.colqwen2.modeling_colqwen2 import ColQwen2ForRetrieval
 
-        opened, model, tokenizer = opened_model(ColQwen2ForRetrieval, name_or_folder, device=device, dtype=dtype)
+        model, tokenizer = merged_model(ColQwen2ForRetrieval, opened)
         told, picture = processor_fields(opened)
         size = picture.get("size") or {}
         lowest = min_pixels or picture.get("min_pixels") or size.get("shortest_edge") or MIN_PIXELS

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from mmsearch.embedders.checkpoints import checkpoint as files
 from mmsearch.embedders.checkpoints.checkpoint import load_tokenizer, read_tensors
-from mmsearch.embedders.checkpoints.opening import Opened, match_scales, model_key, open_checkpoint
+from mmsearch.embedders.checkpoints.opening import Opened, OpensCheckpoints, match_scales, model_key
 from mmsearch.embedders.forward.batching import batches_by_cost, single_core_threads
 from mmsearch.embedders.forward.compact_vlm_inputs import (
     CELL_COST,
@@ -49,7 +49,7 @@ LENGTH_STEP = 16
 """Sequences are padded to multiples of this: torch keeps compiled bfloat16 kernels for every length it meets, hundreds of megabytes in all."""
 
 
-class CompactVlmEmbedder:
+class CompactVlmEmbedder(OpensCheckpoints):
     """Implements `mmsearch.embedders.Embedder`.
 
     Attributes:
@@ -118,20 +118,8 @@ class CompactVlmEmbedder:
         )
 
     @classmethod
-    def load(
-        cls,
-        name_or_folder: str | Path,
-        *,
-        device: str | None = None,
-        dtype: str | None = None,
-        min_pixels: int | None = None,
-        max_pixels: int | None = None,
-    ) -> Self:
-        """Open a checkpoint; arguments and errors as in `mmsearch.embedders.load_embedder`.
-
-        Every picture is resized to its kind's budget, which `max_pixels` replaces; `min_pixels` has no effect.
-        """
-        opened = open_checkpoint(name_or_folder, device=device, dtype=dtype)
+    def of_checkpoint(cls, opened: Opened, *, min_pixels: int | None, max_pixels: int | None) -> Self:
+        """Every picture is resized to its kind's budget, which `max_pixels` replaces; `min_pixels` has no effect."""
         return cls(
             opened_model(opened),
             load_tokenizer(opened.checkpoint),

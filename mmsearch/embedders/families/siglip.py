@@ -39,9 +39,9 @@ class SiglipEmbedder(TwoTowerEmbedder):
     """One fixed size: pictures are squeezed to a square. `load` opens NaFlex checkpoints too."""
 
     @classmethod
-    def opened(cls, found: Opened, max_pixels: int | None) -> SiglipEmbedder:
-        kind = NaFlexEmbedder if found.config.get("model_type") == "siglip2" else SiglipEmbedder
-        return kind(found, max_pixels=max_pixels)
+    def of_checkpoint(cls, opened: Opened, *, min_pixels: int | None, max_pixels: int | None) -> SiglipEmbedder:
+        kind = NaFlexEmbedder if opened.config.get("model_type") == "siglip2" else SiglipEmbedder
+        return kind(opened, max_pixels=max_pixels)
 
     @staticmethod
     def architecture() -> Any:

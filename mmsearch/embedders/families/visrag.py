@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from typing import Self
 
 import numpy as np
 from PIL import Image
 from tokenizers import Tokenizer
 
 from mmsearch.embedders.checkpoints import checkpoint as files
-from mmsearch.embedders.checkpoints.opening import Opened, match_scales, model_key, open_checkpoint
+from mmsearch.embedders.checkpoints.opening import Opened, OpensCheckpoints, match_scales, model_key
 from mmsearch.embedders.forward.batching import batches_by_cost, made_ahead
 from mmsearch.embedders.forward.minicpm_v import DEFAULTS, MiniCpmV, PreparedInput, check_config, fitted, tiles_of
 from mmsearch.embedders.forward.packed import POSITIONS_PER_BATCH
@@ -33,7 +33,7 @@ SPECIAL_TOKENS = BEGIN, UNKNOWN, IMAGE, IMAGE_END, SLICE, SLICE_END = (
 )  # fmt: skip
 
 
-class VisragEmbedder:
+class VisragEmbedder(OpensCheckpoints):
     """Implements `mmsearch.embedders.Embedder`."""
 
     page_text = False
@@ -62,20 +62,8 @@ class VisragEmbedder:
         self.model_key = model_key(self.name, decisive)
 
     @classmethod
-    def load(
-        cls,
-        name_or_folder: str | Path,
-        *,
-        device: str | None = None,
-        dtype: str | None = None,
-        min_pixels: int | None = None,
-        max_pixels: int | None = None,
-    ) -> VisragEmbedder:
-        """Open a checkpoint; arguments and errors as in `mmsearch.embedders.load_embedder`.
-
-        `max_pixels` bounds the number of tiles; smaller pictures are enlarged to one tile by the model's own rule.
-        """
-        opened = open_checkpoint(name_or_folder, device=device, dtype=dtype)
+    def of_checkpoint(cls, opened: Opened, *, min_pixels: int | None, max_pixels: int | None) -> Self:
+        """`max_pixels` bounds the number of tiles; smaller pictures are enlarged to one tile by the model's own rule."""
         config = {**DEFAULTS, **opened.config}
         check_config(config)
         if opened.checkpoint.adapter is not None:

@@ -9,9 +9,8 @@ Source: illuin-tech/colpali `colpali_engine/models` and transformers' `ColPaliFo
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,7 +20,8 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from mmsearch.embedders.checkpoints.checkpoint import SIDECAR, load_tokenizer
-from mmsearch.embedders.checkpoints.opening import Opened, match_scales, model_key, open_checkpoint
+from mmsearch.embedders.checkpoints.opening import Opened, OpensCheckpoints, match_scales, model_key
+from mmsearch.embedders.checkpoints.pretrained import pretrained
 from mmsearch.embedders.forward.batching import batches_by_cost, made_ahead
 from mmsearch.embedders.forward.packed import POSITIONS_PER_BATCH
 from mmsearch.embedders.forward.qwen2vl_inputs import first_tokens
@@ -38,7 +38,7 @@ Piece = str | Image.Image
 """What goes through the model as one sequence: a complete text prompt, or a picture."""
 
 
-class LateInteractionEmbedder(ABC):
+class LateInteractionEmbedder(OpensCheckpoints):
     """Multi-vector embedders of one projection over a vision-language model; `mmsearch.embedders.Embedder` but for lists.
 
     Attributes:
@@ -170,42 +170,17 @@ class LateInteractionEmbedder(ABC):
         """[tokens, dim] of each piece, not yet of unit length."""
 
 
-def opened_model(
-    architecture: Any, name_or_folder: str | Path, *, device: str | None, dtype: str | None
-) -> tuple[Opened, Any, Tokenizer]:
-    """The checkpoint, transformers' model of it in evaluation mode on the device, and its tokenizer.
+def merged_model(architecture: Any, opened: Opened) -> tuple[Any, Tokenizer]:
+    """transformers' model of a checkpoint in evaluation mode on its device, and its tokenizer.
 
     Raises:
-        ModelNotFound, EmbedderError: as `mmsearch.embedders.load_embedder`.
+        ModelNotFound: no weights, or no tokenizer. EmbedderError: an adapter; otherwise as `pretrained`.
     """
-    from transformers.utils import logging as noise
-
-    opened = open_checkpoint(name_or_folder, device=device, dtype=dtype)
-    found = opened.checkpoint
-    if found.adapter is not None:
+    if (adapter := opened.checkpoint.adapter) is not None:
         raise EmbedderError(
-            f"{found.adapter} is an adapter; this family opens merged checkpoints, such as vidore/colpali-v1.3-hf"
+            f"{adapter} is an adapter; this family opens merged checkpoints, such as vidore/colpali-v1.3-hf"
         )
-    found.weight_files()  # says it where there are none, or only pickled ones
-    had_bars, level = noise.is_progress_bar_enabled(), noise.get_verbosity()
-    noise.disable_progress_bar()
-    noise.set_verbosity_error()  # what is missing or unexpected is raised below
-    try:
-        model, report = architecture.from_pretrained(
-            found.base, dtype=opened.dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
-        )
-        model = model.eval().to(opened.device)
-    except Exception as error:
-        raise EmbedderError(f"{found.base} cannot be opened as {architecture.__name__}: {error}") from error
-    finally:
-        noise.set_verbosity(level)
-        if had_bars:
-            noise.enable_progress_bar()
-    for fault in ("missing_keys", "mismatched_keys", "unexpected_keys"):
-        odd = sorted(str(key) for key in report[fault] if "lm_head" not in str(key))
-        if odd:
-            raise EmbedderError(f"{found.base}: {len(odd)} tensors, {fault.replace('_', ' ')}: {', '.join(odd[:3])}")
-    return opened, model, load_tokenizer(found)
+    return pretrained(architecture, opened), load_tokenizer(opened.checkpoint)
 
 
 def processor_fields(opened: Opened) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

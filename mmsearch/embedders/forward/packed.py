@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -21,7 +20,7 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from mmsearch.embedders.checkpoints import checkpoint as files
-from mmsearch.embedders.checkpoints.opening import Opened, match_scales, model_key, open_checkpoint
+from mmsearch.embedders.checkpoints.opening import Opened, OpensCheckpoints, match_scales, model_key
 from mmsearch.embedders.forward.backbones import BACKBONES, check_config, check_names, full_model, text_model
 from mmsearch.embedders.forward.batching import batches_by_cost, made_ahead, single_core_threads
 from mmsearch.embedders.forward.qwen2vl_inputs import (
@@ -49,7 +48,7 @@ Units = Sequence[Sequence[int]]
 """Rows that are embedded together; those of one unit share their pictures."""
 
 
-class PackedEmbedder(ABC):
+class PackedEmbedder(OpensCheckpoints):
     """An embedder over transformers' `Qwen2VLModel` or a successor; implements `mmsearch.embedders.Embedder`.
 
     A family extends it: `final_input` is its template, `preparation_of` its way with pictures, `decisive` what of the two is stored.
@@ -114,17 +113,7 @@ class PackedEmbedder(ABC):
         self._workers: ThreadPoolExecutor | None = None
 
     @classmethod
-    def load(
-        cls,
-        name_or_folder: str | Path,
-        *,
-        device: str | None = None,
-        dtype: str | None = None,
-        min_pixels: int | None = None,
-        max_pixels: int | None = None,
-    ) -> Self:
-        """Open a checkpoint; arguments and errors as in `mmsearch.embedders.load_embedder`."""
-        opened = open_checkpoint(name_or_folder, device=device, dtype=dtype)
+    def of_checkpoint(cls, opened: Opened, *, min_pixels: int | None, max_pixels: int | None) -> Self:
         found, config, sidecar = opened.checkpoint, opened.config, opened.sidecar
         if config.get("model_type") in BACKBONES and config["model_type"] not in cls.model_types:
             raise EmbedderError(

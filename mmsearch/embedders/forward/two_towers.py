@@ -12,9 +12,8 @@ video, and the baseline of VideoCoCa (arXiv 2212.04979).
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -23,7 +22,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from mmsearch.embedders.checkpoints.checkpoint import load_tokenizer
-from mmsearch.embedders.checkpoints.opening import Opened, match_scales, model_key, open_checkpoint
+from mmsearch.embedders.checkpoints.opening import Opened, OpensCheckpoints, match_scales, model_key
 from mmsearch.embedders.checkpoints.pretrained import pretrained
 from mmsearch.embedders.forward.batching import batches_by_cost, in_halves, made_ahead
 from mmsearch.errors import EmbedderError
@@ -38,7 +37,7 @@ Shot = tuple[Image.Image, ...]
 """What the vision tower sees as one: a picture, or the frames of a clip where it knows clips."""
 
 
-class TwoTowerEmbedder(ABC):
+class TwoTowerEmbedder(OpensCheckpoints):
     """An embedder over a dual encoder of transformers; implements `mmsearch.embedders.Embedder`.
 
     A subclass says which model it is, how text becomes ids and how pictures become pixels, and reads the features off.
@@ -76,25 +75,11 @@ class TwoTowerEmbedder(ABC):
         )
 
     @classmethod
-    def load(
-        cls,
-        name_or_folder: str | Path,
-        *,
-        device: str | None = None,
-        dtype: str | None = None,
-        min_pixels: int | None = None,
-        max_pixels: int | None = None,
-    ) -> Self:
-        """Open a checkpoint; arguments and errors as in `mmsearch.embedders.load_embedder`.
-
-        A tower with one fixed size makes its pictures that size: `max_pixels` bounds only what is handed over to it, and `min_pixels`
+    def of_checkpoint(cls, opened: Opened, *, min_pixels: int | None, max_pixels: int | None) -> Self:
+        """A tower with one fixed size makes its pictures that size: `max_pixels` bounds only what is handed over to it, and `min_pixels`
         has no effect.
         """
-        return cls.opened(open_checkpoint(name_or_folder, device=device, dtype=dtype), max_pixels)
-
-    @classmethod
-    def opened(cls, found: Opened, max_pixels: int | None) -> Self:
-        return cls(found, max_pixels=max_pixels)
+        return cls(opened, max_pixels=max_pixels)
 
     @staticmethod
     @abstractmethod

@@ -10,10 +10,9 @@ head, no cache; of a batch the tiles go through the vision tower together.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -22,7 +21,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from mmsearch.embedders.checkpoints.checkpoint import load_tokenizer
-from mmsearch.embedders.checkpoints.opening import Opened, match_scales, model_key, open_checkpoint
+from mmsearch.embedders.checkpoints.opening import Opened, OpensCheckpoints, match_scales, model_key
 from mmsearch.embedders.checkpoints.pretrained import picture_fields, pretrained
 from mmsearch.embedders.forward.batching import batches_by_cost, in_halves, made_ahead, padded
 from mmsearch.embedders.forward.fixed_pictures import normalised
@@ -65,7 +64,7 @@ class Row:
     pictures: tuple[tuple[Image.Image, Layout], ...]
 
 
-class VlmEmbedder(ABC):
+class VlmEmbedder(OpensCheckpoints):
     """An embedder over a vision-language model; implements `mmsearch.embedders.Embedder`.
 
     Attributes:
@@ -124,21 +123,11 @@ class VlmEmbedder(ABC):
         )
 
     @classmethod
-    def load(
-        cls,
-        name_or_folder: str | Path,
-        *,
-        device: str | None = None,
-        dtype: str | None = None,
-        min_pixels: int | None = None,
-        max_pixels: int | None = None,
-    ) -> Self:
-        """Open a checkpoint; arguments and errors as in `mmsearch.embedders.load_embedder`.
-
-        `max_pixels` bounds how many tiles a picture is cut into. Small pictures are enlarged as the model's own processor does:
+    def of_checkpoint(cls, opened: Opened, *, min_pixels: int | None, max_pixels: int | None) -> Self:
+        """`max_pixels` bounds how many tiles a picture is cut into. Small pictures are enlarged as the model's own processor does:
         `min_pixels` has no effect.
         """
-        return cls(open_checkpoint(name_or_folder, device=device, dtype=dtype), max_pixels=max_pixels)
+        return cls(opened, max_pixels=max_pixels)
 
     # What a backbone says
 
