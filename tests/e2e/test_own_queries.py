@@ -16,7 +16,8 @@ from PIL import Image
 
 import mmsearch
 from ingest.pipeline import ingest_paths
-from mmsearch.cli import SOME_FAILED, app
+from mmsearch.cli import app
+from mmsearch.cli.shared import SOME_FAILED
 from mmsearch.demo.documents import DOCUMENTS, write_document
 from mmsearch.demo.pictures import PICTURES, write_picture
 from mmsearch.demo.videos import FILMS, write_film

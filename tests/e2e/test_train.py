@@ -17,7 +17,8 @@ import pytest
 import torch
 import yaml
 
-from mmsearch.cli import INTERRUPTED, SOME_FAILED, app
+from mmsearch.cli import app
+from mmsearch.cli.shared import INTERRUPTED, SOME_FAILED
 from mmsearch.embedders import load_embedder
 from mmsearch.errors import LibraryLocked
 from mmsearch.training.objective.step_loss import compute_gradients
