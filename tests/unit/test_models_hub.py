@@ -21,7 +21,8 @@ from typer.testing import CliRunner
 
 from mmsearch.cli import app
 from mmsearch.embedders import load_embedder
-from mmsearch.embedders.checkpoints.checkpoint import find_checkpoint, model_tensors
+from mmsearch.embedders.checkpoints.adapter_merging import model_tensors
+from mmsearch.embedders.checkpoints.checkpoint import find_checkpoint
 from mmsearch.embedders.download import convert_pickle, download, plan_download
 from mmsearch.embedders.inventory import standing
 from mmsearch.embedders.published.known_models import KNOWN, KnownModel

@@ -10,13 +10,8 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from mmsearch.embedders.checkpoints.checkpoint import (
-    ADAPTER_CONFIG,
-    ADAPTER_WEIGHTS,
-    merge_adapter,
-    read_json,
-    read_tensors,
-)
+from mmsearch.embedders.checkpoints.adapter_merging import merge_adapter
+from mmsearch.embedders.checkpoints.checkpoint import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_json, read_tensors
 from mmsearch.embedders.checkpoints.opening import Opened
 from mmsearch.errors import EmbedderError
 

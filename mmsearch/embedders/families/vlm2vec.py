@@ -17,6 +17,7 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from mmsearch.embedders.checkpoints import checkpoint as files
+from mmsearch.embedders.checkpoints.adapter_merging import model_tensors
 from mmsearch.embedders.checkpoints.opening import Opened
 from mmsearch.embedders.forward.backbones import check_names, flat_config
 from mmsearch.embedders.forward.packed import PackedEmbedder, Side
@@ -135,7 +136,7 @@ class Vlm2VecEmbedder(PackedEmbedder):
     @staticmethod
     def read_weights(checkpoint: files.Checkpoint) -> files.Tensors:
         """All tensors of a checkpoint under their names in `model`; its adapter merged."""
-        return files.model_tensors(checkpoint)
+        return model_tensors(checkpoint)
 
     @staticmethod
     def write_weights(folder: Path, tensors: files.Tensors, dtype: torch.dtype) -> None:

@@ -27,6 +27,7 @@ from PIL import Image, ImageOps
 from torch import nn
 
 from mmsearch.embedders.checkpoints import checkpoint as files
+from mmsearch.embedders.checkpoints.adapter_merging import merge_adapter
 from mmsearch.embedders.checkpoints.opening import Opened
 from mmsearch.embedders.checkpoints.pretrained import NEEDLESS, quiet
 from mmsearch.embedders.families.vlm2vec_v1 import v1_final_prompt
@@ -100,7 +101,7 @@ class Phi3VEmbedder(VlmEmbedder):
         adapter = opened.checkpoint.adapter
         if adapter is not None:
             lora = files.read_tensors(adapter / files.ADAPTER_WEIGHTS)
-            files.merge_adapter(tensors, lora, files.read_json(adapter / files.ADAPTER_CONFIG), name_of=own_name)
+            merge_adapter(tensors, lora, files.read_json(adapter / files.ADAPTER_CONFIG), name_of=own_name)
         text, vision = text_config(config), vision_config(tensors)
         with torch.device("meta"):
             model = Phi3V(text, vision)

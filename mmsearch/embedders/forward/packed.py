@@ -20,6 +20,7 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from mmsearch.embedders.checkpoints import checkpoint as files
+from mmsearch.embedders.checkpoints.adapter_merging import model_tensors
 from mmsearch.embedders.checkpoints.opening import Opened, OpensCheckpoints, match_scales, model_key
 from mmsearch.embedders.forward.backbones import BACKBONES, check_config, check_names, full_model, text_model
 from mmsearch.embedders.forward.batching import batches_by_cost, made_ahead, single_core_threads
@@ -121,7 +122,7 @@ class PackedEmbedder(OpensCheckpoints):
                 f"{', '.join(cls.model_types)}); if another family should open it, choose it with --family or in its {files.SIDECAR}"
             )
         check_config(config)
-        stored = files.model_tensors(found)
+        stored = model_tensors(found)
         check_names(stored, config)
         tensors = opened.placed(stored)
         tokenizer = files.load_tokenizer(found)

@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from mmsearch.embedders.checkpoints import checkpoint as files
+from mmsearch.embedders.checkpoints.adapter_merging import merge_adapter
 from mmsearch.embedders.trainable import Trainable, trainable_class
 from mmsearch.errors import ConfigError
 from mmsearch.training.recipe import parse_recipe
@@ -72,7 +73,7 @@ def merged_tensors(
         return tensors | weights
     tensors = {name: tensor.float() for name, tensor in tensors.items()}
     settings = adapter_config(recipe.adapter, adapted_layers(weights), recipe.model.checkpoint or "")
-    files.merge_adapter(tensors, adapter_tensors(weights), settings)
+    merge_adapter(tensors, adapter_tensors(weights), settings)
     return tensors
 
 
