@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from mmsearch.embedders.compact_vlm import CompactVlmEmbedder
-from mmsearch.embedders.compact_vlm_model import CompactVlm, Convolution
+from mmsearch.embedders.families.compact_vlm import CompactVlmEmbedder
+from mmsearch.embedders.forward.compact_vlm_model import CompactVlm, Convolution
 
 
 def byte_tokenizer(specials: Sequence[str], *, template: str | None = None, lower: bool = False) -> Tokenizer:

@@ -14,7 +14,7 @@ from mmsearch.embedders import Embedder
 from mmsearch.items import KINDS, EmbedInput
 from mmsearch.prompts import DOCUMENT_INSTRUCTIONS, TEXT_QUERY_INSTRUCTIONS, final_prompt, split_prompt
 from mmsearch.ranking.relevance import GENERIC_QUERIES
-from mmsearch.training.examples import SubBatch
+from mmsearch.training.data.teacher_groups import SubBatch
 
 COMPOSED = 120
 """Queries made of two generic ones, beside those themselves."""
@@ -22,7 +22,7 @@ COMPOSED = 120
 
 @dataclass(frozen=True)
 class Kept:
-    """A group of teacher vectors (`mmsearch.training.examples.Group`) whose teacher is the model before training.
+    """A group of teacher vectors (`mmsearch.training.data.teacher_groups.Group`) whose teacher is the model before training.
 
     Attributes:
         pictures: files per prompt: none, one picture, or a clip's frames.

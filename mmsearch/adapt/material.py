@@ -15,12 +15,12 @@ from mmsearch.adapt.kept import Kept, everyday_queries
 from mmsearch.adapt.pictures import Pictures
 from mmsearch.adapt.plan import OwnPair, Plan
 from mmsearch.disk.replace import replace_file
-from mmsearch.embedders.qwen2vl_inputs import first_tokens
+from mmsearch.embedders.forward.qwen2vl_inputs import first_tokens
 from mmsearch.embedders.trainable import Trainable
 from mmsearch.items import KINDS, Item, Kind
 from mmsearch.prompts import DOCUMENT_INSTRUCTIONS, final_prompt
 from mmsearch.training.recipe import parse_recipe
-from mmsearch.training.recipe_fields import Recipe
+from mmsearch.training.recipe.fields import Recipe
 
 LARGE_PARAMETERS = 200_000_000
 """From this size on an adapter is trained, not all weights."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from mmsearch.embedders import checkpoint as files
+from mmsearch.embedders.checkpoints import checkpoint as files
 from mmsearch.embedders.trainable import Trainable, trainable_class
 
 SHARES = (0.25, 0.5, 0.75, 1.0)

@@ -43,15 +43,15 @@ from mmsearch.catalog.vectors import unit
 from mmsearch.disk.lock import locked
 from mmsearch.disk.replace import replace_file
 from mmsearch.embedders import Embedder, load_embedder
-from mmsearch.embedders import checkpoint as files
+from mmsearch.embedders.checkpoints import checkpoint as files
 from mmsearch.embedders.trainable import Trainable, trainable
 from mmsearch.errors import ConfigError, ModelMismatch
 from mmsearch.items import KINDS, WITHOUT_TEXT, EmbedInput, Item, ItemDraft, Kind, Query, Source
 from mmsearch.library import Library
-from mmsearch.training.export import export_run
-from mmsearch.training.metrics import read_metrics
 from mmsearch.training.recipe import change_recipe, parse_recipe
-from mmsearch.training.recipe_fields import Recipe
+from mmsearch.training.recipe.fields import Recipe
+from mmsearch.training.run.export import export_run
+from mmsearch.training.run.metrics_log import read_metrics
 from mmsearch.training.train import train
 from mmsearch.words import count_of, duration
 

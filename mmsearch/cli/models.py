@@ -31,7 +31,7 @@ from mmsearch.errors import EmbedderError, LibraryMissing
 
 if TYPE_CHECKING:
     from mmsearch.embedders import Embedder
-    from mmsearch.embedders.checkpoint import Checkpoint
+    from mmsearch.embedders.checkpoints.checkpoint import Checkpoint
     from mmsearch.library import Library
 
 app = typer.Typer(rich_markup_mode=None, help="List, fetch, compare and switch models.")
@@ -107,7 +107,7 @@ def _generations(folder: Path | None) -> list[dict[str, Any]]:
 def _rows(generations: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """A record per known model, then one per other model that the library has vectors of."""
     from mmsearch.embedders.inventory import download_bytes, standing
-    from mmsearch.embedders.known import KNOWN, known_model
+    from mmsearch.embedders.published.known_models import KNOWN, known_model
 
     rows: list[dict[str, Any]] = []
     for known in KNOWN:
@@ -266,7 +266,7 @@ def _facts(name: str, generations: list[dict[str, Any]], device: str | None, *, 
         standing,
         weights_of,
     )
-    from mmsearch.embedders.known import known_model
+    from mmsearch.embedders.published.known_models import known_model
 
     known, here = known_model(name), standing(name)
     if known is None and here.checkpoint is None:
@@ -357,7 +357,7 @@ def pull_command(
       mmsearch models pull VLM2Vec/VLM2Vec-V2.0
       mmsearch models pull google/siglip2-base-patch16-224
     """
-    from mmsearch.embedders.hub import download, plan_download
+    from mmsearch.embedders.download import download, plan_download
     from mmsearch.words import size
 
     plan = plan_download(name, revision=revision, base=base)

@@ -57,7 +57,7 @@ def complete_kinds(incomplete: str) -> list[str]:
 
 def complete_models(incomplete: str) -> list[str]:
     """For the shell: the models that mmsearch knows. A folder is completed by the shell itself, where none of them fits."""
-    from mmsearch.embedders.known import KNOWN
+    from mmsearch.embedders.published.known_models import KNOWN
 
     return [known.name for known in KNOWN if known.name.lower().startswith(incomplete.lower()) and not known.why_not]
 
@@ -76,7 +76,7 @@ def named_model(model: str | None, family: str | None) -> str | None:
     """
     if family is None:
         return model
-    from mmsearch.embedders.checkpoint import name_with_family
+    from mmsearch.embedders.checkpoints.checkpoint import name_with_family
     from mmsearch.embedders.families import FAMILIES
 
     if family not in FAMILIES:

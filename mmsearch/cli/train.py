@@ -176,7 +176,7 @@ def _assemble(
     """Run a recipe that assembles a checkpoint from open parts."""
     import shutil
 
-    from mmsearch.training.assembly.run import assemble
+    from mmsearch.training.assembly.assemble import assemble
     from mmsearch.training.assembly.settings import load_assembly
     from mmsearch.training.recipe import parse_changes
 
@@ -256,7 +256,7 @@ def train_check_command(
     device: DeviceOption = None,
 ) -> None:
     """Look at a recipe's data and at what a run needs. Trains nothing. Exit code 4 if a source cannot be used."""
-    from mmsearch.training.check import check_sources, estimate
+    from mmsearch.training.run.preflight import check_sources, estimate
     from mmsearch.words import duration, printable, size
 
     chosen = _recipe(recipe, run, steps, set_)
@@ -297,7 +297,7 @@ def train_export_command(
     dtype: Annotated[str, typer.Option(metavar="TYPE", help="bfloat16, float16 or float32.")] = "bfloat16",
 ) -> None:
     """Write a run's model as a folder. mmsearch and transformers open it: adapter merged, with a model card."""
-    from mmsearch.training.export import DTYPES, export_run
+    from mmsearch.training.run.export import DTYPES, export_run
 
     if dtype not in DTYPES:
         raise typer.BadParameter(f"--dtype {dtype}: one of {', '.join(DTYPES)}")

@@ -1,4 +1,9 @@
-"""Embedders: what turns inputs into vectors. To add one: a module here and a line in `families`."""
+"""Embedders: what turns inputs into vectors. To add one: a module in `families/` and a row in `families/__init__.py`.
+
+Each wing imports those behind it only: `families` (a small module per model family: prompts, pooling), `forward` (the models' own code, packing,
+batches), `checkpoints` (finding, reading and opening a checkpoint's files), `published` (the table of published models, and their cards).
+What stands beside the wings uses all of them: `download`, `inventory`, `trainable`.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +64,7 @@ def load_embedder(
 
     Args:
         name_or_folder: "mini" (shipped), "toy" (no model: a hash of colours and words, for tests), a folder in the public
-            layout of its family (see `families`; a PEFT adapter folder too), or a hub name that is in the local cache
+            layout of its family (see `mmsearch.embedders.families.choice`; a PEFT adapter folder too), or a hub name that is in the local cache
             (`mmsearch models pull` fetches it; nothing here asks the network). "FAMILY:NAME" is the same as `family`.
         device: "cpu", "cuda", …; chosen by itself if None.
         dtype: "float32" or "bfloat16"; if None, bfloat16 where the device computes it natively, else float32.
@@ -73,14 +78,15 @@ def load_embedder(
     """
     if str(name_or_folder) == "toy":
         if device not in (None, "", "cpu"):  # it computes on none, but what is asked for has to be there
-            from mmsearch.embedders.opened import demand_device
+            from mmsearch.embedders.checkpoints.device import demand_device
 
             demand_device(str(device))
-        from mmsearch.embedders.toy import ToyEmbedder
+        from mmsearch.embedders.families.toy import ToyEmbedder
 
         return ToyEmbedder()
-    from mmsearch.embedders.checkpoint import find_checkpoint, name_with_family
-    from mmsearch.embedders.families import family_class, family_of, warn_of_assumption
+    from mmsearch.embedders.checkpoints.checkpoint import find_checkpoint, name_with_family
+    from mmsearch.embedders.families import family_class
+    from mmsearch.embedders.families.choice import family_of, warn_of_assumption
 
     name = name_with_family(name_or_folder, family)
     found = find_checkpoint(name)

@@ -13,15 +13,16 @@ from typing import Literal
 
 from safetensors import SafetensorError, safe_open
 
-from mmsearch.embedders.checkpoint import (
+from mmsearch.embedders.checkpoints.checkpoint import (
     SHIPPED,
     Checkpoint,
     find_checkpoint,
     missing_weights,
     split_name,
 )
-from mmsearch.embedders.families import FAMILIES, assumption, family_of
-from mmsearch.embedders.known import KnownModel, known_model
+from mmsearch.embedders.families import FAMILIES
+from mmsearch.embedders.families.choice import assumption, family_of
+from mmsearch.embedders.published.known_models import KnownModel, known_model
 from mmsearch.errors import EmbedderError, ModelNotFound
 
 State = Literal["shipped", "here", "incomplete", "not here", "cannot run"]

@@ -15,8 +15,9 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from mmsearch.embedders import Embedder
-from mmsearch.embedders.checkpoint import Checkpoint, Tensors
-from mmsearch.embedders.families import family_class, family_of
+from mmsearch.embedders.checkpoints.checkpoint import Checkpoint, Tensors
+from mmsearch.embedders.families import family_class
+from mmsearch.embedders.families.choice import family_of
 from mmsearch.items import Kind
 
 
@@ -64,7 +65,7 @@ class Preparing(Protocol):
         is_video: Sequence[bool],
         max_pixels: Sequence[int],
     ) -> PromptBatch:
-        """Arguments as in `mmsearch.embedders.qwen2vl_inputs.Preparation.batch`."""
+        """Arguments as in `mmsearch.embedders.forward.qwen2vl_inputs.Preparation.batch`."""
         ...
 
 

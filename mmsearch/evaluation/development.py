@@ -63,7 +63,7 @@ from mmsearch.evaluation.targets import (
 from mmsearch.evaluation.words import WordIndex, bm25_scores
 from mmsearch.items import KINDS, Kind
 from mmsearch.ranking import relevance
-from mmsearch.training.sources import data_folder
+from mmsearch.training.datasets.shared_material import data_folder
 
 log = logging.getLogger(__name__)
 
@@ -543,7 +543,7 @@ def speed(evaluation: Evaluation) -> dict[str, Table]:
 
 
 def _weight_bytes(checkpoint: str | Path) -> int:
-    from mmsearch.embedders.checkpoint import find_checkpoint
+    from mmsearch.embedders.checkpoints.checkpoint import find_checkpoint
 
     return sum(file.stat().st_size for file in find_checkpoint(checkpoint).weight_files())
 

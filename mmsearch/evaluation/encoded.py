@@ -20,8 +20,8 @@ from mmsearch.evaluation.split import ComposedQuery, Split
 from mmsearch.items import KINDS, WITHOUT_TEXT, EmbedInput, Kind, MatchScale, Query
 from mmsearch.prompts import DOCUMENT_INSTRUCTIONS, IMAGE_QUERY_INSTRUCTIONS, TEXT_QUERY_INSTRUCTIONS, query_input
 from mmsearch.ranking.relevance import GENERIC_QUERIES
-from mmsearch.training.sources import PhotoRecord
-from mmsearch.training.teacher import Teacher
+from mmsearch.training.data.text_teacher import Teacher
+from mmsearch.training.datasets.shared_material import PhotoRecord
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -211,7 +211,7 @@ class MultilingualE5(TextBaseline):
     @cached_property
     def _parts(self) -> Any:
         try:
-            return importlib.import_module("mmsearch.training.parts")
+            return importlib.import_module("mmsearch.training.assembly.pretrained_parts")
         except ImportError as error:
             raise MissingExtra(f"the reader of multilingual-e5-small cannot be imported: {error}") from error
 

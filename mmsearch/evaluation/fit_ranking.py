@@ -33,8 +33,8 @@ import numpy as np
 import torch
 
 from mmsearch.embedders import load_embedder
-from mmsearch.embedders.checkpoint import SIDECAR, find_checkpoint
-from mmsearch.embedders.vocabulary import has_word
+from mmsearch.embedders.checkpoints.checkpoint import SIDECAR, find_checkpoint
+from mmsearch.embedders.forward.vocabulary import has_word
 from mmsearch.evaluation.encoded import Encoded, match_scales
 from mmsearch.evaluation.fusion import Pool
 from mmsearch.evaluation.metrics import measure
@@ -44,7 +44,7 @@ from mmsearch.items import KINDS, WITHOUT_TEXT, Kind, MatchScale
 from mmsearch.ranking import relevance
 from mmsearch.ranking.rank import Near, TextMatches
 from mmsearch.ranking.terms import is_readable, terms_of, words_to_read
-from mmsearch.training.sources import data_folder
+from mmsearch.training.datasets.shared_material import data_folder
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from mmsearch.embedders.vocabulary import has_word
+from mmsearch.embedders.forward.vocabulary import has_word
 from mmsearch.evaluation.encoded import Encoded
 from mmsearch.evaluation.fusion import Pool
 from mmsearch.evaluation.words import WordIndex

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmsearch.errors import MissingExtra
-from mmsearch.training.prepare import PageRecord
-from mmsearch.training.sources import load_files
+from mmsearch.training.datasets.rendered_material import PageRecord
+from mmsearch.training.datasets.shared_material import load_files
 
 log = logging.getLogger(__name__)
 

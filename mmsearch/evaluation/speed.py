@@ -31,7 +31,7 @@ def milliseconds(
 
     Processor time, because other programs that run at the same time hardly change it.
     """
-    from mmsearch.embedders.vlm2vec import Vlm2VecEmbedder
+    from mmsearch.embedders.families.vlm2vec import Vlm2VecEmbedder
 
     step = max(1, len(split.pages) // pages)
     rows = range(0, len(split.pages), step)[:pages]
@@ -72,8 +72,8 @@ def first_version(like: Embedder) -> Embedder:
     from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLConfig
     from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLModel
 
-    from mmsearch.embedders.opened import default_dtype
-    from mmsearch.embedders.vlm2vec import Vlm2VecEmbedder
+    from mmsearch.embedders.checkpoints.device import default_dtype
+    from mmsearch.embedders.families.vlm2vec import Vlm2VecEmbedder
 
     assert isinstance(like, Vlm2VecEmbedder)
     recorded = json.loads(FIRST_VERSION.read_text(encoding="utf-8"))

@@ -28,9 +28,9 @@ from mmsearch.evaluation.queries import (
 )
 from mmsearch.items import KINDS, Kind
 from mmsearch.ranking.terms import STOP_WORDS
-from mmsearch.training.motion import frames_in_motion
-from mmsearch.training.prepare import ClipRecord, PageRecord, load_clips, load_pages
-from mmsearch.training.sources import PhotoRecord, is_development, load_pairs, load_photos
+from mmsearch.training.data.photos_in_motion import frames_in_motion
+from mmsearch.training.datasets.rendered_material import ClipRecord, PageRecord, load_clips, load_pages
+from mmsearch.training.datasets.shared_material import PhotoRecord, is_development, load_pairs, load_photos
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -116,7 +116,7 @@ class Model:
         """Whether the loaded model reads a word as a word; True of a model that cannot tell."""
         if self._embedder is None:
             return True
-        from mmsearch.embedders.vocabulary import has_word
+        from mmsearch.embedders.forward.vocabulary import has_word
 
         tokenizer = getattr(self._embedder, "tokenizer", None)
         return tokenizer is None or has_word(tokenizer, word)

@@ -19,18 +19,18 @@ import yaml
 from mmsearch.disk.lock import locked
 from mmsearch.embedders.trainable import Trainable
 from mmsearch.errors import ConfigError
-from mmsearch.training import export
-from mmsearch.training.draws import open_material
-from mmsearch.training.examples import Group
-from mmsearch.training.features import open_cache
-from mmsearch.training.metrics import METRICS, PLOT, plot_metrics
-from mmsearch.training.processes import Processes, shard, started
+from mmsearch.training.data.step_inputs import open_material
+from mmsearch.training.data.teacher_groups import Group
+from mmsearch.training.parallel.processes import Processes, shard, started
 from mmsearch.training.recipe import change_recipe, load_recipe, parse_changes
-from mmsearch.training.recipe_fields import Recipe
-from mmsearch.training.session import Session
-from mmsearch.training.start import start_model
-from mmsearch.training.state import State, check_state, load_state, remove_parts, states
-from mmsearch.training.trainee import Trainee, trainee_of
+from mmsearch.training.recipe.fields import Recipe
+from mmsearch.training.run import export
+from mmsearch.training.run.metrics_log import METRICS, PLOT, plot_metrics
+from mmsearch.training.run.saved_state import State, check_state, load_state, remove_parts, states
+from mmsearch.training.run.session import Session
+from mmsearch.training.run.starting_model import start_model
+from mmsearch.training.run.trainee import Trainee, trainee_of
+from mmsearch.training.run.vision_cache import open_cache
 
 log = logging.getLogger(__name__)
 

@@ -266,9 +266,9 @@ def model_stages(embedder: Any, inputs: Sequence[Any], peaks: Mapping[str, float
         return {}
     import torch
 
-    from mmsearch.embedders.batching import batches_by_cost, single_core_threads
-    from mmsearch.embedders.packed import POSITIONS_PER_BATCH
-    from mmsearch.embedders.qwen2vl_inputs import PATCH, first_tokens
+    from mmsearch.embedders.forward.batching import batches_by_cost, single_core_threads
+    from mmsearch.embedders.forward.packed import POSITIONS_PER_BATCH
+    from mmsearch.embedders.forward.qwen2vl_inputs import PATCH, first_tokens
     from mmsearch.prompts import final_prompt
 
     texts = [first_tokens(embedder.tokenizer, i.text, embedder.page_text_tokens) if i.text else "" for i in inputs]
@@ -352,7 +352,7 @@ def peak_gflops(size: int = 2048, repeats: int = 5) -> dict[str, float]:
     """The best rate of a square matrix product, by dtype that the CPU (or the GPU, if there is one) computes natively."""
     import torch
 
-    from mmsearch.embedders.opened import default_device, default_dtype
+    from mmsearch.embedders.checkpoints.device import default_device, default_dtype
 
     device = default_device()
     dtypes = [torch.float32] + ([torch.bfloat16] if default_dtype(device) is torch.bfloat16 else [])

@@ -57,7 +57,7 @@ def mixed_inputs(embedder: Any, counts: dict[str, int], *, seed: int = 0) -> lis
     """The mixed set in random order, made from the demo folder's files."""
     from mmsearch import media
     from mmsearch.cli.demo_folder import write_demo_folder
-    from mmsearch.embedders.qwen2vl_inputs import first_tokens
+    from mmsearch.embedders.forward.qwen2vl_inputs import first_tokens
     from mmsearch.prompts import DOCUMENT_INSTRUCTIONS, TEXT_QUERY_INSTRUCTIONS, final_prompt
 
     folder = ROOT / "runs" / "bench" / "demo"
@@ -114,7 +114,7 @@ class ReferenceLoop:
         from transformers import Qwen2VLForConditionalGeneration
         from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-        from mmsearch.embedders.checkpoint import find_checkpoint, load_tokenizer
+        from mmsearch.embedders.checkpoints.checkpoint import find_checkpoint, load_tokenizer
 
         checkpoint = find_checkpoint(folder)
         opener: Any = Qwen2VLForConditionalGeneration
@@ -223,7 +223,7 @@ def best_of(turns: int, sides: dict[str, Callable[[], np.ndarray]]) -> tuple[dic
 def random_checkpoint(folder: Path) -> Path:
     """A Qwen2-VL of the size that shipped up to 0.4.0; speed does not ask what it learnt."""
     from mmsearch.training.recipe import change_recipe, load_recipe
-    from mmsearch.training.start import start_model
+    from mmsearch.training.run.starting_model import start_model
 
     recipe = change_recipe(load_recipe("from_nothing"), {"model.initial": "random"})
     material: Any = None  # what a teacher would start from
@@ -233,7 +233,7 @@ def random_checkpoint(folder: Path) -> Path:
 
 def main() -> None:
     from mmsearch.embedders import load_embedder
-    from mmsearch.embedders.checkpoint import find_checkpoint
+    from mmsearch.embedders.checkpoints.checkpoint import find_checkpoint
 
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument(

@@ -1,7 +1,7 @@
 """How much faster many questions on one video are when they share the video's part of the forward pass, with equal vectors.
 
 `python tests/benchmarks/shared_visuals.py --help`. Both ways embed the same prompts on the same frames with the same checkpoint; one is given the
-frames as one list for all prompts of a video, the other as a list each (see `mmsearch.embedders.prefix`). Best of three turns.
+frames as one list for all prompts of a video, the other as a list each (see `mmsearch.embedders.forward.shared_prefix`). Best of three turns.
 Time is the process's own on a CPU, and the clock's on a GPU.
 """
 
@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from mmsearch.embedders import load_embedder
-from mmsearch.embedders.vlm2vec import Vlm2VecEmbedder
+from mmsearch.embedders.families.vlm2vec import Vlm2VecEmbedder
 
 QUESTION = (
     "<|video_pad|> Given a video and a question, select the most accurate answer from the provided candidates. Return only the exact "

@@ -18,7 +18,7 @@ import mmsearch
 from ingest.pipeline import ingest_paths
 from mmsearch.cli import app
 from mmsearch.cli.shared import SOME_FAILED
-from mmsearch.embedders.toy import ToyEmbedder
+from mmsearch.embedders.families.toy import ToyEmbedder
 from mmsearch.errors import CatalogError, DatasetError, SourceError
 from mmsearch.items import EmbedInput
 from mmsearch.judgements.queries import JudgedQuery, read_queries

@@ -21,9 +21,9 @@ from mmsearch.cli import app
 from mmsearch.cli.shared import INTERRUPTED, SOME_FAILED
 from mmsearch.embedders import load_embedder
 from mmsearch.errors import LibraryLocked
-from mmsearch.training.metrics import read_metrics
-from mmsearch.training.state import states
-from mmsearch.training.step import compute_gradients
+from mmsearch.training.objective.step_loss import compute_gradients
+from mmsearch.training.run.metrics_log import read_metrics
+from mmsearch.training.run.saved_state import states
 from tests.tiny_training import COLOURS, SHAPES, picture, recipe_over, write_checkpoint, write_pairs
 
 STEPS = 30
@@ -117,7 +117,7 @@ def test_train_kill_resume_export(place, capsys, monkeypatch):
     assert mmsearch("train", *options, "--device", "cpu") == 0
     assert "the checkpoint is in run/checkpoint" in capsys.readouterr().err
     assert [row["step"] for row in read_metrics(place / "run")] == list(range(STEPS))
-    monkeypatch.setattr("mmsearch.training.session.compute_gradients", interrupted_at(3))
+    monkeypatch.setattr("mmsearch.training.run.session.compute_gradients", interrupted_at(3))
     assert mmsearch("train", *options[:-1], "alone", "--device", "cpu") == INTERRUPTED
     losses = [[row["loss"] for row in read_metrics(place / name)][:3] for name in ("run", "alone")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)  # two processes under torchrun, and one

@@ -37,8 +37,8 @@ from mmsearch.disk.lock import locked
 from mmsearch.errors import ConfigError, DatasetError, LibraryLocked
 from mmsearch.items import EmbedInput, Item, Source
 from mmsearch.library import Library
-from mmsearch.training.session import Session
-from mmsearch.training.state import states
+from mmsearch.training.run.saved_state import states
+from mmsearch.training.run.session import Session
 from tests import samples, tiny_training
 from tests.tiny_models import random_compact
 from tests.unit.test_vlm2vec import random_embedder
@@ -237,7 +237,7 @@ def test_a_worse_model_is_not_kept(better, switched, tmp_path, monkeypatch):
 DIES_AFTER_A_STATE = """
 import os, signal
 from mmsearch.cli import main
-from mmsearch.training import state
+from mmsearch.training.run import saved_state as state
 
 state._sync_folder = lambda run: os.kill(os.getpid(), signal.SIGKILL)
 main()
@@ -539,9 +539,9 @@ def test_mixed_weights_are_the_weighted_mean(tmp_path, make):
 
 def test_training_sees_an_item_as_ingestion_does(library, tmp_path):
     """A pair's target, embedded as training does it, is the vector that the library stores."""
+    from mmsearch.training.data.pair_loader import load_example
+    from mmsearch.training.data.step_inputs import PreparePairs
     from mmsearch.training.datasets import open_source
-    from mmsearch.training.draws import PreparePairs
-    from mmsearch.training.loader import load_example
 
     plan = make_plan(library.catalog, {})
     embedder = library.embedder

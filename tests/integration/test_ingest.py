@@ -19,7 +19,7 @@ import mmsearch.library
 from ingest import pipeline
 from ingest.pipeline import IngestReport, ingest_paths, plan_paths
 from ingest.readers import READER_VERSION
-from mmsearch.embedders.toy import ToyEmbedder
+from mmsearch.embedders.families.toy import ToyEmbedder
 from mmsearch.library import Library
 from tests import poison, samples
 

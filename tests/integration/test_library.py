@@ -27,7 +27,7 @@ from mmsearch import prompts
 from mmsearch.catalog.integrity import Integrity
 from mmsearch.disk import lock
 from mmsearch.disk.lock import LOCK_NAME, lock_holder, locked
-from mmsearch.embedders.toy import ToyEmbedder
+from mmsearch.embedders.families.toy import ToyEmbedder
 from mmsearch.errors import CatalogError, DimensionMismatch, LibraryLocked, LibraryMissing, ModelMismatch
 from mmsearch.items import EmbedInput, ItemDraft, Kind, Query, Source
 from mmsearch.library import Library

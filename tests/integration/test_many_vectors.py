@@ -20,7 +20,7 @@ from ingest import pipeline
 from ingest.pipeline import ingest_paths
 from mmsearch import cli
 from mmsearch.catalog.vectors import checked_items
-from mmsearch.embedders.toy import ToyEmbedder
+from mmsearch.embedders.families.toy import ToyEmbedder
 from mmsearch.errors import CatalogError
 from mmsearch.items import EmbedInput, Hit
 from mmsearch.library import Library

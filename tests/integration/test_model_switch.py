@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 import mmsearch
 from ingest.pipeline import ingest_paths
 from mmsearch.cli import app, models
-from mmsearch.embedders.toy import ToyEmbedder
+from mmsearch.embedders.families.toy import ToyEmbedder
 from mmsearch.errors import CatalogError, EmbedderError
 from mmsearch.items import EmbedInput, Kind, Query
 from mmsearch.library import Library

@@ -18,7 +18,7 @@ import mmsearch
 from ingest.pipeline import ingest_paths
 from ingest.workers import Event, Task, WorkerPool
 from mmsearch.catalog.dialect.sqlite import CATALOG_NAME
-from mmsearch.embedders.toy import ToyEmbedder
+from mmsearch.embedders.families.toy import ToyEmbedder
 from mmsearch.errors import CorruptFile
 from mmsearch.items import ItemDraft, Source
 from mmsearch.library import Library

@@ -18,7 +18,7 @@ from mmsearch import media, prompts
 from mmsearch.catalog import Filters
 from mmsearch.catalog.items import Items
 from mmsearch.catalog.text import Text
-from mmsearch.embedders.toy import ToyEmbedder
+from mmsearch.embedders.families.toy import ToyEmbedder
 from mmsearch.errors import CorruptFile, FileTooLarge, SourceError, UnsupportedFile
 from mmsearch.items import KINDS, WITHOUT_TEXT, EmbedInput, ItemDraft, Kind, Query, Source
 from mmsearch.library import Library

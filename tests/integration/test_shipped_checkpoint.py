@@ -78,7 +78,7 @@ def test_texts_meet_by_meaning(mini: Embedder, question: str, right: str, wrong:
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the development material is not beside this checkout")
 def test_captions_find_their_photos_far_above_chance(mini: Embedder) -> None:
-    from mmsearch.training.sources import load_photos
+    from mmsearch.training.datasets.shared_material import load_photos
 
     photos = [p for p in load_photos(DATA) if p.set_name == "flickr8k" and p.development][:100]
     images = mini.encode_documents(

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmsearch.embedders.checkpoint import public_key_of
-from mmsearch.embedders.vlm2vec import Vlm2VecEmbedder
-from mmsearch.training.gradcache import cached_backward, chunks_by_cost
-from mmsearch.training.loss import ContrastiveBatch, ContrastiveLoss, LossSettings
+from mmsearch.embedders.checkpoints.checkpoint import public_key_of
+from mmsearch.embedders.families.vlm2vec import Vlm2VecEmbedder
+from mmsearch.training.objective.gradcache import cached_backward, chunks_by_cost
+from mmsearch.training.objective.loss import ContrastiveBatch, ContrastiveLoss, LossSettings
 from tests.parity.test_vlm2vec_parity import EXPECTED, ITEMS, inputs_of, load
 
 RECORDED = EXPECTED["loss"]

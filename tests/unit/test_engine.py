@@ -14,20 +14,20 @@ import pytest
 import torch
 
 from mmsearch.embedders import load_embedder
-from mmsearch.embedders.checkpoint import find_checkpoint
-from mmsearch.embedders.qwen2vl_inputs import Batch
+from mmsearch.embedders.checkpoints.checkpoint import find_checkpoint
+from mmsearch.embedders.forward.qwen2vl_inputs import Batch
 from mmsearch.embedders.trainable import trainable_class
 from mmsearch.errors import ConfigError
-from mmsearch.training.draws import open_material
-from mmsearch.training.export import export_run
-from mmsearch.training.features import VisionCache
-from mmsearch.training.metrics import read_metrics
+from mmsearch.training.data.step_inputs import open_material
 from mmsearch.training.recipe import change_recipe, load_recipe, parse_recipe
-from mmsearch.training.recipe_fields import Recipe
-from mmsearch.training.start import start_model
-from mmsearch.training.state import load_state, states
+from mmsearch.training.recipe.fields import Recipe
+from mmsearch.training.run.export import export_run
+from mmsearch.training.run.metrics_log import read_metrics
+from mmsearch.training.run.saved_state import load_state, states
+from mmsearch.training.run.starting_model import start_model
+from mmsearch.training.run.trainee import trainee_of
+from mmsearch.training.run.vision_cache import VisionCache
 from mmsearch.training.train import train
-from mmsearch.training.trainee import trainee_of
 from tests.processes import PRELOADED, run_processes
 from tests.tiny_training import FAMILIES, PUBLISHED, recipe_over, write_checkpoint, write_pairs, write_published_sets
 from tests.unit.test_vlm2vec import IMAGES, IS_VIDEO, PROMPTS, random_embedder
@@ -170,7 +170,7 @@ def test_a_run_killed_at_any_moment_ends_as_if_it_never_was(either, tmp_path):
 def test_a_run_stopped_between_two_stages_goes_on_with_the_same_dropout(either, tmp_path, monkeypatch):
     chosen, run = everything(either), tmp_path / "parts"
     train(chosen, tmp_path / "whole", work=tmp_path)
-    import mmsearch.training.session as session
+    import mmsearch.training.run.session as session
 
     begin = session.Session._run_stage
 
@@ -190,7 +190,7 @@ def test_a_run_stopped_between_two_stages_goes_on_with_the_same_dropout(either, 
 
 def test_an_asked_stop_saves_and_goes_on(either, tmp_path, monkeypatch):
     """Ctrl-C ends the step at hand, saves, and leaves; another recipe is then refused, the same one goes on."""
-    import mmsearch.training.session as session
+    import mmsearch.training.run.session as session
 
     chosen, run, step = recipe(either, stages__0__steps=4), tmp_path / "run", session.compute_gradients
 
@@ -312,7 +312,7 @@ def test_features_of_a_frozen_tower_are_computed_once(place, tmp_path):
 
     def compute(part: Batch) -> torch.Tensor:
         computed.append(len(part.grids))
-        from mmsearch.embedders.encoder import vision_features
+        from mmsearch.embedders.forward.qwen_vl import vision_features
 
         return vision_features(embedder.model.visual, part.pixel_values(), part.grids)
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 import mmsearch
 from mmsearch import prompts
-from mmsearch.embedders.toy import ToyEmbedder
+from mmsearch.embedders.families.toy import ToyEmbedder
 from mmsearch.evaluation import fusion
 from mmsearch.evaluation.words import MATCH_DEPTH, WordIndex, bm25_scores
 from mmsearch.items import WITHOUT_TEXT, ItemDraft, MatchScale, Query, Source

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmsearch.embedders.opened import match_scales
+from mmsearch.embedders.checkpoints.opening import match_scales
 from mmsearch.evaluation import fit_ranking
 from mmsearch.evaluation.fit_ranking import NONE, Material, Style, Weights
 from mmsearch.evaluation.fusion import Pool

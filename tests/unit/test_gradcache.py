@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmsearch.embedders.qwen2vl_inputs import Batch
-from mmsearch.embedders.vlm2vec import Vlm2VecEmbedder
-from mmsearch.training.gradcache import cached_backward, chunks_by_cost
-from mmsearch.training.loss import ContrastiveBatch, ContrastiveLoss, LossSettings, bank_distillation
+from mmsearch.embedders.families.vlm2vec import Vlm2VecEmbedder
+from mmsearch.embedders.forward.qwen2vl_inputs import Batch
+from mmsearch.training.objective.gradcache import cached_backward, chunks_by_cost
+from mmsearch.training.objective.loss import ContrastiveBatch, ContrastiveLoss, LossSettings, bank_distillation
 from tests.unit.test_vlm2vec import picture, random_embedder
 
 PICTURES = {0: [picture(80, 60)], 4: [picture(60, 60, seed=1)], 5: [picture(56, 56, seed=2)] * 2}

@@ -5,8 +5,8 @@ import torch
 from transformers import Qwen2VLConfig
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLModel
 
-from mmsearch.embedders.encoder import _patch_angles, rotate, vision_features
-from mmsearch.training.initial import NEIGHBOURS, build_tokenizer, model_config, start_vision_locally
+from mmsearch.embedders.forward.qwen_vl import _patch_angles, rotate, vision_features
+from mmsearch.training.run.untrained_qwen2vl import NEIGHBOURS, build_tokenizer, model_config, start_vision_locally
 
 HEADS, WIDTH = 6, 96
 ROWS, COLUMNS = 6, 8

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from mmsearch.items import KINDS
-from mmsearch.training.kind_axes import aimed, kind_axes, principal_basis, without_kind
-from mmsearch.training.recipe_fields import GroupShare, Recipe
-from mmsearch.training.step import GroupRows, group_loss
+from mmsearch.training.objective.kind_axes import aimed, kind_axes, principal_basis, without_kind
+from mmsearch.training.objective.step_loss import GroupRows, group_loss
+from mmsearch.training.recipe.fields import GroupShare, Recipe
 
 
 @pytest.fixture

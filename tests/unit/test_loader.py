@@ -19,12 +19,12 @@ import torch
 from PIL import Image
 
 from mmsearch.errors import ConfigError, DatasetError, EmbedderError
-from mmsearch.training import loader
+from mmsearch.training.data import pair_loader as loader
+from mmsearch.training.data.mixture import Mixture
+from mmsearch.training.data.pair_loader import SkipReport, batches, check_sources, load_example
 from mmsearch.training.datasets import open_sources
-from mmsearch.training.datasets.places import Places
-from mmsearch.training.loader import SkipReport, batches, check_sources, load_example
-from mmsearch.training.mixture import Mixture
-from mmsearch.training.pairs import Pair, Side
+from mmsearch.training.datasets.dataset_folders import DatasetFolders
+from mmsearch.training.datasets.pairs import Pair, Side
 from tests import training_sets as made
 
 BAD = {3, 4, 11, 19}
@@ -69,7 +69,7 @@ class Texts:
 @pytest.fixture
 def sources(tmp_path):
     """A table with pictures and a user's file; records 3, 4, 11 and 19 of the table are bad, each in its own way."""
-    places = Places(tmp_path / "data", tmp_path / "cache")
+    places = DatasetFolders(tmp_path / "data", tmp_path / "cache")
     rows = [{"query": f"q{n}", "image": made.stored(n), "source": "ChartQA"} for n in range(20)]
     rows[3]["query"] = ""
     rows[4]["image"] = None
@@ -78,7 +78,7 @@ def sources(tmp_path):
     made.visrag(places.root / "VisRAG-Ret-Train-In-domain-data", rows)
     made.json_lines(places.root / "own.jsonl", [{"query": f"own {n}", "target_text": f"t {n}"} for n in range(30)])
     specs = {"visrag": {"parser": "visrag"}, "own": {"parser": "jsonl", "dataset_path": "own.jsonl"}}
-    return open_sources(specs, places=places)
+    return open_sources(specs, folders=places)
 
 
 def mixture(sources, global_batch=16, sub_batch=4, **weights) -> Mixture:
@@ -227,8 +227,8 @@ def test_closing_ends_the_workers(sources):
 KILLED = """
 import multiprocessing, os, signal
 from mmsearch.training.datasets import open_source
-from mmsearch.training.loader import batches
-from mmsearch.training.mixture import Mixture
+from mmsearch.training.data.pair_loader import batches
+from mmsearch.training.data.mixture import Mixture
 if __name__ == "__main__":
     source = open_source({"parser": "jsonl", "name": "own", "dataset_path": FILE})
     steps = batches(Mixture({"own": len(source)}, {"own": 1}, 8, 4, 0), {"own": source}, len, workers=2)

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from mmsearch.errors import ConfigError
-from mmsearch.training.loss import (
+from mmsearch.training.objective.loss import (
     NO_KEY,
     ContrastiveBatch,
     ContrastiveLoss,

@@ -8,7 +8,7 @@ from itertools import chain, pairwise
 import pytest
 
 from mmsearch.errors import ConfigError
-from mmsearch.training.mixture import BLOCK_STEPS, Mixture, permutation
+from mmsearch.training.data.mixture import BLOCK_STEPS, Mixture, permutation
 
 SIZES = {"photos": 1000, "pages": 60_000, "clips": 7, "texts": 640}
 WEIGHTS = {"photos": 1.0, "pages": 10, "clips": 0.5, "texts": 4}

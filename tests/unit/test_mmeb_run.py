@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmsearch.embedders.qwen3vl_embedding import Qwen3VLEmbedder
-from mmsearch.embedders.toy import COLOURS, ToyEmbedder
+from mmsearch.embedders.families.qwen3vl_embedding import Qwen3VLEmbedder
+from mmsearch.embedders.families.toy import COLOURS, ToyEmbedder
 from mmsearch.errors import DatasetError
 from mmsearch.evaluation.mmeb.data import Side, TaskData, TaskQuery
 from mmsearch.evaluation.mmeb.encode import Input, SideEncoder, groups_of, share_by_cost, windows_of
@@ -24,7 +24,7 @@ from mmsearch.evaluation.mmeb.tasks import TASKS, Task
 from mmsearch.evaluation.vector_cache import VectorCache
 from mmsearch.items import EmbedInput
 from mmsearch.media.pictures import BytesPicture, FilePicture
-from mmsearch.training.processes import Processes
+from mmsearch.training.parallel.processes import Processes
 from tests.processes import run_processes
 
 

@@ -15,18 +15,17 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from mmsearch.cli import app
-from mmsearch.embedders import compact_vlm
-from mmsearch.embedders.families import FAMILIES
+from mmsearch.embedders.families import FAMILIES, compact_vlm
 from mmsearch.embedders.inventory import family_notes, has_code
-from mmsearch.embedders.known import KNOWN
+from mmsearch.embedders.published.known_models import KNOWN
 from mmsearch.errors import EmbedderError, ModelNotFound
 from tests.tiny_models import picture
 from tests.unit.test_qwen_families import Tiny
 
 ROOT = Path(__file__).parents[2]
 MAY_ASK = {
-    "mmsearch/embedders/hub.py": "`mmsearch models pull`",
-    "mmsearch/training/datasets/places.py": "training data, where a recipe's source says `download`",
+    "mmsearch/embedders/download.py": "`mmsearch models pull`",
+    "mmsearch/training/datasets/dataset_folders.py": "training data, where a recipe's source says `download`",
 }
 ASKING = {
     "from_pretrained",
@@ -177,7 +176,7 @@ def test_only_two_modules_may_ask_the_network() -> None:
     for file in sorted([*ROOT.glob("mmsearch/**/*.py"), *ROOT.glob("ingest/*.py"), *ROOT.glob("ui/*.py")]):
         name = file.relative_to(ROOT).as_posix()
         for line, call, keywords in calls_of(file):
-            if "local_files_only" not in keywords and name != "mmsearch/training/teacher.py":
+            if "local_files_only" not in keywords and name != "mmsearch/training/data/text_teacher.py":
                 found.setdefault(name, []).append((line, call))
     assert set(found) == set(MAY_ASK), {name: calls for name, calls in found.items() if name not in MAY_ASK}
 

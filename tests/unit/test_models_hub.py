@@ -21,10 +21,11 @@ from typer.testing import CliRunner
 
 from mmsearch.cli import app
 from mmsearch.embedders import load_embedder
-from mmsearch.embedders.checkpoint import find_checkpoint, model_tensors
-from mmsearch.embedders.hub import convert_pickle, download, plan_download
+from mmsearch.embedders.checkpoints.adapter_merging import model_tensors
+from mmsearch.embedders.checkpoints.checkpoint import find_checkpoint
+from mmsearch.embedders.download import convert_pickle, download, plan_download
 from mmsearch.embedders.inventory import standing
-from mmsearch.embedders.known import KNOWN, KnownModel
+from mmsearch.embedders.published.known_models import KNOWN, KnownModel
 from mmsearch.errors import ConfigError, EmbedderError, ModelNotFound
 from mmsearch.items import EmbedInput
 from tests.unit.test_vlm2vec import random_embedder
@@ -252,7 +253,7 @@ def test_pickles_of_known_models_become_safetensors(hub: Hub, monkeypatch: pytes
         is_adapter=True,
         has_pickled_weights=True,
     )
-    monkeypatch.setattr("mmsearch.embedders.known._BY_NAME", {"maker/old": row})
+    monkeypatch.setattr("mmsearch.embedders.published.known_models._BY_NAME", {"maker/old": row})
     checkpoint = download(plan_download("maker/old"))
     assert checkpoint.adapter is not None
     converted = load_file(checkpoint.adapter / "adapter_model.safetensors")

@@ -9,11 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from mmsearch.embedders import checkpoint, inventory
-from mmsearch.embedders.checkpoint import SHIPPED, find_checkpoint, find_in_hub_cache, missing_weights, published_name
-from mmsearch.embedders.families import FAMILIES, choose_family, family_of, warn_of_assumption
+from mmsearch.embedders import inventory
+from mmsearch.embedders.checkpoints import checkpoint
+from mmsearch.embedders.checkpoints.checkpoint import (
+    SHIPPED,
+    find_checkpoint,
+    find_in_hub_cache,
+    missing_weights,
+    published_name,
+)
+from mmsearch.embedders.families import FAMILIES
+from mmsearch.embedders.families.choice import choose_family, family_of, warn_of_assumption
 from mmsearch.embedders.inventory import download_bytes, standing, weights_of
-from mmsearch.embedders.known import KNOWN, KnownModel, known_model
+from mmsearch.embedders.published.known_models import KNOWN, KnownModel, known_model
 from mmsearch.errors import EmbedderError, ModelNotFound
 
 NAMED_IN_THE_ISSUE = (
@@ -97,7 +105,7 @@ def folder(place: Path, model_type: str, sidecar: dict[str, str] | None = None) 
 @pytest.fixture
 def gme(monkeypatch: pytest.MonkeyPatch) -> None:
     """A family that is told by name alone, whichever of the real ones are there."""
-    monkeypatch.setitem(FAMILIES, "gme", "mmsearch.embedders.vlm2vec:Vlm2VecEmbedder")
+    monkeypatch.setitem(FAMILIES, "gme", "mmsearch.embedders.families.vlm2vec:Vlm2VecEmbedder")
 
 
 @pytest.mark.parametrize(

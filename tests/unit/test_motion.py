@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmsearch.training.motion import CLOSEST, WIDEST, camera_path, frames_in_motion
+from mmsearch.training.data.photos_in_motion import CLOSEST, WIDEST, camera_path, frames_in_motion
 
 RED, BLUE = Image.new("RGB", (40, 30), (255, 0, 0)), Image.new("RGB", (20, 20), (0, 0, 255))
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmsearch.training.muon import ADAMW_RMS, Muon, orthogonal
+from mmsearch.training.run.muon import ADAMW_RMS, Muon, orthogonal
 
 
 @pytest.mark.parametrize("shape", [(16, 48), (48, 16), (32, 32)])

@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from mmsearch.embedders import packed
-from mmsearch.embedders.packed import halved
-from mmsearch.embedders.prefix import BranchedBatch, branched_batch, rows_on_same_visuals
-from mmsearch.embedders.vlm2vec import Vlm2VecEmbedder
+from mmsearch.embedders.families.vlm2vec import Vlm2VecEmbedder
+from mmsearch.embedders.forward import packed
+from mmsearch.embedders.forward.packed import halved
+from mmsearch.embedders.forward.shared_prefix import BranchedBatch, branched_batch, rows_on_same_visuals
 from tests.unit.test_qwen_families import Tiny, opened
 from tests.unit.test_vlm2vec import random_embedder
 
@@ -69,7 +69,7 @@ def alone(embedder: Vlm2VecEmbedder, prompts: list[str], images: list[Any], is_v
 @pytest.mark.parametrize("attending", [1024, 30, 1], ids=lambda tokens: f"{tokens} tokens at once")
 @pytest.mark.parametrize("key_value_heads", [2, 4])
 def test_equal_vectors_one_by_one_and_together(key_value_heads, attending, inputs, monkeypatch):
-    monkeypatch.setattr("mmsearch.embedders.prefix.ATTENDING_TOKENS", attending)
+    monkeypatch.setattr("mmsearch.embedders.forward.shared_prefix.ATTENDING_TOKENS", attending)
     model = random_embedder(key_value_heads)
     np.testing.assert_allclose(model.embed_prompts(*inputs), alone(model, *inputs), atol=1e-5)
 

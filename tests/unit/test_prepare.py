@@ -11,8 +11,8 @@ import pytest
 from mmsearch import media
 from mmsearch.errors import SourceError
 from mmsearch.media.pictures import TarMember
-from mmsearch.training.prepare import FRAMES, _eight_frames
-from mmsearch.training.sources import FileRecord
+from mmsearch.training.datasets.rendered_material import FRAMES, _eight_frames
+from mmsearch.training.datasets.shared_material import FileRecord
 from tests import samples
 
 

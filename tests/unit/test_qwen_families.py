@@ -21,20 +21,20 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
 from mmsearch.embedders import Embedder, load_embedder
-from mmsearch.embedders.checkpoint import find_checkpoint
-from mmsearch.embedders.families import family_of
-from mmsearch.embedders.gme import GmeEmbedder
-from mmsearch.embedders.lamra import LamraEmbedder, tidied
-from mmsearch.embedders.packed import PackedEmbedder
-from mmsearch.embedders.qwen2vl_inputs import CLIP_MEAN, CLIP_STD, chat_size
-from mmsearch.embedders.qwen3vl_embedding import Qwen3VLEmbedder, frame_budget, sampled
-from mmsearch.embedders.vlm2vec import Vlm2VecEmbedder
-from mmsearch.embedders.vlm2vec_v1 import Vlm2VecV1Embedder, square_side
+from mmsearch.embedders.checkpoints.checkpoint import find_checkpoint
+from mmsearch.embedders.families.choice import family_of
+from mmsearch.embedders.families.gme import GmeEmbedder
+from mmsearch.embedders.families.lamra import LamraEmbedder, tidied
+from mmsearch.embedders.families.qwen3vl_embedding import Qwen3VLEmbedder, frame_budget, sampled
+from mmsearch.embedders.families.vlm2vec import Vlm2VecEmbedder
+from mmsearch.embedders.families.vlm2vec_v1 import Vlm2VecV1Embedder, square_side
+from mmsearch.embedders.forward.packed import PackedEmbedder
+from mmsearch.embedders.forward.qwen2vl_inputs import CLIP_MEAN, CLIP_STD, chat_size
 from mmsearch.errors import EmbedderError
 from mmsearch.items import EmbedInput, Query
 from mmsearch.prompts import query_input
-from mmsearch.training.check import estimate
 from mmsearch.training.recipe import parse_recipe
+from mmsearch.training.run.preflight import estimate
 from tests.tiny_training import recipe_over
 from tests.unit.test_vlm2vec import byte_tokenizer, picture
 
@@ -555,7 +555,7 @@ class TestModelKey:
         keys.append(opened(tiny, "gme", min_pixels=10_000).model_key)
         keys.append(opened(tiny, "gme", max_pixels=9_000).model_key)
         assert opened(tiny, "gme").model_key == keys[2]
-        monkeypatch.setattr("mmsearch.embedders.gme.INSTRUCTION", "You help.")
+        monkeypatch.setattr("mmsearch.embedders.families.gme.INSTRUCTION", "You help.")
         keys.append(opened(tiny, "gme").model_key)
         monkeypatch.setattr(LamraEmbedder, "version", 2)
         keys.append(opened(tiny, "lamra").model_key)

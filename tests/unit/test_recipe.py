@@ -8,10 +8,10 @@ import pytest
 
 from mmsearch.errors import ConfigError
 from mmsearch.training.datasets import PARSERS
-from mmsearch.training.loss import LossSettings
+from mmsearch.training.objective.loss import LossSettings
 from mmsearch.training.recipe import change_recipe, load_recipe, parse_changes, parse_recipe, recipe_names
-from mmsearch.training.recipe_fields import Loss
-from mmsearch.training.session import loss_settings
+from mmsearch.training.recipe.fields import Loss
+from mmsearch.training.run.session import loss_settings
 
 SMALL = {
     "name": "small",

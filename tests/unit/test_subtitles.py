@@ -21,7 +21,7 @@ from ingest.readers import KnownClip, Rewording
 from ingest.scan import hash_file
 from mmsearch import media
 from mmsearch.catalog import Catalog
-from mmsearch.embedders.toy import ToyEmbedder
+from mmsearch.embedders.families.toy import ToyEmbedder
 from mmsearch.items import EmbedInput
 from mmsearch.library import Library
 from tests import samples

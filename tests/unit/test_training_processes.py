@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
-from mmsearch.training.gather import average_gradients, gather_numbers, gather_rows, mean_over_processes
-from mmsearch.training.gradcache import cached_backward
-from mmsearch.training.loss import ContrastiveBatch, ContrastiveLoss, LossSettings
+from mmsearch.training.objective.gradcache import cached_backward
+from mmsearch.training.objective.loss import ContrastiveBatch, ContrastiveLoss, LossSettings
+from mmsearch.training.parallel.gather import average_gradients, gather_numbers, gather_rows, mean_over_processes
 from tests.processes import run_processes
 
 DIM = 8

@@ -10,11 +10,20 @@ import pytest
 import torch
 
 from mmsearch.errors import ConfigError
-from mmsearch.training import metrics, state
-from mmsearch.training.metrics import MetricsLog, plot_metrics, read_metrics
-from mmsearch.training.optimizer import WeightAverage, learning_rate_factor
-from mmsearch.training.recipe_fields import Average
-from mmsearch.training.state import State, check_state, find_state, load_state, remove_parts, save_state, states
+from mmsearch.training.recipe.fields import Average
+from mmsearch.training.run import metrics_log as metrics
+from mmsearch.training.run import saved_state as state
+from mmsearch.training.run.metrics_log import MetricsLog, plot_metrics, read_metrics
+from mmsearch.training.run.optimizer import WeightAverage, learning_rate_factor
+from mmsearch.training.run.saved_state import (
+    State,
+    check_state,
+    find_state,
+    load_state,
+    remove_parts,
+    save_state,
+    states,
+)
 
 RECIPE = {"name": "r", "stages": [{"steps": 10}], "saving": {"keep": 2}}
 

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from mmsearch.embedders import Embedder, load_embedder
-from mmsearch.embedders.fixed_pictures import PictureRule
-from mmsearch.embedders.pretrained import in_halves
-from mmsearch.embedders.siglip import patch_grid
-from mmsearch.embedders.xclip import spread
+from mmsearch.embedders.families.siglip import patch_grid
+from mmsearch.embedders.families.xclip import spread
+from mmsearch.embedders.forward.batching import in_halves
+from mmsearch.embedders.forward.fixed_pictures import PictureRule
 from mmsearch.errors import EmbedderError, ModelNotFound
 from mmsearch.items import EmbedInput
 from tests.tiny_models import byte_tokenizer, picture, randomise, write_checkpoint

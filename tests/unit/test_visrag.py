@@ -24,7 +24,8 @@ from transformers.models.siglip.configuration_siglip import SiglipVisionConfig
 from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 
 from mmsearch.embedders import load_embedder
-from mmsearch.embedders.visrag import QUERY_INSTRUCTION, VisragEmbedder, places, tiles_of
+from mmsearch.embedders.families.visrag import QUERY_INSTRUCTION, VisragEmbedder
+from mmsearch.embedders.forward.minicpm_v import places, tiles_of
 from mmsearch.errors import EmbedderError
 from mmsearch.items import EmbedInput
 from tests.tiny_late_interaction import byte_tokenizer

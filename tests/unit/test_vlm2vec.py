@@ -18,10 +18,19 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from mmsearch.embedders import Embedder, load_embedder
-from mmsearch.embedders.batching import batches_by_cost, made_ahead, single_core_threads
-from mmsearch.embedders.opened import default_dtype, demand_device, match_scales, open_checkpoint
-from mmsearch.embedders.qwen2vl_inputs import CLIP_MEAN, CLIP_STD, Batch, expand, first_tokens, normalise, patches_of
-from mmsearch.embedders.vlm2vec import Vlm2VecEmbedder
+from mmsearch.embedders.checkpoints.device import default_dtype, demand_device
+from mmsearch.embedders.checkpoints.opening import match_scales, open_checkpoint
+from mmsearch.embedders.families.vlm2vec import Vlm2VecEmbedder
+from mmsearch.embedders.forward.batching import batches_by_cost, made_ahead, single_core_threads
+from mmsearch.embedders.forward.qwen2vl_inputs import (
+    CLIP_MEAN,
+    CLIP_STD,
+    Batch,
+    expand,
+    first_tokens,
+    normalise,
+    patches_of,
+)
 from mmsearch.errors import EmbedderError, ModelNotFound
 from mmsearch.items import EmbedInput
 from mmsearch.prompts import final_prompt
@@ -511,13 +520,13 @@ class TestCheckpoint:
                 load_embedder(name)
 
     def test_shipped_model_missing(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("mmsearch.embedders.checkpoint.SHIPPED", tmp_path)
+        monkeypatch.setattr("mmsearch.embedders.checkpoints.checkpoint.SHIPPED", tmp_path)
         with pytest.raises(ModelNotFound, match="install mmsearch again"):
             load_embedder("mini")
 
     def test_shipped_model(self, tmp_path, monkeypatch):
         made = load_embedder(tiny_compact(tmp_path / "mini"), device="cpu")
-        monkeypatch.setattr("mmsearch.embedders.checkpoint.SHIPPED", tmp_path)
+        monkeypatch.setattr("mmsearch.embedders.checkpoints.checkpoint.SHIPPED", tmp_path)
         assert load_embedder(device="cpu").model_key == made.model_key
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from mmsearch.embedders.vocabulary import has_word
+from mmsearch.embedders.forward.vocabulary import has_word
 
 PIECES = [
     "▁",

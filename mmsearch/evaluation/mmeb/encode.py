@@ -17,12 +17,12 @@ import numpy as np
 from PIL import Image
 
 from mmsearch.embedders import Embedder
-from mmsearch.embedders.batching import made_ahead
+from mmsearch.embedders.forward.batching import made_ahead
 from mmsearch.errors import DatasetError, MMSearchError
 from mmsearch.evaluation.scoring import Vectors
 from mmsearch.evaluation.vector_cache import VectorCache
 from mmsearch.items import EmbedInput
-from mmsearch.training.processes import Processes
+from mmsearch.training.parallel.processes import Processes
 
 if TYPE_CHECKING:
     from mmsearch.evaluation.mmeb.data import Side

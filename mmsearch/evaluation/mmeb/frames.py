@@ -15,7 +15,7 @@ from mmsearch.evaluation.mmeb.hub import MEDIA_HUB, media_folder
 from mmsearch.evaluation.mmeb.tasks import Task
 from mmsearch.media import frame_times, iter_frames
 from mmsearch.media.pictures import FilePicture
-from mmsearch.training.datasets.fields import natural_order
+from mmsearch.training.datasets.record_fields import natural_order
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import yaml
 
 from mmsearch.errors import DatasetError
 from mmsearch.evaluation.mmeb.tasks import Task
-from mmsearch.training.datasets.places import default_cache
+from mmsearch.training.datasets.dataset_folders import default_cache
 
 MEDIA_HUB = "TIGER-Lab/MMEB-V2"
 """Pictures of the image tasks and frames of the video tasks, packed."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mmsearch.disk.replace import replace_file
-from mmsearch.embedders.known import known_model
+from mmsearch.embedders.published.known_models import known_model
 from mmsearch.evaluation.mmeb.published import published_averages, published_scores
 from mmsearch.evaluation.mmeb.run import MODALITIES, TaskFiles, read_json, write_lines
 from mmsearch.evaluation.mmeb.tasks import COUNTED, META_TASKS, TASKS, Task

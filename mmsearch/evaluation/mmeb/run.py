@@ -22,7 +22,7 @@ import torch
 from mmsearch import __version__
 from mmsearch.disk.replace import replace_file
 from mmsearch.embedders import Embedder, load_embedder
-from mmsearch.embedders.opened import default_dtype
+from mmsearch.embedders.checkpoints.device import default_dtype
 from mmsearch.errors import ConfigError, DatasetError, MMSearchError
 from mmsearch.evaluation.mmeb.encode import Encoded, Input, SideEncoder
 from mmsearch.evaluation.mmeb.tasks import Task, in_protocol
@@ -30,7 +30,7 @@ from mmsearch.evaluation.ranking import Ranked, mean_values
 from mmsearch.evaluation.scoring import Best, best
 from mmsearch.evaluation.vector_cache import VectorCache
 from mmsearch.media.pictures import Decoding
-from mmsearch.training.processes import started
+from mmsearch.training.parallel.processes import started
 
 if TYPE_CHECKING:
     from mmsearch.evaluation.mmeb.data import TaskData, TaskQuery

@@ -17,12 +17,12 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from mmsearch import prompts
-from mmsearch.embedders.compact_vlm import CompactVlmEmbedder
-from mmsearch.embedders.compact_vlm_model import CompactVlm
+from mmsearch.embedders.families.compact_vlm import CompactVlmEmbedder
+from mmsearch.embedders.forward.compact_vlm_model import CompactVlm
 from mmsearch.items import KINDS, Kind
 from mmsearch.training.assembly.join import Sequences
 from mmsearch.training.assembly.settings import Assembly
-from mmsearch.training.kind_axes import kind_axes, principal_basis
+from mmsearch.training.objective.kind_axes import kind_axes, principal_basis
 
 PICTURES: tuple[Kind, ...] = ("image", "clip")
 

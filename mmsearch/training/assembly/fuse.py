@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmsearch.embedders.compact_vlm_model import Fusion
+from mmsearch.embedders.forward.compact_vlm_model import Fusion
 from mmsearch.training.assembly.material import TRANSLATIONS, WRITTEN_LANGUAGES, Material, Pair
-from mmsearch.training.assembly.words import English, Reader, in_turn
-from mmsearch.training.sources import is_development
+from mmsearch.training.assembly.text_encoder import English, Reader, in_turn
+from mmsearch.training.datasets.shared_material import is_development
 
 log = logging.getLogger(__name__)
 

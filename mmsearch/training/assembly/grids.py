@@ -17,9 +17,9 @@ from PIL import Image, ImageEnhance
 from torch import Tensor
 
 from mmsearch.disk.replace import remove_leftovers, replace_file
-from mmsearch.embedders.compact_vlm import grid_size
-from mmsearch.embedders.compact_vlm_model import HEAD, EfficientNetLite
-from mmsearch.embedders.opened import default_dtype
+from mmsearch.embedders.checkpoints.device import default_dtype
+from mmsearch.embedders.forward.compact_vlm_inputs import grid_size
+from mmsearch.embedders.forward.compact_vlm_model import HEAD, EfficientNetLite
 from mmsearch.training.assembly.material import Material
 
 log = logging.getLogger(__name__)

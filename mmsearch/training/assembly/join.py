@@ -20,18 +20,18 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from mmsearch import prompts
-from mmsearch.embedders.compact_vlm import PREFIX
-from mmsearch.embedders.compact_vlm_model import CompactVlm, mean_state
-from mmsearch.embedders.opened import default_dtype
+from mmsearch.embedders.checkpoints.device import default_dtype
+from mmsearch.embedders.forward.compact_vlm_inputs import PREFIX
+from mmsearch.embedders.forward.compact_vlm_model import CompactVlm, mean_state
 from mmsearch.evaluation.split import composed_queries
 from mmsearch.items import KINDS
 from mmsearch.training.assembly import settings as recipe
 from mmsearch.training.assembly.grids import Grids
 from mmsearch.training.assembly.material import Material
+from mmsearch.training.assembly.pretrained_parts import BEGIN, END
 from mmsearch.training.assembly.seeing import Texts
 from mmsearch.training.assembly.steps import rate
-from mmsearch.training.assembly.words import FULL, English
-from mmsearch.training.parts import BEGIN, END
+from mmsearch.training.assembly.text_encoder import FULL, English
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import zstandard
 
 from mmsearch.ranking.terms import STOP_WORDS
-from mmsearch.training.prepare import ClipRecord, PageRecord, load_clips, load_pages
-from mmsearch.training.sources import PhotoRecord, is_development, load_pairs, load_photos
+from mmsearch.training.datasets.rendered_material import ClipRecord, PageRecord, load_clips, load_pages
+from mmsearch.training.datasets.shared_material import PhotoRecord, is_development, load_pairs, load_photos
 
 TRANSLATIONS = ("de", "fr", "cs")
 WRITTEN = Path(__file__).with_name("written.jsonl.zst")

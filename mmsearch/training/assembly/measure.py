@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmsearch.embedders.compact_vlm_model import EfficientNetLite
+from mmsearch.embedders.forward.compact_vlm_model import EfficientNetLite
 from mmsearch.evaluation.metrics import measure
 from mmsearch.evaluation.split import Split
 from mmsearch.training.assembly.grids import Grids, cells_of, pixels, viewed
 from mmsearch.training.assembly.material import WRITTEN_LANGUAGES, Material
 from mmsearch.training.assembly.seeing import Head
-from mmsearch.training.assembly.words import in_turn
+from mmsearch.training.assembly.text_encoder import in_turn
 
 Encode = Callable[[Sequence[str], int], Tensor]
 """Texts and the most tokens of each that are read -> unit vectors [n, size]."""

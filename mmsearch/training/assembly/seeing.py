@@ -22,14 +22,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmsearch.embedders.compact_vlm_model import HEAD, EfficientNetLite, Seeing
-from mmsearch.embedders.opened import default_dtype
+from mmsearch.embedders.checkpoints.device import default_dtype
+from mmsearch.embedders.forward.compact_vlm_model import HEAD, EfficientNetLite, Seeing
 from mmsearch.training.assembly import settings as recipe
 from mmsearch.training.assembly.grids import cells_of, pixels, viewed
 from mmsearch.training.assembly.material import Material, Said
+from mmsearch.training.assembly.pretrained_parts import Classifier
 from mmsearch.training.assembly.steps import Averaged, rate, saved
-from mmsearch.training.assembly.words import FULL
-from mmsearch.training.parts import Classifier
+from mmsearch.training.assembly.text_encoder import FULL
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import yaml
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
 
 from mmsearch.errors import ConfigError
-from mmsearch.training.recipe_fields import Section
+from mmsearch.training.recipe.fields import Section
 
 ASSEMBLY = "assembly"
 """The field by which a recipe says that it assembles a checkpoint from parts."""

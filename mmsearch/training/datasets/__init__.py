@@ -1,6 +1,6 @@
 """Where training pairs come from: one module per family of data sets, each reading the layout in which it is published.
 
-To add a family: a module with a class that has `name`, `__len__` and `pair`, its function `open_…(spec, places)`, and a
+To add a family: a module with a class that has `name`, `__len__` and `pair`, its function `open_…(spec, folders)`, and a
 line in `PARSERS`.
 """
 
@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from mmsearch.errors import ConfigError
-from mmsearch.training.datasets.places import Places
-from mmsearch.training.pairs import Pair
+from mmsearch.training.datasets.dataset_folders import DatasetFolders
+from mmsearch.training.datasets.pairs import Pair
 
 PARSERS = {
     "mmeb": "mmeb:open_mmeb",
@@ -49,7 +49,7 @@ class PairSource(Protocol):
         ...
 
 
-def open_source(spec: Mapping[str, Any], *, places: Places | None = None) -> PairSource:
+def open_source(spec: Mapping[str, Any], *, folders: DatasetFolders | None = None) -> PairSource:
     """The source that a recipe's entry describes.
 
     Args:
@@ -59,7 +59,7 @@ def open_source(spec: Mapping[str, Any], *, places: Places | None = None) -> Pai
             `global_dataset_name` (not read here), `max_pixels` (per picture), `hard_negatives` (at most so many per pair;
             all by default), `download`. Published sets (all but `ours` and `jsonl`) also take `decoding` of their pictures: "plain" (as the
             reference decodes them, by default) or "upright" (as the application does); see `mmsearch.media.pictures.Decoding`. The others stand in the docstrings of the functions in `PARSERS`.
-        places: where data sets are looked for.
+        folders: where data sets are looked for.
 
     Raises:
         ConfigError: an unknown parser or field, a value of the wrong sort.
@@ -70,9 +70,11 @@ def open_source(spec: Mapping[str, Any], *, places: Places | None = None) -> Pai
         raise ConfigError(f"unknown parser {parser!r} of a training source; known: {', '.join(PARSERS)}")
     module, function = PARSERS[parser].split(":")
     opened = getattr(importlib.import_module(f"mmsearch.training.datasets.{module}"), function)
-    return opened({**spec, "parser": parser}, places or Places())
+    return opened({**spec, "parser": parser}, folders or DatasetFolders())
 
 
-def open_sources(specs: Mapping[str, Mapping[str, Any]], *, places: Places | None = None) -> dict[str, PairSource]:
+def open_sources(
+    specs: Mapping[str, Mapping[str, Any]], *, folders: DatasetFolders | None = None
+) -> dict[str, PairSource]:
     """All sources of a recipe by the names of their entries. Errors as for `open_source`."""
-    return {name: open_source({**spec, "name": name}, places=places) for name, spec in specs.items()}
+    return {name: open_source({**spec, "name": name}, folders=folders) for name, spec in specs.items()}

@@ -41,11 +41,11 @@ from mmsearch.prompts import (
     final_prompt,
     text_target_instruction,
 )
-from mmsearch.training.datasets import fields
-from mmsearch.training.datasets.places import Places
+from mmsearch.training.datasets import record_fields
+from mmsearch.training.datasets.dataset_folders import DatasetFolders
+from mmsearch.training.datasets.pairs import MadePicture, Pair, Picture, Side
+from mmsearch.training.datasets.row_source import RowSource
 from mmsearch.training.datasets.rows import JsonLines
-from mmsearch.training.datasets.source import RowSource
-from mmsearch.training.pairs import MadePicture, Pair, Picture, Side
 
 LINE_FIELDS = {
     "query", "query_image", "target_text", "target_image", "target_video", "kind", "negatives", "instruction",
@@ -54,10 +54,10 @@ LINE_FIELDS = {
 TARGET_FIELDS = ("text", "image", "video")
 
 
-def open_jsonl(spec: Mapping[str, Any], places: Places) -> RowSource:
+def open_jsonl(spec: Mapping[str, Any], folders: DatasetFolders) -> RowSource:
     """Fields: `dataset_path` (the file), `num_frames` (8) of each video, `instruction` (of all queries without their own)."""
-    fields.check_spec(spec, {"dataset_path", "num_frames", "instruction"}, required=("dataset_path",))
-    return OwnPairs(spec, JsonLines(places.local(spec["dataset_path"])))
+    record_fields.check_spec(spec, {"dataset_path", "num_frames", "instruction"}, required=("dataset_path",))
+    return OwnPairs(spec, JsonLines(folders.local(spec["dataset_path"])))
 
 
 class OwnPairs(RowSource):
@@ -66,7 +66,7 @@ class OwnPairs(RowSource):
     def __init__(self, spec: Mapping[str, Any], lines: JsonLines) -> None:
         super().__init__(spec, lines, default_name=lines.file.stem)
         self.folder = lines.file.parent
-        self.frame_count = fields.count(spec, "num_frames", 8) or 8
+        self.frame_count = record_fields.count(spec, "num_frames", 8) or 8
         self.instruction = spec.get("instruction")
 
     def read(self, row: dict[str, Any], key: str) -> Pair:
@@ -82,7 +82,7 @@ class OwnPairs(RowSource):
             self._query(row, kind),
             self._target(target, kind, "target_"),
             tuple(negatives),
-            target_key=fields.optional_text(row, "target_key") or None,
+            target_key=record_fields.optional_text(row, "target_key") or None,
             teacher_scores=self._scores(row, len(listed or []), len(negatives)),
         )
 
@@ -90,7 +90,7 @@ class OwnPairs(RowSource):
         """The kind of a target with pictures; None for a text."""
         if target["image"] and target["video"]:
             raise DatasetError("both target_image and target_video")
-        given = fields.optional_text(row, "kind")
+        given = record_fields.optional_text(row, "kind")
         if not target["image"] and not target["video"]:
             if given:
                 raise DatasetError(f"kind {given!r} of a target without picture")
@@ -102,7 +102,7 @@ class OwnPairs(RowSource):
         return kind
 
     def _query(self, row: Mapping[str, Any], kind: Kind | None) -> Side:
-        text, path = fields.optional_text(row, "query").strip(), fields.optional_text(row, "query_image")
+        text, path = record_fields.optional_text(row, "query").strip(), record_fields.optional_text(row, "query_image")
         if not text and not path:
             raise DatasetError("neither query nor query_image")
         instruction = row.get("instruction", self.instruction)
@@ -115,20 +115,20 @@ class OwnPairs(RowSource):
                 instruction = (COMPOSED_QUERY_INSTRUCTIONS if text else IMAGE_QUERY_INSTRUCTIONS)[kind]
         if not isinstance(instruction, str):
             raise DatasetError(f"instruction is a {type(instruction).__name__}, not a text")
-        pictures = (fields.file_picture(self.folder, path),) if path else ()
+        pictures = (record_fields.file_picture(self.folder, path),) if path else ()
         return Side(final_prompt(instruction, text, image_count=len(pictures)), pictures)
 
     def _target(self, target: Mapping[str, Any], kind: Kind | None, prefix: str) -> Side:
-        words = " ".join(fields.optional_text(target, "text").split())
+        words = " ".join(record_fields.optional_text(target, "text").split())
         if kind is None:
             if not words:
                 raise DatasetError(f"none of {', '.join(prefix + name for name in TARGET_FIELDS)}")
             return Side(words)
         pictures: tuple[Picture, ...]
         if kind == "clip":
-            pictures = self._frames(fields.text(target, "video"))
+            pictures = self._frames(record_fields.text(target, "video"))
         else:
-            pictures = (fields.file_picture(self.folder, fields.text(target, "image")),)
+            pictures = (record_fields.file_picture(self.folder, record_fields.text(target, "image")),)
         is_video = kind == "clip"
         prompt = final_prompt(
             DOCUMENT_INSTRUCTIONS[kind], words, image_count=0 if is_video else len(pictures), is_video=is_video
@@ -155,7 +155,7 @@ class OwnPairs(RowSource):
     def _frames(self, path: str) -> tuple[Picture, ...]:
         video = self.folder / path
         if video.is_dir():
-            return fields.video_frames(video, self.frame_count)
+            return record_fields.video_frames(video, self.frame_count)
         if not video.is_file():
             raise DatasetError(f"no video at {video}")
         count = self.frame_count

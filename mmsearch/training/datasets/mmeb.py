@@ -14,11 +14,11 @@ from typing import Any
 
 from mmsearch.errors import DatasetError
 from mmsearch.prompts import mmeb_training_prompt
-from mmsearch.training.datasets import fields
-from mmsearch.training.datasets.places import Places
+from mmsearch.training.datasets import record_fields
+from mmsearch.training.datasets.dataset_folders import DatasetFolders
+from mmsearch.training.datasets.pairs import Pair, Side
+from mmsearch.training.datasets.row_source import RowSource
 from mmsearch.training.datasets.rows import Rows, Table
-from mmsearch.training.datasets.source import RowSource
-from mmsearch.training.pairs import Pair, Side
 
 HUB_NAME = "TIGER-Lab/MMEB-train"
 SUBSETS = (
@@ -30,16 +30,16 @@ COLUMNS = ("qry", "qry_image_path", "pos_text", "pos_image_path")
 NEGATIVE_COLUMNS = ("neg_text", "neg_image_path")
 
 
-def open_mmeb(spec: Mapping[str, Any], places: Places) -> RowSource:
+def open_mmeb(spec: Mapping[str, Any], folders: DatasetFolders) -> RowSource:
     """Fields: `subset_name`; `dataset_name` (TIGER-Lab/MMEB-train; or a folder), `dataset_split` ("original" or
     "diverse_instruction"), `image_dir` (the folder that the rows' picture paths start from; by default the data set's).
     """
-    fields.check_spec(
-        spec, {"subset_name", "dataset_name", "dataset_split", "image_dir"} | fields.DECODING, required=("subset_name",)
+    record_fields.check_spec(
+        spec, {"subset_name", "dataset_name", "dataset_split", "image_dir"} | record_fields.DECODING, required=("subset_name",)
     )  # fmt: skip
     subset, split = spec["subset_name"], spec.get("dataset_split") or "original"
     hub_name = spec.get("dataset_name") or HUB_NAME
-    folder = places.dataset_folder(
+    folder = folders.dataset_folder(
         spec,
         hub_name,
         needed=f"{subset}/{split}-*.parquet",
@@ -52,14 +52,14 @@ def open_mmeb(spec: Mapping[str, Any], places: Places) -> RowSource:
             f"no {subset}/{split}-*.parquet in {folder}; subsets there: {', '.join(there) or 'none'}; "
             f"those of {HUB_NAME}: {', '.join(SUBSETS)}"
         )
-    images = places.local(spec["image_dir"]) if spec.get("image_dir") else folder
+    images = folders.local(spec["image_dir"]) if spec.get("image_dir") else folder
     archive = folder / "images_zip" / f"{subset}.zip"
     if archive.is_file() and not (images / "images" / subset).is_dir():
         raise DatasetError(
             f"the pictures of {subset} are still packed: run `python unzip_file.py`, which comes with the data set, in {folder}, "
             f"or unzip {archive} so that {images / 'images' / subset} holds them"
         )
-    rows = Table(files, places.cache_folder(), columns=COLUMNS, optional=NEGATIVE_COLUMNS)
+    rows = Table(files, folders.cache_folder(), columns=COLUMNS, optional=NEGATIVE_COLUMNS)
     return Mmeb(spec, rows, images)
 
 
@@ -69,12 +69,14 @@ class Mmeb(RowSource):
     def __init__(self, spec: Mapping[str, Any], rows: Rows, images: Path) -> None:
         super().__init__(spec, rows, default_name=spec["subset_name"])
         self.images = images
-        self.decoding = fields.decoding(spec)
+        self.decoding = record_fields.decoding(spec)
 
     def read(self, row: dict[str, Any], key: str) -> Pair:
-        query = self._side(fields.optional_text(row, "qry"), fields.optional_text(row, "qry_image_path"))
-        target = self._side(fields.optional_text(row, "pos_text"), fields.optional_text(row, "pos_image_path"))
-        texts, pictures = fields.texts(row, "neg_text"), fields.texts(row, "neg_image_path")
+        query = self._side(record_fields.optional_text(row, "qry"), record_fields.optional_text(row, "qry_image_path"))
+        target = self._side(
+            record_fields.optional_text(row, "pos_text"), record_fields.optional_text(row, "pos_image_path")
+        )
+        texts, pictures = record_fields.texts(row, "neg_text"), record_fields.texts(row, "neg_image_path")
         if pictures and texts and len(pictures) != len(texts):
             raise DatasetError(f"{len(texts)} neg_text and {len(pictures)} neg_image_path")
         count = max(len(texts), len(pictures))
@@ -83,5 +85,5 @@ class Mmeb(RowSource):
         return Pair(query, target, tuple(self._side(t, p) for t, p in filled[: self.hard_negatives]))
 
     def _side(self, text: str, picture: str) -> Side:
-        pictures = (fields.file_picture(self.images, picture, self.decoding),) if picture else ()
+        pictures = (record_fields.file_picture(self.images, picture, self.decoding),) if picture else ()
         return Side(mmeb_training_prompt(text), pictures)

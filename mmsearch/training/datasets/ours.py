@@ -16,13 +16,13 @@ from PIL import Image
 from mmsearch.errors import ConfigError
 from mmsearch.items import Kind
 from mmsearch.prompts import DOCUMENT_INSTRUCTIONS, PHOTO_TO_TEXT_INSTRUCTION, TEXT_QUERY_INSTRUCTIONS, final_prompt
-from mmsearch.training.datasets import fields
-from mmsearch.training.datasets.places import Places
+from mmsearch.training.datasets import record_fields
+from mmsearch.training.datasets.dataset_folders import DatasetFolders
+from mmsearch.training.datasets.pairs import MadePicture, Pair, Picture, Side, TarPicture
+from mmsearch.training.datasets.rendered_material import FRAMES, ClipRecord, load_clips, load_pages
+from mmsearch.training.datasets.row_source import RowSource
 from mmsearch.training.datasets.rows import Rows, Table, write_arrow
-from mmsearch.training.datasets.source import RowSource
-from mmsearch.training.pairs import MadePicture, Pair, Picture, Side, TarPicture
-from mmsearch.training.prepare import FRAMES, ClipRecord, load_clips, load_pages
-from mmsearch.training.sources import TarMember, data_folder, is_development, load_pairs, load_photos
+from mmsearch.training.datasets.shared_material import TarMember, data_folder, is_development, load_pairs, load_photos
 
 PASSAGE_WORDS = 40
 """A page's text is cut into passages of so many words."""
@@ -55,19 +55,21 @@ class Described:
     member: TarMember
 
 
-def open_ours(spec: Mapping[str, Any], places: Places) -> RowSource:
+def open_ours(spec: Mapping[str, Any], folders: DatasetFolders) -> RowSource:
     """Fields: `data_mode` (one of `MODES`), `dataset_path` (the folder; by default ../shared/data), `work` (rendered pages
     and frames; needed for pages and clips, made on first use), `dataset_split` ("train" or "development"), `sets` (of
     photos or of text pairs, and for clozes "pages": only these).
     """
-    fields.check_spec(spec, {"data_mode", "dataset_path", "work", "dataset_split", "sets"}, required=("data_mode",))
-    mode = fields.choice(spec, "data_mode", MODES)
-    split = fields.choice(spec, "dataset_split", ("train", "development"))
-    data = data_folder(places.local(spec["dataset_path"]) if spec.get("dataset_path") else None)
+    record_fields.check_spec(
+        spec, {"data_mode", "dataset_path", "work", "dataset_split", "sets"}, required=("data_mode",)
+    )
+    mode = record_fields.choice(spec, "data_mode", MODES)
+    split = record_fields.choice(spec, "dataset_split", ("train", "development"))
+    data = data_folder(folders.local(spec["dataset_path"]) if spec.get("dataset_path") else None)
     sets = spec.get("sets") or []
     if not isinstance(sets, list) or not all(isinstance(name, str) for name in sets):
         raise ConfigError(f"sets is {sets!r}, not a list of names")
-    cache = places.cache_folder()
+    cache = folders.cache_folder()
     if mode == "text_pairs":
         files = sorted((data / "text").glob("pairs_*.jsonl.zst"))
         return TextPairs(
@@ -76,7 +78,7 @@ def open_ours(spec: Mapping[str, Any], places: Places) -> RowSource:
     if mode == "cloze":
         if not spec.get("work"):
             raise ConfigError("data_mode cloze needs `work`: a folder for rendered pages")
-        work = places.local(spec["work"])
+        work = folders.local(spec["work"])
         if not (work / "pages.jsonl").exists():
             load_pages(data, work)
         files = [work / "pages.jsonl", *sorted((data / "text").glob("pairs_*.jsonl.zst"))]
@@ -89,7 +91,7 @@ def open_ours(spec: Mapping[str, Any], places: Places) -> RowSource:
     else:
         if not spec.get("work"):
             raise ConfigError(f"data_mode {mode} needs `work`: a folder for rendered pages and frames")
-        work = places.local(spec["work"])
+        work = folders.local(spec["work"])
         kind = "page" if "page" in mode else "clip"
         made = work / ("pages.jsonl" if kind == "page" else "frames.tar")
         load = load_pages if kind == "page" else load_clips
@@ -110,7 +112,7 @@ class DescribedPairs(RowSource):
         self.text_is_query = mode in ("caption_photo", "passage_page", "caption_clip")
 
     def read(self, row: dict[str, Any], key: str) -> Pair:
-        text, member = fields.text(row, "text"), TarMember(Path(row["tar"]), row["offset"], row["size"])
+        text, member = record_fields.text(row, "text"), TarMember(Path(row["tar"]), row["offset"], row["size"])
         pictures: tuple[Picture, ...] = (TarPicture(member, row["name"]),)
         is_video = self.kind == "clip"
         if is_video:
@@ -133,7 +135,7 @@ class TextPairs(RowSource):
         super().__init__(spec, rows, default_name="text_pairs")
 
     def read(self, row: dict[str, Any], key: str) -> Pair:
-        return Pair(Side(fields.text(row, "query")), Side(fields.text(row, "passage")))
+        return Pair(Side(record_fields.text(row, "query")), Side(record_fields.text(row, "passage")))
 
 
 class ClozePairs(RowSource):
@@ -143,8 +145,8 @@ class ClozePairs(RowSource):
         super().__init__(spec, rows, default_name="cloze")
 
     def read(self, row: dict[str, Any], key: str) -> Pair:
-        query = final_prompt(TEXT_QUERY_INSTRUCTIONS["page"], fields.text(row, "query"))
-        passage = fields.text(row, "passage")
+        query = final_prompt(TEXT_QUERY_INSTRUCTIONS["page"], record_fields.text(row, "query"))
+        passage = record_fields.text(row, "passage")
         return Pair(Side(query), Side(final_prompt(DOCUMENT_INSTRUCTIONS["page"], passage)), target_key=passage)
 
 
@@ -179,7 +181,7 @@ def _clips(data: Path, work: Path) -> Iterator[tuple[bool, Described]]:
 
 
 def strip_frame(strip: TarMember, number: int) -> Image.Image:
-    """One of the eight frames that `prepare.load_clips` stored side by side."""
+    """One of the eight frames that `rendered_material.load_clips` stored side by side."""
     return _strip(strip)[number]
 
 

@@ -10,29 +10,29 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmsearch.prompts import DOCUMENT_INSTRUCTIONS, TEXT_QUERY_INSTRUCTIONS, final_prompt
-from mmsearch.training.datasets import fields
-from mmsearch.training.datasets.places import Places
+from mmsearch.training.datasets import record_fields
+from mmsearch.training.datasets.dataset_folders import DatasetFolders
+from mmsearch.training.datasets.pairs import Pair, Side
+from mmsearch.training.datasets.row_source import RowSource
 from mmsearch.training.datasets.rows import Rows
-from mmsearch.training.datasets.source import RowSource
 from mmsearch.training.datasets.visrag import hub_table
-from mmsearch.training.pairs import Pair, Side
 
 HUB_NAME = "vidore/colpali_train_set"
 MODES = ("question_answering", "page_retrieval")
 
 
-def open_vidore(spec: Mapping[str, Any], places: Places) -> RowSource:
+def open_vidore(spec: Mapping[str, Any], folders: DatasetFolders) -> RowSource:
     """Fields: `dataset_name` (vidore/colpali_train_set; or a folder), `dataset_split` ("train"), `dataset_path` (Parquet
     files instead, as a pattern), `data_mode`: "question_answering", as VLM2Vec-V2 was trained, has the page on the query
     side and the answer as target; "page_retrieval" has the question as query and the page as target, with the
     instructions of evaluation and search.
     """
-    fields.check_spec(
-        spec, {"dataset_name", "dataset_split", "dataset_path", "subset_name", "data_mode"} | fields.DECODING
+    record_fields.check_spec(
+        spec, {"dataset_name", "dataset_split", "dataset_path", "subset_name", "data_mode"} | record_fields.DECODING
     )
-    mode = fields.choice(spec, "data_mode", MODES)
+    mode = record_fields.choice(spec, "data_mode", MODES)
     columns = ("query", "image", "answer") if mode == MODES[0] else ("query", "image")
-    return ColpaliTrain(spec, hub_table(spec, places, HUB_NAME, columns), mode)
+    return ColpaliTrain(spec, hub_table(spec, folders, HUB_NAME, columns), mode)
 
 
 class ColpaliTrain(RowSource):
@@ -41,13 +41,13 @@ class ColpaliTrain(RowSource):
     def __init__(self, spec: Mapping[str, Any], rows: Rows, mode: str) -> None:
         super().__init__(spec, rows, default_name="colpali_train_set")
         self.mode = mode
-        self.decoding = fields.decoding(spec)
+        self.decoding = record_fields.decoding(spec)
 
     def read(self, row: dict[str, Any], key: str) -> Pair:
-        page = (fields.stored_picture(row, "image", key, self.decoding),)
-        query = fields.text(row, "query")
+        page = (record_fields.stored_picture(row, "image", key, self.decoding),)
+        query = record_fields.text(row, "query")
         if self.mode == "question_answering":
-            return Pair(Side(final_prompt("", query, image_count=1), page), Side(fields.text(row, "answer")))
+            return Pair(Side(final_prompt("", query, image_count=1), page), Side(record_fields.text(row, "answer")))
         return Pair(
             Side(final_prompt(TEXT_QUERY_INSTRUCTIONS["page"], query)),
             Side(final_prompt(DOCUMENT_INSTRUCTIONS["page"], image_count=1), page),

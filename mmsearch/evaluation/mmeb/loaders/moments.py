@@ -17,7 +17,7 @@ from mmsearch.evaluation.mmeb.hub import read_rows, row_files
 from mmsearch.evaluation.mmeb.prompts import filled, told, words_of
 from mmsearch.evaluation.mmeb.tasks import Task
 from mmsearch.media.pictures import FilePicture
-from mmsearch.training.datasets.fields import natural_order
+from mmsearch.training.datasets.record_fields import natural_order
 
 Row = Mapping[str, Any]
 

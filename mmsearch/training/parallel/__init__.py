@@ -1,0 +1,1 @@
+"""One process or many: rows gathered and gradients averaged between them."""
