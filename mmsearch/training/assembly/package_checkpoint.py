@@ -11,13 +11,14 @@ import json
 import logging
 import shutil
 from collections import Counter
+from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 
 import yaml
 
 from mmsearch.embedders import Embedder, load_embedder
-from mmsearch.evaluation.development import Evaluation, evaluate
+from mmsearch.evaluation.development import Evaluation, evaluate, read_costs
 from mmsearch.evaluation.encoded import Encoded, match_scales
 from mmsearch.evaluation.fit_ranking import fitted_scales, material_of, write_scales
 from mmsearch.evaluation.report import Report
@@ -120,8 +121,12 @@ def put_into_package(
     data: Path | None = None,
     recipe_file: Path = RECIPES / "mini.yaml",
     target: Path = SHIPPED,
+    costs: Mapping[str, float] | None = None,
 ) -> Report:
     """Measure `run/checkpoint`, write its card and copy it over `target`. Returns the numbers.
+
+    Args:
+        costs: what a whole ingest was measured to take (`tests/benchmarks/bench.py`), to be judged with the rest.
 
     Raises: ValueError if it is larger than what the repository may hold.
     """
@@ -136,7 +141,7 @@ def put_into_package(
     encoded = Encoded(load_embedder(checkpoint), Split(data, work))
     encoded.match_scale, relevance = fitted_scales(material_of(encoded), match_scales(encoded))
     write_scales(checkpoint, encoded.match_scale)
-    report = evaluate(Evaluation(checkpoint, encoded))
+    report = evaluate(Evaluation(checkpoint, encoded, costs=costs or {}))
     card = model_card(recipe, encoded.embedder, report, data)
     card += f"\n## Relevance\n\n`python -m mmsearch.evaluation.fit_ranking`, {relevance}\n"
     record = json.dumps(report.record(), indent=1, ensure_ascii=False)
@@ -160,6 +165,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=None)
     parser.add_argument("--recipe", type=Path, default=RECIPES / "mini.yaml")
     parser.add_argument("--target", type=Path, default=SHIPPED)
+    parser.add_argument("--costs", default="", help="as of `python -m mmsearch.evaluation.development`")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     report = put_into_package(
@@ -168,6 +174,7 @@ def main() -> None:
         data=arguments.data,
         recipe_file=arguments.recipe,
         target=arguments.target,
+        costs=read_costs(arguments.costs),
     )
     log.info("%s", report.markdown())
 
