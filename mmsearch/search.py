@@ -1,15 +1,13 @@
-"""A query's straight line to its hits. What is ranked, and how, is decided in `mmsearch.ranking` alone."""
+"""A query, and an item to find more like, as questions to a library; `Library.answer` is the way to the hits."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mmsearch.catalog import Filters
 from mmsearch.items import Hits, Kind, Query
 from mmsearch.library.view import MODES, Question
-from mmsearch.ranking.rank import rank
 
 if TYPE_CHECKING:
     from mmsearch.library import Library
@@ -44,13 +42,8 @@ def search(
         ValueError: an empty query, an unknown mode, or pictures in mode "text".
         ModelMismatch, EmbedderError, CatalogError: see `Library`.
     """
-    started = time.perf_counter()
     question = Question.of(query, kinds=kinds, filters=filters, wanted=k + offset, mode=mode, all_copies=all_copies)
-    with library.view(question) as view:
-        order = rank(view.near, view.words, view.calibration, view.asked)
-        hits = view.hits(order, k, offset, min_relevance)
-    hits.took_ms = 1e3 * (time.perf_counter() - started)
-    return hits
+    return library.answer(question, k=k, offset=offset, min_relevance=min_relevance)
 
 
 def more_like(
@@ -72,10 +65,5 @@ def more_like(
     Raises:
         KeyError: no visible item of that id. CatalogError: it has no vector of the active model.
     """
-    started = time.perf_counter()
     question = Question.of(item_id, kinds=kinds, filters=filters, wanted=k + offset, all_copies=all_copies)
-    with library.view(question) as view:
-        order = rank(view.near, view.words, view.calibration, view.asked)
-        hits = view.hits(order, k, offset, min_relevance)
-    hits.took_ms = 1e3 * (time.perf_counter() - started)
-    return hits
+    return library.answer(question, k=k, offset=offset, min_relevance=min_relevance)

@@ -32,6 +32,7 @@ from mmsearch.library.current import Current
 from mmsearch.library.model import Model, is_multi_vector
 from mmsearch.library.stores import Stores
 from mmsearch.library.view import Question, View
+from mmsearch.ranking.rank import rank
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -197,7 +198,7 @@ class Library:
         exclude: str | Sequence[str] = (),
         all_copies: bool = False,
     ) -> Hits:
-        """Find items. See `mmsearch.search.search`; this only puts the query and the filters together.
+        """Find items. See `mmsearch.search`; this only puts the query and the filters together.
 
         Args:
             kinds: "page", "image", "clip" or what users call them ("pdf", "photo", "video").
@@ -212,8 +213,6 @@ class Library:
             ValueError: an unknown kind or mode, or nothing to search for. KeyError: no item `like`.
             SourceError: a picture cannot be read. EmbedderError, CatalogError: as the model or the catalog raise them.
         """
-        from mmsearch.search import more_like, search  # the sugar's only look upwards
-
         self.show_returned()
         filters = Filters(
             kinds=tuple(_kind(name) for name in kinds or ()),
@@ -222,36 +221,26 @@ class Library:
             before=before,
             under=under,
         )
-        chosen = filters.kinds or None
-        if like is not None:
-            return more_like(
-                self,
-                like,
-                k=k,
-                kinds=chosen,
-                filters=filters,
-                min_relevance=min_relevance,
-                offset=offset,
-                all_copies=all_copies,
-            )
         pictures = [*images] if image is None else [image, *images]
-        query = Query(
+        wanted: Query | int = Query(
             text=text,
-            images=tuple(map(self.picture, pictures)),
+            images=tuple(map(self.picture, pictures)) if like is None else (),
             instruction=instruction,
             excluded=(exclude,) if isinstance(exclude, str) else tuple(exclude),
         )
-        return search(
-            self,
-            query,
-            k=k,
-            kinds=chosen,
-            filters=filters,
-            min_relevance=min_relevance,
-            offset=offset,
-            mode=mode,
-            all_copies=all_copies,
-        )
+        if like is not None:
+            wanted = like
+        question = Question.of(wanted, filters=filters, wanted=k + offset, mode=mode, all_copies=all_copies)
+        return self.answer(question, k=k, offset=offset, min_relevance=min_relevance)
+
+    def answer(self, question: Question, *, k: int = 10, offset: int = 0, min_relevance: float | None = None) -> Hits:
+        """The `k` best answers from `offset` on, see `mmsearch.search`."""
+        started = time.perf_counter()
+        with self.view(question) as view:
+            order = rank(view.near, view.words, view.calibration, view.asked)
+            hits = view.hits(order, k, offset, min_relevance)
+        hits.took_ms = 1e3 * (time.perf_counter() - started)
+        return hits
 
     def picture(self, picture: Path | str | Image) -> Image:
         """A query picture. A file is decoded apart from this process, as ingestion would, and as large as the model takes it.

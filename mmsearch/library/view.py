@@ -59,11 +59,11 @@ class Question:
         cls,
         query: Query | int,
         *,
-        kinds: Sequence[Kind] | None,
-        filters: Filters | None,
+        kinds: Sequence[Kind] | None = None,
+        filters: Filters | None = None,
         wanted: int,
         mode: str = "fused",
-        all_copies: bool,
+        all_copies: bool = False,
     ) -> Question:
         """`query`: what to search for, or the id of an item. Raises ValueError: an empty query, an unknown mode, or pictures in mode "text"."""
         filters = filters or Filters()

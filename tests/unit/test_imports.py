@@ -55,7 +55,6 @@ FORBIDDEN = {
 
 EXCEPTIONS = {
     ("mmsearch", "mmsearch.library"),  # the public names, loaded on first use
-    ("mmsearch.library", "mmsearch.search"),  # Library.search, inside the method
 }
 
 
