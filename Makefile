@@ -46,7 +46,7 @@ bench-encoding: $(VENV)/.installed-test ## encoding against the reference's loop
 torture: $(VENV)/.installed-test ## kill everything that writes, feed it damaged files, measure its memory, and look whether anything is lost; TORTURE="--only fuzz"
 	@$(BIN)/python -m tests.torture $(TORTURE)
 
-constraints: ## write constraints.txt anew from the newest versions, in an environment of its own
+constraints: ## write constraints.txt again from the newest versions, in an environment of its own
 	@.ci/record-constraints
 
 clean: ## remove what the commands above made: .venv, demo, caches

@@ -337,7 +337,7 @@ def ingest_paths(
         jobs: worker processes; default: the setting, else half of the cores.
         dry_run: only plan. retry_failed: try files again that failed with their present content.
         prune: files that are gone are retired even where a whole disk seems to be away.
-        add_new: take in files that the library does not hold yet; false when only its own are embedded anew.
+        add_new: take in files that the library does not hold yet; false when only its own are embedded again.
         change_over: let this model answer queries once it has embedded everything.
         wait_s: so long another process that writes is given to end.
         progress: called with the plan once it is made (stage "read", nothing done), then a few times a second.

@@ -534,7 +534,7 @@ _WAY_OUT = "close other programs, or decode with fewer of them (`--jobs 1`), and
 
 
 class _Watch:
-    """Calls `kill` when a time limit is outstayed; the reader of the killed process's pipe then meets the end of the stream."""
+    """Calls `kill` when a time limit is exceeded; the reader of the killed process's pipe then meets the end of the stream."""
 
     def __init__(self, kill: Callable[[], None]) -> None:
         self._kill = kill

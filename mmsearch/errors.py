@@ -76,7 +76,7 @@ class DecodeTimeout(SourceError):
 
 
 class WorkerFailed(MMSearchError):
-    """Decoding processes die while they start, for lack of memory for instance. No file is to blame."""
+    """Decoding processes die while they start, for example without memory. No file is to blame."""
 
 
 class EmbedderError(MMSearchError):

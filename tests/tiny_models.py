@@ -48,7 +48,7 @@ def write_checkpoint(
 
 
 def randomise(model: Any, *, seed: int = 0, scale: float = 0.15) -> Any:
-    """Parameters drawn anew, so that no zero or one of an initialisation hides a mistake."""
+    """Parameters drawn again, so that no zero or one of an initialisation hides a mistake."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         noise = torch.randn(parameter.shape, generator=generator) * scale

@@ -103,7 +103,7 @@ def _changed_ns(file: Path | None) -> int | None:
         return None
 
 
-# Keyed on the file and its time of change, so that a changed file is drawn anew.
+# Keyed on the file and its time of change, so that a changed file is drawn again.
 @st.cache_data(max_entries=64, show_spinner=False)
 def _page(file: str, changed_ns: int, page_number: int) -> bytes:
     return sandbox.page(file, page_number)

@@ -166,7 +166,7 @@ def adapt_to_library(
             pairs. What does not fit, is left out: pictures that would have to be decoded, and items of the pool that is searched.
         steps: of training, instead of `minutes`: then nothing limits the time.
         changes: to the recipe, see `mmsearch.training.recipe.change_recipe`.
-        fresh: begin anew; else a run that was stopped goes on, and a finished one is told again.
+        fresh: begin again; else a run that was stopped goes on, and a finished one is told again.
         tell: is given lines for people as it goes.
 
     Raises:
@@ -238,7 +238,7 @@ class _Run:
         plan = Plan.load(path)
         if plan is not None and plan.settings != settings:
             raise ConfigError(
-                f"{self.folder} holds a run with another model or other judged queries; begin anew with --fresh"
+                f"{self.folder} holds a run with another model or other judged queries; begin again with --fresh"
             )
         if plan is None:
             _forget(self.folder)

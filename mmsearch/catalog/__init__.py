@@ -134,5 +134,5 @@ class Catalog(Database):
         return sorted(filter(is_preview, before - after))
 
     def vacuum(self) -> None:
-        """Write the file anew without its empty pages. Raises DiskFull: there must be room for it twice more."""
+        """Write the file again without its empty pages. Raises DiskFull: there must be room for it twice more."""
         sqlite.vacuum(self.engine, self.file)

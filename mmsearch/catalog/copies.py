@@ -37,7 +37,7 @@ def copy_database(source: sqlite3.Connection, file: Path, target: Path) -> None:
 
 
 def faults(database: sqlite3.Connection) -> list[str]:
-    """What SQLite finds wrong at a quick look, the full-text tables left out: they are derived, and can be filled anew."""
+    """What SQLite finds wrong at a quick look, the full-text tables left out: they are derived, and can be refilled."""
     try:
         rows = [str(row[0]) for row in database.execute("PRAGMA quick_check(20)")]
     except sqlite3.DatabaseError as error:

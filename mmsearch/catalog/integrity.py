@@ -89,7 +89,7 @@ class Integrity:
             return _odd(sqlite.objects(c), sqlite.new_objects())
 
     def mend_objects(self, names: list[str]) -> None:
-        """Make them anew, or drop them. Raises CorruptIndex where rows stand against it."""
+        """Make them again, or drop them. Raises CorruptIndex where rows stand against it."""
         try:
             with self._db.transaction() as c:
                 _mend(c, names, sqlite.objects(c), sqlite.new_objects())
@@ -117,7 +117,7 @@ class Integrity:
             return said
 
     def mend_meta(self) -> None:
-        """The id anew (so snapshots are built anew), the generation after all that is used, and the model that embedded most."""
+        """The id again (so snapshots are rebuilt), the generation after all that is used, and the model that embedded most."""
         with self._db.transaction() as c:
             c.execute(text("INSERT OR IGNORE INTO meta VALUES ('id', lower(hex(randomblob(8))))"))
             c.execute(
@@ -218,7 +218,7 @@ class Integrity:
             ]
 
     def forget_calibrations(self, which: list[tuple[int, str]]) -> None:
-        """They are encoded anew when they are next needed."""
+        """They are encoded again when they are next needed."""
         with self._db.transaction() as c:
             for model, kind in which:
                 c.execute(
@@ -227,7 +227,7 @@ class Integrity:
                 )
 
     def lexical_faults(self) -> list[str]:
-        """What is wrong with the full-text tables, which `rebuild_lexical` fills anew."""
+        """What is wrong with the full-text tables, which `rebuild_lexical` fills again."""
         with self._db.transaction() as c:
             said = []
             for table in LEXICAL_TABLES:
@@ -250,7 +250,7 @@ class Integrity:
             return said
 
     def rebuild_lexical(self) -> None:
-        """Fill the full-text tables anew from the visible items."""
+        """Fill the full-text tables again from the visible items."""
         with self._db.transaction() as c:
             for table, columns in LEXICAL_TABLES.items():
                 c.execute(text(f"INSERT INTO {table}({table}) VALUES ('delete-all')"))

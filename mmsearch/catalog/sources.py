@@ -494,7 +494,7 @@ def _clear(c: Connection, path: Path, generation: int, *, but: int) -> None:
 
 
 def _restamp(c: Connection, files: Sequence[tuple[int, Source]]) -> None:
-    """Remember the size and the times of files as they are now; items that bear their file's time, for want of their own, follow."""
+    """Store the size and the times of files as they are now. Items without a date of their own have their file's time: it is set, too."""
     dates = (
         "UPDATE items SET date_s = :modified_ns / 1e9 WHERE source_id = :id AND deleted_at IS NULL"
         " AND date_s = (SELECT modified_ns / 1e9 FROM sources WHERE id = :id AND modified_ns != :modified_ns)"

@@ -42,7 +42,7 @@ NEARER = 0.8
 """What a word in the name of a folder is worth, of what it is worth in that of the folder inside it."""
 
 _MATCHING = "FROM words WHERE words MATCH :query"
-# The plus keeps SQLite from starting the full-text query anew for every id.
+# The plus keeps SQLite from starting the full-text query again for every id.
 _GIVEN = f"+rowid IN {members('ids')}"
 _BM25 = f"bm25(words, {BM25_TEXT}, {BM25_NAME}, {BM25_TEXT})"
 

@@ -186,7 +186,7 @@ def compare_command(
     bad = 0
     if models is not None:
         if runs or queries is None:
-            raise typer.BadParameter("--models A B measures anew: give --queries FILE and no runs")
+            raise typer.BadParameter("--models A B measures again: give --queries FILE and no runs")
         asked, bad = _read(queries, skip_bad=skip_bad)
         with opened(library, device=device) as found:
             both = [

@@ -70,7 +70,7 @@ def train_command(
         ),
     ] = None,
     use: Annotated[
-        bool, typer.Option("--use", help="With --from-library: if it is better, embed the library anew with it.")
+        bool, typer.Option("--use", help="With --from-library: if it is better, embed the library again with it.")
     ] = False,
     work: WorkOption = Path("runs/work"),
     library: LibraryOption = None,
@@ -160,7 +160,7 @@ def _adapt(
         folders = shlex.join(map(str, library.catalog.sources.roots()))
         sys.stdout.flush()
         note(f"use it: mmsearch ingest {folders} --model {shlex.quote(str(found.checkpoint))}")
-        note("every file is embedded anew beside the old vectors, which answer until that is done")
+        note("every file is embedded again beside the old vectors, which answer until that is done")
     return found.checkpoint
 
 

@@ -15,7 +15,7 @@ MARKS = {"sound": "ok", "notice": "note", "fault": "FAULT"}
 def doctor_command(
     library: LibraryOption = None,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Make anew what is derived and wrong; what only files hold is left alone.")
+        bool, typer.Option("--repair", help="Make again what is derived and wrong; what only files hold is left alone.")
     ] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Leave out what decodes files and loads the model.")] = False,
     as_json: JsonOption = False,
@@ -46,7 +46,7 @@ def doctor_command(
             for example in one.examples:
                 print(f"        {printable(example)}")
         if not is_sound(findings) and not repair:
-            note("`mmsearch doctor --repair` makes anew what is derived")
+            note("`mmsearch doctor --repair` makes again what is derived")
     raise typer.Exit(OK if is_sound(findings) else SOME_FAILED)
 
 

@@ -135,7 +135,7 @@ def compare_runs(first: Run, second: Run, *, common: bool = False, seed: int = 0
     depths = {run.about["settings"]["depth"] for run in (first, second)}
     if len(depths) > 1:
         raise DatasetError(
-            f"the runs looked at {' and '.join(map(str, sorted(depths)))} hits a query: measure one anew"
+            f"the runs looked at {' and '.join(map(str, sorted(depths)))} hits a query: measure one again"
         )
     before = Run(first.about, first.modes, [a for a, _ in pairs])
     after = Run(second.about, second.modes, [b for _, b in pairs])

@@ -153,7 +153,7 @@ class Run:
     # ---- on disk
 
     def record(self) -> dict[str, Any]:
-        """JSON values; `metrics` is only for readers, `load` computes it anew."""
+        """JSON values; `metrics` is only for readers, `load` computes it again."""
         return {
             "schema": SCHEMA,
             **self.about,

@@ -22,14 +22,14 @@ from mmsearch.vectors import maxsim
 log = logging.getLogger(__name__)
 
 SAMPLE_DRIFT_SHARE = 0.05
-"""Backgrounds are taken anew once a store has grown or shrunk by more than this."""
+"""Backgrounds are taken again once a store has grown or shrunk by more than this."""
 BACKGROUND_QUERIES = 200
 MANY_SAMPLE_SIZE, BACKGROUND_QUERIES_MANY, GENERIC_STEP_MANY = 100, 8, 3
 """The same for items of many vectors, of which less must do; of the generic queries every third."""
 
 
 class Calibrations:
-    """Kept per model and kind, taken anew when a library has changed much."""
+    """Kept per model and kind, taken again when a library has changed much."""
 
     def __init__(self, current: Current, model: Model, stores: Stores) -> None:
         self._current, self._model, self._stores = current, model, stores
@@ -147,6 +147,6 @@ def _background_of_many(generic: Vectors | None, sample: list[np.ndarray]) -> Ba
 
 
 def _version(inputs: Sequence[EmbedInput]) -> str:
-    """Names the generic queries as the model reads them; vectors of another version are encoded anew."""
+    """Names the generic queries as the model reads them; vectors of another version are encoded again."""
     strings = "\n".join(prompts.final_prompt(one.instruction, one.text) for one in inputs)
     return f"{len(inputs)}-{zlib.crc32(strings.encode()):08x}"

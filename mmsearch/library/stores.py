@@ -77,7 +77,7 @@ class Stores:
         return key is not None and self._snapshot(key, kind).exists()
 
     def rebuild(self, kind: Kind) -> None:
-        """Forget the vector store of a kind, snapshot included, and fill and save it anew from the catalog."""
+        """Forget the vector store of a kind, snapshot included, and fill and save it again from the catalog."""
         key = self._current.key
         if key is None:
             return
@@ -125,7 +125,7 @@ class Stores:
         added = 0 if is_ahead else self._catch_up(store, key, kind)
         sums = len(store), int(store.ids().sum())
         if is_ahead or (saved and self._catalog.vectors.sums(key, kind, store.generation) not in (None, sums)):
-            log.warning("%s: does not hold what the catalog holds; built anew", self._snapshot(key, kind))
+            log.warning("%s: does not hold what the catalog holds; rebuilt", self._snapshot(key, kind))
             store.remove(store.ids())
             store.generation = saved = 0
             added = self._catch_up(store, key, kind)
@@ -176,7 +176,7 @@ def _add_sound(store: VectorStore, ids: np.ndarray, vectors: Vectors) -> None:
         sound = is_unit(vectors)
         chosen = vectors[sound]
     if not sound.all():
-        log.warning("%d stored vectors are damaged; `mmsearch doctor --repair` has them made anew", (~sound).sum())
+        log.warning("%d stored vectors are damaged; `mmsearch doctor --repair` has them made again", (~sound).sum())
     store.upsert(ids[sound], chosen)
 
 

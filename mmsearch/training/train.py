@@ -142,7 +142,7 @@ def main() -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="change the recipe: stages.0.steps=10"
     )
-    parser.add_argument("--fresh", action="store_true", help="start anew, whatever is in the run's folder")
+    parser.add_argument("--fresh", action="store_true", help="start again, whatever is in the run's folder")
     parser.add_argument("--device", help="cpu, cuda")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

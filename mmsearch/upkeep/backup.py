@@ -261,7 +261,7 @@ def _take_out(catalog: Catalog, file: Path) -> None:
     """Triggers, views and previews' names that mmsearch never makes."""
     if odd := Integrity(catalog).odd_objects():
         log.warning(
-            "%s: indexes or triggers were missing or not mmsearch's, and are made anew: %s", file, ", ".join(odd)
+            "%s: indexes or triggers were missing or not mmsearch's, and are made again: %s", file, ", ".join(odd)
         )
         Integrity(catalog).mend_objects(odd)
     if previews := Integrity(catalog).unreadable().previews:

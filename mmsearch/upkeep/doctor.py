@@ -1,4 +1,4 @@
-"""Is a library sound? What is derived is held against what it was made from; `repair` makes it anew, and touches nothing else.
+"""Is a library sound? What is derived is held against what it was made from; `repair` makes it again, and touches nothing else.
 
 The catalog's rows against each other (`mmsearch.catalog.integrity`), FAISS snapshots against the catalog, previews and leftovers on disk, and a sample
 of items decoded and embedded once more against their stored vectors.
@@ -42,7 +42,7 @@ SAMPLE = 12
 PREVIEWS_DECODED = 2000
 """So many previews are decoded, too; of all others only the header is read."""
 AGREES = 0.999
-"""Cosine of a stored vector with the one made anew at least; float16 alone costs less than 1e-6."""
+"""Cosine of a stored vector with the one made again at least; float16 alone costs less than 1e-6."""
 STALE_S = 3600.0
 """Leftovers of a write are swept once they are older: something younger may still be at work."""
 NAMED = 3
@@ -76,7 +76,7 @@ def is_sound(findings: Sequence[Finding]) -> bool:
 def examine(
     library: Library, *, repair: bool = False, quick: bool = False, tell: Tell = lambda _: None
 ) -> list[Finding]:
-    """Check everything; with `repair` (under the library's lock) make anew what is derived and wrong.
+    """Check everything; with `repair` (under the library's lock) make again what is derived and wrong.
 
     Args:
         quick: leave out what decodes files and loads the model.
@@ -154,7 +154,7 @@ def _order(library: Library, repair: bool) -> Iterator[Finding]:
         finding = Finding("schema", "fault", what, len(odd_objects))
         if repair:
             integrity.mend_objects(odd_objects)
-            finding.repaired = "made anew"
+            finding.repaired = "made again"
         yield finding
     if orphans := integrity.orphans():
         what = ", ".join(f"{count:,} of {table}" for table, count in orphans.items())
@@ -193,7 +193,7 @@ def _order(library: Library, repair: bool) -> Iterator[Finding]:
         finding = Finding("calibration", "fault", f"{len(odd):,} sets of encoded generic queries are damaged", len(odd))
         if repair:
             integrity.forget_calibrations(odd)
-            finding.repaired = "forgotten: the model encodes them anew"
+            finding.repaired = "forgotten: the model encodes them again"
         yield finding
 
 
@@ -207,7 +207,7 @@ def _lexical(library: Library, repair: bool) -> Finding:
     finding = Finding("words", "fault", "; ".join(faults), len(faults))
     if repair:
         integrity.rebuild_lexical()
-        finding.repaired = "filled anew"
+        finding.repaired = "refilled"
     return finding
 
 
@@ -227,7 +227,7 @@ def _rows(library: Library, key: str, gaps: Gaps, repair: bool) -> Iterator[Find
         finding = Finding("sources", "fault", "files that count their items wrongly", len(gaps.miscounted))
         if repair:
             integrity.recount(gaps.miscounted)
-            finding.repaired = "counted anew"
+            finding.repaired = "recounted"
         yield finding
 
 
@@ -257,7 +257,7 @@ def _snapshot(library: Library, key: str, kind: Kind, repair: bool, odd: np.ndar
     finding = Finding(f"snapshot of {kind}s", "fault", what, len(missing) + len(extra) + len(differing))
     if repair:
         library.stores.rebuild(kind)
-        finding.repaired = "built anew from the catalog"
+        finding.repaired = "rebuilt from the catalog"
     return finding
 
 
@@ -285,7 +285,7 @@ def _previews(library: Library, repair: bool, quick: bool) -> Iterator[Finding]:
         finding = Finding("previews", "fault", what, len(bad), examples=sorted(bad)[:NAMED])
         if repair and not quick:
             made = _make_previews(library, bad.copy())
-            finding.repaired = f"{made:,} made anew" + (
+            finding.repaired = f"{made:,} made again" + (
                 f"; {len(bad) - made:,} cannot be: their files are away or have changed" if made < len(bad) else ""
             )
         yield finding
@@ -419,7 +419,7 @@ def _sample(library: Library) -> Finding:
         return Finding(
             "sample",
             "fault",
-            f"{library.model.name} is not the model whose vectors are stored: `mmsearch ingest` embeds anew",
+            f"{library.model.name} is not the model whose vectors are stored: `mmsearch ingest` embeds again",
         )
     checked, far = 0, []
     for item, draft in decoded(library, embedder, chosen):

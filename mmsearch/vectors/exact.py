@@ -67,7 +67,7 @@ class ExactStore:
         return [ids for ids, _ in found], [scores for _, scores in found]
 
     def save(self) -> None:
-        """Nothing: the catalog fills it anew."""
+        """Nothing: the catalog fills it again."""
 
 
 def ranked(ids: np.ndarray, vectors: np.ndarray, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

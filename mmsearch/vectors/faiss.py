@@ -1,7 +1,7 @@
 """FAISS: flat and exact below `ANN_ABOVE` vectors, inverted lists above. FAISS proposes candidates, `exact.ranked` ranks them.
 
 On disk `<label>.faiss` and `<label>.json`, the manifest, written last. A snapshot is only a cache: whatever does not agree
-with its manifest is set aside and filled anew from the catalog.
+with its manifest is set aside and refilled from the catalog.
 """
 
 from __future__ import annotations

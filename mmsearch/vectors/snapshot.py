@@ -22,7 +22,7 @@ class Outdated(Exception):
 def load(manifest: Path, read: Callable[[], None], files: Callable[[], Iterable[Path]], *, read_only: bool) -> bool:
     """Whether `read`, which loads a snapshot or raises, came to its end.
 
-    What is unusable is said in the log in one line, set aside unless `read_only`, and left out: the catalog fills it anew. Without
+    What is unusable is said in the log in one line, set aside unless `read_only`, and left out: the catalog fills it again. Without
     its manifest it was perhaps never finished: it stays until the next one takes its place.
 
     Args:
@@ -39,7 +39,7 @@ def load(manifest: Path, read: Callable[[], None], files: Callable[[], Iterable[
             reason: object = f"{Path(error.filename).name} is missing"
             is_partial = not manifest.exists()
         except Outdated as outdated:
-            log.info("%s: %s; it is built anew", manifest, outdated)
+            log.info("%s: %s; it is rebuilt", manifest, outdated)
             return False
         except KeyError as lacking:
             reason, is_partial = f"{manifest.name} lacks {lacking}", False
@@ -49,7 +49,7 @@ def load(manifest: Path, read: Callable[[], None], files: Callable[[], Iterable[
             time.sleep(wait_s)
     manner = "" if read_only or is_partial else "set aside, "
     log.warning(
-        "the snapshot %s is unusable (%s); %sbuilt anew from the catalog", manifest.with_suffix(""), reason, manner
+        "the snapshot %s is unusable (%s); %sbuilt again from the catalog", manifest.with_suffix(""), reason, manner
     )
     if manner:
         set_aside(files())

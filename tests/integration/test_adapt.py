@@ -168,7 +168,7 @@ def switched(better, files: Path) -> Path:
 
 
 def test_what_was_measured_is_what_is_kept(better, switched):
-    """The oracle: the library that was embedded anew answers the held-out queries as often as the report says."""
+    """The oracle: the library that was embedded again answers the held-out queries as often as the report says."""
     _, found, plan = better
     with mmsearch.open(switched, store="exact") as library:
         hits = 0

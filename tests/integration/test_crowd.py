@@ -17,7 +17,7 @@ def test_many_at_once(tmp_path: Path) -> None:
     crowd.go(12, readers=1, threads=2, queries=1, upkeep=["compact"], has_page=False)
     assert crowd.problems() == []
     done = sum((account.done for account in crowd.accounts), Counter[str]())
-    assert all(done[what] for what in ("ingest", "query", "all", "like", "opened anew", "held against the catalog")), (
+    assert all(done[what] for what in ("ingest", "query", "all", "like", "opened again", "held against the catalog")), (
         done
     )
 

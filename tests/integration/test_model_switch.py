@@ -310,7 +310,7 @@ def compare(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def overtake_a_search(place: Path) -> None:
-    """The change-over between the encoding of a query and its look-up: the query is encoded anew, by the model that answers."""
+    """The change-over between the encoding of a query and its look-up: the query is encoded again, by the model that answers."""
     with mmsearch.open(place, store="exact") as library:
         encode, answering = library.model.encode, []
 

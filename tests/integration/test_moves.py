@@ -1,4 +1,4 @@
-"""Files on the move, one kind of move after the other, then many at random: after each ingest the library equals one made anew, and nothing that
+"""Files on the move, one kind of move after the other, then many at random: after each ingest the library equals one made again, and nothing that
 it holds is embedded twice. `tests.torture.moves.World` does the checking. Then disks that go away while they are read, and the real commands.
 """
 
@@ -305,7 +305,7 @@ def a_file_is_missing_once(world: World) -> None:
     world.ingest()
     world.compact()
     world.bring_back()
-    assert world.ingest().files == 1, "what was compacted is embedded anew"
+    assert world.ingest().files == 1, "what was compacted is embedded again"
 
 
 @scenario

@@ -404,7 +404,7 @@ def many_vectors(folder: Path) -> Path:
 def test_every_derived_file_may_be_damaged(
     folder: Path, how: str, store: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One after the other: said in one line that names it, made anew from the catalog, and never by the model."""
+    """One after the other: said in one line that names it, made again from the catalog, and never by the model."""
     if store == "many vectors":
         many_vectors(folder)
 
@@ -420,7 +420,7 @@ def test_every_derived_file_may_be_damaged(
     assert found() == expected and not caplog.records
     count = len(snapshots(folder))
     assert count >= 6, "an index and a manifest for each kind"
-    for number in range(count):  # of many vectors, files get another name when they are made anew
+    for number in range(count):  # of many vectors, files get another name when they are made again
         file = snapshots(folder)[number]
         name = file.relative_to(folder)
         content = file.read_bytes()
@@ -503,7 +503,7 @@ def test_a_backup_brings_the_library_back(made: Path, folder: Path, tmp_path: Pa
         assert answers(library) == expected
         assert is_sound(examine(library))
         again = ingest_paths(library, [made / "files"])
-        assert sum(again.items.values()) == 0, "nothing is embedded anew"
+        assert sum(again.items.values()) == 0, "nothing is embedded again"
 
 
 def test_a_backup_while_another_writes(folder: Path, tmp_path: Path) -> None:

@@ -314,7 +314,7 @@ def hold_against_catalog(library: Library, account: Account) -> None:
 
 
 def reader_process(folder: Path, seconds: float, threads: int, seed: int) -> Account:
-    """A program that keeps the library open, with threads of its own; another thread opens it anew each time."""
+    """A program that keeps the library open, with threads of its own; another thread opens it again each time."""
     account, until = Account(f"reader {seed}"), time.monotonic() + seconds
     os.nice(5)  # let the writer get on: what is looked at are its changes
     always_there = set(json.loads(os.environ["CROWD_ALWAYS_THERE"]))
@@ -332,9 +332,9 @@ def reader_process(folder: Path, seconds: float, threads: int, seed: int) -> Acc
                     except CatalogError:
                         account.done["asked a model that was just removed"] += 1
                     library.status()
-                account.done["opened anew"] += 1
+                account.done["opened again"] += 1
             except Exception as error:
-                account.blame([f"opened anew: {type(error).__name__}: {error}"])
+                account.blame([f"opened again: {type(error).__name__}: {error}"])
                 import traceback
 
                 traceback.print_exc()
@@ -394,7 +394,7 @@ class Crowd:
         command = [sys.executable, "-P", "-m", "mmsearch", *map(str, arguments)]
         done = subprocess.run(command, capture_output=True, text=True, env=self.environment, timeout=300, check=False)
         said = done.stderr.strip()
-        is_odd = re.search(r"Traceback|a fault of|is unusable|built anew|damaged|database is locked|kept busy", said)
+        is_odd = re.search(r"Traceback|a fault of|is unusable|rebuilt|damaged|database is locked|kept busy", said)
         if done.returncode not in ok or is_odd:
             raise AssertionError(
                 f"mmsearch {' '.join(map(str, arguments[:3]))} ended with {done.returncode}: {said[-2000:]}"
@@ -547,7 +547,7 @@ class Crowd:
             account.blame([f"{type(error).__name__}: {error}"])
 
     def settle(self) -> None:
-        """Afterwards: the library is sound, and answers as one made anew from the files."""
+        """Afterwards: the library is sound, and answers as one made again from the files."""
         account = Account("afterwards")
         self.accounts.append(account)
         try:
@@ -558,7 +558,7 @@ class Crowd:
             if self.largest_wal_bytes > LARGEST_LOG_BYTES:
                 account.blame([f"a write-ahead log of {self.largest_wal_bytes:,} bytes"])
             if kills.answers(self.library) != kills.answers(self.folder / "fresh"):
-                account.blame(["other answers than a library made anew"])
+                account.blame(["other answers than a library made again"])
         except AssertionError as error:
             account.blame([str(error)])
 

@@ -224,7 +224,7 @@ class Bed:
 
 
 def spoil(library: Path) -> None:
-    """Derived files for `doctor --repair` to make anew."""
+    """Derived files for `doctor --repair` to make again."""
     kills.lose_snapshots(library)
     for preview in sorted((library / "previews").rglob("*.webp"))[::2]:
         preview.unlink()

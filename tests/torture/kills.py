@@ -177,7 +177,7 @@ def kill_ingest(bed: Bed, killer: Killer, kills: int) -> Tally:
     tally, library = Tally("ingest"), bed.folder / "killed"
     command = ["ingest", bed.files, "--library", library, "--model", "toy"]
     while tally.kills < kills:
-        # Late moments too: once most is done a run is short, so it is begun anew.
+        # Late moments too: once most is done a run is short, so it is begun again.
         if killer.run_or_kill(command, bed.ingest_s):
             tally.kills += 1
             tally.problems += [f"after kill {tally.kills}: {fault}" for fault in faults(library)]
@@ -210,7 +210,7 @@ def kill_changes(bed: Bed, killer: Killer, kills: int) -> Tally:
     killer.run(["ingest", files, "--library", fresh, "--model", "toy"])
     tally.completed += 1
     if answers(library) != answers(fresh):
-        tally.problems.append("other answers than a library made anew")
+        tally.problems.append("other answers than a library made again")
     tally.problems += faults(library)
     return tally
 

@@ -1,5 +1,5 @@
 """Files on the move: hundreds of random edits, renames, copies, absences and returns, and after every ingest the library is held against one
-made anew: `make torture` runs it long, tests/integration/test_moves.py short, and beside it each kind of step on its own.
+made again: `make torture` runs it long, tests/integration/test_moves.py short, and beside it each kind of step on its own.
 
 Real files in two folders, the real pipeline and its workers (kept warm), the toy model. What is checked after each ingest:
 
@@ -184,13 +184,13 @@ class World:
         return {sha256 for sha256, number in self.numbers.items() if not self.contents.item_count(number)}
 
     def compare(self, library: Library, found: Dump, paths: Sequence[Path]) -> None:
-        """What is found under `paths` against a library made anew from the files there."""
-        with mmsearch.open(self.folder / "anew", create=True, model="toy", store="exact") as anew:
-            ingest_paths(anew, [path for path in paths if os.path.lexists(path)])
-            anew.catalog.sources.settle(
+        """What is found under `paths` against a library made again from the files there."""
+        with mmsearch.open(self.folder / "again", create=True, model="toy", store="exact") as again:
+            ingest_paths(again, [path for path in paths if os.path.lexists(path)])
+            again.catalog.sources.settle(
                 Plan(), list(library.catalog.sources.roots())
             )  # folders above `paths`, which names are taken from
-            expected, errors = dump(anew), _errors(anew)
+            expected, errors = dump(again), _errors(again)
             for path in {path for path, *_ in errors}:  # a file that turned bad keeps its former items
                 found.pop(path, None)
             if found != expected:
@@ -210,14 +210,14 @@ class World:
                 if self.reader is None:
                     self.reader = self.opened()
                 for query in QUERIES:
-                    if _answers(library, query) != _answers(anew, query):
+                    if _answers(library, query) != _answers(again, query):
                         self.problems.append(f"other answers to {query!r} than a new library's")
                     # What a reader takes for background is a while old, by design: its scores are not.
-                    if _answers(self.reader, query, scores=True) != _answers(anew, query, scores=True):
+                    if _answers(self.reader, query, scores=True) != _answers(again, query, scores=True):
                         self.problems.append(f"other scores for {query!r} in a reader that was open all the time")
             faults = [f"{one.check}: {one.what}" for one in examine(library, quick=True) if one.state == "fault"]
             self.problems += faults
-        shutil.rmtree(self.folder / "anew")
+        shutil.rmtree(self.folder / "again")
 
     def look_for_returned(self, library: Library) -> None:
         """What comes back without an ingest is what lies there."""

@@ -211,7 +211,7 @@ def test_two_writers_do_not_write_into_each_others_file(saved: Path) -> None:
 
 
 def test_a_failed_save_leaves_the_former_snapshot_and_the_store(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for share in (0.5, 1.0):  # appending; writing anew
+    for share in (0.5, 1.0):  # appending; writing again
         monkeypatch.setattr("mmsearch.vectors.maxsim.WHOLE_ANEW_SHARE", share - 0.5)
         store = opened(saved)
         store.upsert([1], [tokens(4, seed=9)])

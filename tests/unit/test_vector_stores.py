@@ -293,7 +293,7 @@ def test_a_deleted_half_is_said(saved: Path, missing: str, caplog: pytest.LogCap
     assert len(open_faiss(saved)) == 0
     manner = "" if missing == "page.json" else "set aside, "
     assert [record.getMessage() for record in caplog.records] == [
-        f"the snapshot {saved / 'page'} is unusable ({missing} is missing); {manner}built anew from the catalog"
+        f"the snapshot {saved / 'page'} is unusable ({missing} is missing); {manner}rebuilt from the catalog"
     ]
     assert len(list(saved.glob("*.corrupt-*"))) == (missing != "page.json"), "without a manifest it was never finished"
 

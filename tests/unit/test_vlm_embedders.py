@@ -308,7 +308,7 @@ def test_phi3v_as_published(opened):
 
 @pytest.mark.parametrize("opened", ["phi3v"], indirect=True)
 def test_phi3v_ids_as_published(opened):
-    """Pieces are tokenised apart, each begins anew; a picture of 2x1 tiles has 2x2 features a tile and row ends."""
+    """Pieces are tokenised apart, each begins again; a picture of 2x1 tiles has 2x2 features a tile and row ends."""
     row = opened.row("<|image_1|>\nA", [picture(60, 30)], False, 2 * 32 * 32)
     begin, newline, letter = (opened.tokenizer.token_to_id(token) for token in ("<s>", "Ċ", "A"))
     count = (2 * 1 + 1) * 4 + 1 + (1 + 1) * 2

@@ -100,7 +100,7 @@ def open_database(folder: Path, *, create: bool, read_only: bool, keep_former: b
 def refuse_lost(folder: Path) -> None:
     """Raise CorruptIndex where a library's catalog is gone, or empty, while what only a filled one leaves is still there.
 
-    A first ingest that was killed left at most an empty catalog: that one is made anew without a word.
+    A first ingest that was killed left at most an empty catalog: that one is made again without a word.
     """
     file = folder / CATALOG_NAME
     log_name = f"{CATALOG_NAME}-wal"
@@ -110,7 +110,7 @@ def refuse_lost(folder: Path) -> None:
     if traces:
         raise CorruptIndex(
             f"{file} is {'empty' if file.exists() else 'gone'}, but what belongs to it is still there ({', '.join(traces)}); nothing "
-            f"was altered: bring a backup back (`mmsearch restore FILE --library {folder}`), or move the folder away to begin anew"
+            f"was altered: bring a backup back (`mmsearch restore FILE --library {folder}`), or move the folder away to begin again"
         )
 
 
@@ -302,7 +302,7 @@ def empty_log(connection: Connection) -> bool:
 
 
 def vacuum(engine: Engine, file: Path) -> None:
-    """Write the file anew without its empty pages, by way of a copy beside it. Raises as `translate_error`."""
+    """Write the file again without its empty pages, by way of a copy beside it. Raises as `translate_error`."""
     with engine.connect() as connection:
         driver = _driver(connection)
 

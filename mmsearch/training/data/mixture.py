@@ -173,7 +173,7 @@ class Mixture:
         if different := [name for name, value in own.items() if state.get(name) != value]:
             changes = "; ".join(f"{name}: {state.get(name)!r} then, {own[name]!r} now" for name in different)
             raise ConfigError(
-                f"the run was started with another mixture ({changes}); go on with that one, or start anew"
+                f"the run was started with another mixture ({changes}); go on with that one, or start again"
             )
 
     def _sources(self, step: int) -> np.ndarray:

@@ -281,7 +281,7 @@ def _result(task: _Task, future: Future[_Result]) -> _Result:
         return future.result()
     except BrokenProcessPool as error:
         raise DatasetError(
-            f"a loader process died at {task}, probably for want of memory: use fewer workers or smaller portions"
+            f"a loader process died at {task}, probably out of memory: use fewer workers or smaller portions"
         ) from error
     except DatasetError:
         raise

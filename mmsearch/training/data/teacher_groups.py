@@ -122,7 +122,7 @@ class Texts:
 
 
 class Photos:
-    """A photo means what its captions or its label say, in shares that are drawn anew each time.
+    """A photo means what its captions or its label say, in shares that are drawn again each time.
 
     Args:
         blended: share of photos that are blended with another one, and mean both in the same shares (mixup, Zhang et al. 2018): a tower

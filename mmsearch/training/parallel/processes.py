@@ -106,7 +106,7 @@ class Shared(Protocol):
 
 
 def share(model: nn.Module, processes: Processes, parallel: Literal["ddp", "fsdp"]) -> Shared:
-    """The model over these processes. With "ddp" this is done anew whenever other weights are trained.
+    """The model over these processes. With "ddp" this is done again whenever other weights are trained.
 
     `model(batch)` gives embeddings, `model(None)` a zero that depends on every trained weight.
     """

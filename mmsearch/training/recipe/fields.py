@@ -169,8 +169,8 @@ class Stage(Section):
         sizes: (width, height) of photos and frames of teacher-vector groups.
         mixture: teacher-vector groups by name.
         max_pixels: by kind, over the recipe's own.
-        kept_tokens: of a picture's visual tokens, in a stage that trains "vision": the share, drawn anew each time, that the tower is given.
-        from_average: the stage begins with the averaged weights of those before it, and the average anew.
+        kept_tokens: of a picture's visual tokens, in a stage that trains "vision": the share, drawn again each time, that the tower is given.
+        from_average: the stage begins with the averaged weights of those before it, and the average again.
         average_decay: of the average while this stage goes on, instead of the recipe's own.
         level_visual_tokens: before the first step, visual tokens are scaled to the size of words, once: a stage that trains "vision" only
             cares for their direction.

@@ -122,7 +122,7 @@ def load_state(path: Path) -> State:
         ) from error
     if not isinstance(content, Mapping) or content.get("format") != FORMAT:
         raise ConfigError(
-            f"{path} was written by another version of mmsearch; start anew (--fresh) or use that version"
+            f"{path} was written by another version of mmsearch; start again (--fresh) or use that version"
         )
     return State(**{item.name: content[item.name] for item in fields(State)})
 
@@ -137,12 +137,12 @@ def check_state(state: State, recipe: Mapping[str, Any], base: str, where: Path)
         more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
         raise ConfigError(
             f"{where} was made with another recipe: {'; '.join(differences[:3])}{more}. "
-            "Use that recipe again, another --run folder, or --fresh to start anew"
+            "Use that recipe again, another --run folder, or --fresh to start again"
         )
     if state.base != base:
         raise ConfigError(
             f"{where} was trained from another checkpoint (digest {state.base[:12] or 'none'}, now {base[:12] or 'none'}); "
-            "bring that one back, or start anew with --fresh"
+            "bring that one back, or start again with --fresh"
         )
 
 

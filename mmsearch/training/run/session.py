@@ -310,7 +310,7 @@ def _fill(weights: dict[str, torch.Tensor], stored: dict[str, torch.Tensor], wha
     if set(weights) != set(stored):
         odd = sorted(set(weights) ^ set(stored))
         raise ConfigError(
-            f"the state's {what} are of another model: {len(odd)} differ, as {', '.join(odd[:3])}; start anew with --fresh"
+            f"the state's {what} are of another model: {len(odd)} differ, as {', '.join(odd[:3])}; start again with --fresh"
         )
     for name, weight in weights.items():
         if weight.shape != stored[name].shape:
