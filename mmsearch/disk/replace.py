@@ -54,7 +54,7 @@ def remove_leftovers(path: Path) -> None:
 def _remove(temporary: Path) -> None:
     if temporary.is_dir():
         shutil.rmtree(temporary, ignore_errors=True)
-    else:
+    elif os.path.lexists(temporary):  # a read-only disk refuses to remove what is not there
         temporary.unlink(missing_ok=True)
 
 

@@ -148,7 +148,7 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
 
 
 def _replace(path: Path, text: str) -> None:
-    with replace_file(path) as temporary:
+    with replace_file(path) as temporary, disk_faults(path):  # a message names the file, not its folder
         temporary.touch(0o600)  # until it has the rights of the former file
         temporary.write_text(text, encoding="utf-8")
         if path.exists():

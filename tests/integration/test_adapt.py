@@ -237,9 +237,16 @@ def test_a_worse_model_is_not_kept(better, switched, tmp_path, monkeypatch):
 DIES_AFTER_A_STATE = """
 import os, signal
 from mmsearch.cli import main
-from mmsearch.training.run import saved_state as state
+from mmsearch.disk import replace
 
-state._sync_folder = lambda run: os.kill(os.getpid(), signal.SIGKILL)
+sync = replace.sync
+
+def dies(path):
+    sync(path)
+    if list(path.glob("state-*.pt")):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+replace.sync = dies
 main()
 """
 
