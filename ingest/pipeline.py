@@ -396,7 +396,7 @@ class _Job:
     """A source on its way: what is known of it, and what is still missing before it counts as indexed."""
 
     source: Source
-    kind: Kind
+    kind: Kind | None
     expected: int
     replaces: int | None = None
     resumes_at: int = 0
@@ -1081,9 +1081,11 @@ class Run:
         closed = 0
         for job in self.jobs_by_key.values():
             done = job.items + len(job.saved)
+            closed += job.is_closed
+            if job.kind is None:
+                continue
             saved[job.kind] += done
             expected[job.kind] += done if job.is_closed else max(job.expected, done + job.unsaved)
-            closed += job.is_closed
         spent = sum(self.cost(kind) * number for kind, number in saved.items())
         total = sum(self.cost(kind) * number for kind, number in expected.items())
         elapsed_s = time.monotonic() - self.started_reading

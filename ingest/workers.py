@@ -12,7 +12,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import functools
-import importlib
 import json
 import logging
 import os
@@ -28,9 +27,10 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 import mmsearch.errors
+from ingest import readers
 from ingest.readers import Facts, KnownClip, Rewording
 from mmsearch.errors import CorruptFile, DecodeTimeout, FileTooLarge, SourceError, WorkerFailed
-from mmsearch.items import TEXT_SOURCES, ItemDraft, Kind, Source
+from mmsearch.items import KINDS, TEXT_SOURCES, ItemDraft, Kind, Source
 from mmsearch.media import isolated as sandbox
 from mmsearch.media.ocr import Line, Reader, Recognised, Terms, Word
 
@@ -719,7 +719,8 @@ def main() -> None:
     except EOFError:
         return
     sandbox.die_with(terms["parent"])
-    _load_decoders(with_videos=terms["ocr"] is None)  # workers that read print meet none
+    # Importing is no part of any file's deadline. Workers that read print meet no videos.
+    readers.load_decoders(KINDS if terms["ocr"] is None else ("page", "image"))
     sandbox.limit_memory(terms["memory_bytes"])
     write_message(stdout, {"type": "ready"})
     while True:
@@ -733,19 +734,8 @@ def main() -> None:
             os._exit(0)  # the parent is gone
 
 
-def _load_decoders(*, with_videos: bool) -> None:
-    """Imports take a second on a busy machine: no part of any file's deadline."""
-    from mmsearch import media
-
-    media.load_pymupdf()
-    videos = ("ingest.video", "av", "decord") if with_videos else ()
-    for module in ("ingest.pdf", "ingest.image", *videos):
-        with contextlib.suppress(ImportError):  # decord is not made for every platform
-            importlib.import_module(module)
-
-
 def _do(task: Mapping[str, Any], terms: Mapping[str, Any], stdout: IO[bytes]) -> None:
-    from ingest import printed, readers
+    from ingest import printed
 
     source = Source(Path(task["path"]), task["sha256"], task["size_bytes"], task["modified_ns"])
     clock = _Clock(stdout)

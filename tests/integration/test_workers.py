@@ -27,7 +27,7 @@ MISBEHAVIOUR = '''
 """Loaded by the worker's interpreter: documents whose names say so misbehave."""
 import ctypes, os, signal, sys, time
 try:
-    import ingest.pdf as pdf
+    import ingest.readers.document as pdf
 except ImportError:
     pass
 else:
