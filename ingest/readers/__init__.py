@@ -38,6 +38,7 @@ class FileType:
             it wants them `load_decoders()` and a video's `read_words` and `frames_of`. It is imported in worker processes only.
         drawn_by: which part of `mmsearch.media` draws an item again later, for a screen or to read its print; None: nothing does, so that
             its preview is all there is to see.
+        needs_suffix: whether a file must have one of the suffixes, too, because others begin in the same way.
         max_bytes: a larger file is refused. Further limits are those of `Reading`, and `MAX_ITEMS`.
     """
 
@@ -47,7 +48,11 @@ class FileType:
     is_signature: Signature
     reader: str
     drawn_by: Literal["document", "picture", "video"] | None = None
+    needs_suffix: bool = False
     max_bytes: int | None = None
+
+    def is_type_of(self, file: Beginning) -> bool:
+        return self.is_signature(file) and (not self.needs_suffix or file.suffix in self.suffixes)
 
     def load(self) -> Any:
         """The reader's module."""
@@ -58,8 +63,8 @@ def _picture(name: str, suffixes: tuple[str, ...], is_signature: Signature) -> F
     return FileType(name, "image", suffixes, is_signature, "ingest.readers.image", "picture")
 
 
-def _document(name: str, suffixes: tuple[str, ...], is_signature: Signature) -> FileType:
-    return FileType(name, "page", suffixes, is_signature, "ingest.readers.document", "document")
+def _document(name: str, suffixes: tuple[str, ...], is_signature: Signature, *, needs_suffix: bool = False) -> FileType:
+    return FileType(name, "page", suffixes, is_signature, "ingest.readers.document", "document", needs_suffix)
 
 
 VIDEO_SUFFIXES = (
@@ -79,7 +84,7 @@ FILE_TYPES: tuple[FileType, ...] = (
     FileType("video", "clip", VIDEO_SUFFIXES, signatures.is_video, "ingest.readers.video", "video"),
     _document("epub", (".epub",), signatures.is_epub),
     _document("xps", (".xps", ".oxps"), signatures.is_xps),
-    _document("cbz", (".cbz",), signatures.is_cbz),
+    _document("cbz", (".cbz",), begins_with(signatures.ZIP), needs_suffix=True),
     _document("pdf", (".pdf",), signatures.is_pdf),
     _document("svg", (".svg",), signatures.is_svg),
 )
@@ -395,7 +400,7 @@ def sniff(path: Path) -> FileType | None:
 
 def type_of(file: Beginning) -> FileType | None:
     """The first row whose signature it is."""
-    return next((row for row in file_types() if row.is_signature(file)), None)
+    return next((row for row in file_types() if row.is_type_of(file)), None)
 
 
 def known_type(path: Path) -> FileType | None:

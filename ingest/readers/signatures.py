@@ -99,10 +99,6 @@ def is_xps(file: Beginning) -> bool:
     return file.head.startswith(ZIP) and (b".fdseq" in file.head or b".fdseq" in file.tail)
 
 
-def is_cbz(file: Beginning) -> bool:
-    return file.head.startswith(ZIP) and file.suffix == ".cbz"
-
-
 def is_pdf(file: Beginning) -> bool:
     return b"%PDF-" in file.head[:1024] and not file.head.startswith(ZIP)
 
@@ -111,6 +107,13 @@ SVG_BEGINNING = re.compile(
     rb"(?:\s*(?><\?.*?\?>|<!--.*?-->|<!DOCTYPE[^>\[]*(?:\[.*?\]\s*)?>))*+\s*<(?:\w{1,20}:)?svg[\s/>]", re.DOTALL
 )
 """The root is an `svg`: many a web page has one further down. What was matched is not tried otherwise: the head may mean harm."""
+
+
+def is_text(file: Beginning) -> bool:
+    """Text of any sort, which no signature tells from another: no NUL is in it, or a byte order mark says that it is UTF-16."""
+    if file.head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return not file.head.startswith(b"\xff\xfe\0\0")  # UTF-32
+    return b"\0" not in file.head
 
 
 def is_svg(file: Beginning) -> bool:
