@@ -87,6 +87,15 @@ FILE_TYPES: tuple[FileType, ...] = (
     _document("cbz", (".cbz",), begins_with(signatures.ZIP), needs_suffix=True),
     _document("pdf", (".pdf",), signatures.is_pdf),
     _document("svg", (".svg",), signatures.is_svg),
+    FileType(
+        "text",
+        "page",
+        (".txt", ".md", ".markdown"),
+        signatures.is_text,
+        "ingest.readers.text",
+        needs_suffix=True,
+        max_bytes=20_000_000,  # a long novel has a tenth of it
+    ),
 )
 """What is read without further packages, in the order in which signatures are tried."""
 

@@ -67,6 +67,7 @@ def write_originals(folder: Path) -> list[Path]:
         samples.cbz(folder / "a.cbz"),
         samples.xps(folder / "a.xps"),
         samples.svg(folder / "a.svg"),
+        *(samples.prose(folder / f"a{suffix}") for suffix in (".txt", ".md")),
         samples.camera_photo(folder / "a.jpg"),
         samples.animation(folder / "a.gif", [samples.RED, samples.GREEN, samples.BLUE]),
         samples.animation(folder / "moving.webp", [samples.RED, samples.GREEN, samples.BLUE]),

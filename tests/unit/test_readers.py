@@ -87,7 +87,7 @@ def test_a_broken_promise_of_a_name_is_an_error(tmp_path):
     for name, content, error in (
         ("a.jpg", b"<html></html>", CorruptFile),
         ("b.pdf", b"", CorruptFile),
-        ("c.txt", b"hello", UnsupportedFile),
+        ("c.docx", b"hello", UnsupportedFile),
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(error) as caught:
