@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from ingest.decode import Event, Limits, Task, default_jobs
+from ingest.decode.pool import WorkerPool
 from ingest.plan import (
     DECODE_S,
     FILE_WORDS,
@@ -39,7 +41,6 @@ from ingest.readers import READER_VERSION, Facts, KnownClip, Rewording, text_dig
 from ingest.scan import ScanResult, find_sources, former_roots, has_changed, resolve_roots
 from ingest.sidecars import SidecarFolder, stamp
 from ingest.subtitles import SubtitleFolder, is_current
-from ingest.workers import Event, Limits, Task, WorkerPool, default_jobs
 from mmsearch import prompts
 from mmsearch.catalog.compare import HOLDERS, Plan, is_under
 from mmsearch.catalog.recognised import Place
@@ -48,7 +49,6 @@ from mmsearch.disk.presence import look_for
 from mmsearch.errors import CorruptFile, SourceError, WorkerFailed
 from mmsearch.items import ItemDraft, Kind, Source, Vectors
 from mmsearch.library import is_multi_vector
-from mmsearch.media.limits import default_image_pixels
 from mmsearch.media.ocr import Terms, find_terms
 
 if TYPE_CHECKING:
@@ -443,12 +443,7 @@ class Run:
         self.terms: Terms | None = None
         self._progress = progress
         self._pool: WorkerPool | None = None
-        self.limits = Limits(
-            deadline_s=self.settings.decode_timeout_s,
-            memory_bytes=self.settings.decode_memory_bytes,
-            max_image_pixels=self.settings.max_image_pixels or default_image_pixels(),
-            max_pages=self.settings.max_pages,
-        )
+        self.limits = Limits.of_settings(self.settings)
 
     # ---- the steps
 

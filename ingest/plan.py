@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ingest.decode import Decoder, Task
 from ingest.readers import known_type
-from ingest.workers import Task, WorkerPool
 from mmsearch import prompts
 from mmsearch.catalog.left_out import LeftOuts
 from mmsearch.errors import MMSearchError
@@ -178,7 +178,7 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def count_items(plan: IngestPlan, sources: Sequence[Source], pool: WorkerPool) -> None:
+def count_items(plan: IngestPlan, sources: Sequence[Source], decoder: Decoder) -> None:
     """Add to `files`, `items`, `video_s` and `expected`: photos by type, documents and videos by asking workers, within
     `COUNT_BUDGET_S`."""
     tasks = []
@@ -202,7 +202,7 @@ def count_items(plan: IngestPlan, sources: Sequence[Source], pool: WorkerPool) -
     video_s: list[float] = []
     open_tasks = {task.key: plan.expected[str(task.source.path)][0] for task in tasks}
     give_up = time.monotonic() + COUNT_BUDGET_S
-    for event in pool.read(tasks, tick_s=0.2):
+    for event in decoder.read(tasks, tick_s=0.2):
         if event is not None and event.type != "draft":
             kind = open_tasks.pop(event.task.key)
             number, seconds = (event.expected[1], event.expected[2]) if event.expected else (0, 0.0)
@@ -233,7 +233,7 @@ def kind_of(source: Source) -> Kind | None:
 
 
 def sample_inputs(
-    plan: IngestPlan, sources: Sequence[Source], pool: WorkerPool, *, page_text: bool
+    plan: IngestPlan, sources: Sequence[Source], decoder: Decoder, *, page_text: bool
 ) -> dict[Kind, list[EmbedInput]]:
     """What the model would be given of some of the files to read, by kind: few, and within `SAMPLE_BUDGET_S`."""
     by_kind: dict[Kind, list[Source]] = {}
@@ -247,7 +247,7 @@ def sample_inputs(
     if not chosen:
         return found
     give_up = time.monotonic() + SAMPLE_BUDGET_S
-    for event in pool.read([Task(number, source) for number, source in enumerate(chosen)], tick_s=0.2):
+    for event in decoder.read([Task(number, source) for number, source in enumerate(chosen)], tick_s=0.2):
         if event is not None and event.draft is not None:
             items = found.setdefault(event.draft.kind, [])
             if len(items) < SAMPLE_ITEMS:

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ingest.decode import Event, Task
+from ingest.decode.pool import WorkerPool
 from ingest.pipeline import Failure, Progress, Run, checked, place
 from ingest.printed import has_enough_text
-from ingest.workers import Event, Task, WorkerPool
 from mmsearch import prompts
 from mmsearch.catalog.recognised import Place, Reading, Waiting
 from mmsearch.errors import SourceError

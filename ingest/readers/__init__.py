@@ -2,7 +2,7 @@
 
 To add a file type: a module that reads it (`FileType.reader` says what it holds), and a row in `FILE_TYPES`. A package that is installed
 beside mmsearch adds a row through the entry point group `mmsearch.readers`.
-Files are read inside the worker processes of `ingest.workers`; elsewhere only their types are looked up.
+Files are read inside the processes of `ingest.decode`; elsewhere only their types are looked up.
 """
 
 from __future__ import annotations

@@ -29,8 +29,9 @@ from pathlib import Path
 
 import psutil
 
+from ingest.decode import Event, Limits, Task
+from ingest.decode.pool import WorkerPool
 from ingest.scan import hash_file
-from ingest.workers import Event, Limits, Task, WorkerPool
 from mmsearch.demo.documents import DOCUMENTS, write_document
 from mmsearch.demo.pictures import PICTURES, write_picture
 from mmsearch.errors import SourceError
@@ -348,7 +349,7 @@ class _Workers:
         self.looked = time.monotonic()
         for child in psutil.Process().children():
             try:
-                if "ingest.workers" not in child.cmdline():
+                if "ingest.decode.child" not in child.cmdline():
                     continue
                 handles, memory = child.num_fds(), child.memory_info().rss
             except psutil.Error:

@@ -28,8 +28,8 @@ from sqlalchemy import text
 
 import mmsearch
 from ingest import pipeline
+from ingest.decode.pool import WorkerPool
 from ingest.pipeline import IngestReport, ingest_paths
-from ingest.workers import WorkerPool
 from mmsearch.catalog.compare import Plan
 from mmsearch.embedders.toy import ToyEmbedder
 from mmsearch.library import Library

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from ingest import readers
+from ingest.decode import Task
+from ingest.decode.pool import WorkerPool
 from ingest.scan import find_sources
-from ingest.workers import Task, WorkerPool
 from mmsearch.errors import ConfigError
 
 PACKAGE = """

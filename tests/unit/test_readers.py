@@ -576,7 +576,7 @@ def test_readers_load_no_model():
     import subprocess
 
     code = (
-        "import sys, ingest.workers; ingest.workers.readers.load_decoders();"
+        "import sys, ingest.decode.child; ingest.decode.child.readers.load_decoders();"
         "print([m for m in ('torch', 'transformers', 'faiss', 'sqlalchemy', 'onnxruntime') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
