@@ -95,6 +95,18 @@ def default_jobs() -> int:
     return max(1, (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1) // 2)
 
 
+class OpenDecoder(Protocol):
+    """What makes a `Decoder`, as the class `WorkerPool` does."""
+
+    def __call__(self, budget: Mapping[Kind, int], *, jobs: int | None = None, limits: Limits | None = None) -> Decoder:
+        """
+        Args:
+            budget: pixels of an item's picture at most; empty where no task asks for pictures.
+            jobs: how many sources are decoded at once.
+        """
+        ...
+
+
 class Decoder(Protocol):
     """What reads files for the ingest. A context manager: at the end nothing of it is left."""
 

@@ -163,16 +163,17 @@ def pages_of(blocks: Iterable[Block]) -> list[list[Block]]:
     pages: list[list[Block]] = []
     page: list[Block] = []
     taken = 0
-    for part in (part for block in blocks for part in _parts(block)):
-        room = _room(part)
-        headings = next((n for n, block in enumerate(page[:-4:-1]) if not block.is_heading), len(page[-3:]))
-        is_full = taken + room > PAGE_CHARS or (part.is_heading and taken >= EARLY_CHARS)
-        if is_full and len(page) > headings:
-            pages.append(page[: len(page) - headings])
-            page = page[len(page) - headings :]
-            taken = sum(map(_room, page))
-        page.append(part)
-        taken += room
+    for block in blocks:
+        for part in _parts(block, PAGE_CHARS - taken):
+            room = _room(part)
+            headings = next((n for n, one in enumerate(page[:-4:-1]) if not one.is_heading), len(page[-3:]))
+            is_full = taken + room > PAGE_CHARS or (part.is_heading and taken >= EARLY_CHARS)
+            if is_full and len(page) > headings:
+                pages.append(page[: len(page) - headings])
+                page = page[len(page) - headings :]
+                taken = sum(map(_room, page))
+            page.append(part)
+            taken += room
     return [*pages, page]
 
 
@@ -181,16 +182,17 @@ def _room(block: Block) -> int:
     return LINE_CHARS + sum(max(len(line), LINE_CHARS) for line in block.text.split("\n"))
 
 
-def _parts(block: Block) -> Iterator[Block]:
-    """The block in pieces that are no longer than a page."""
+def _parts(block: Block, left: int) -> Iterator[Block]:
+    """The block in pieces that are no longer than a page; the first one fills what is `left` of one that is nearly empty."""
     text, start = block.text, 0
-    while len(text) - start > PAGE_CHARS:
-        middle, end = start + PAGE_CHARS // 2, start + PAGE_CHARS
+    size = left - LINE_CHARS if left > PAGE_CHARS // 2 else PAGE_CHARS - LINE_CHARS
+    while len(text) - start > PAGE_CHARS - LINE_CHARS:
+        middle, end = start + size // 2, start + size
         sentence = max(text.rfind(mark, middle, end) for mark in (". ", "! ", "? ", "。"))
         cuts = (text.rfind("\n", middle, end), sentence, text.rfind(" ", middle, end))
         cut = next((cut + 1 for cut in cuts if cut >= 0), end)
         yield Block(text[start:cut], block.is_heading)
-        start = cut
+        start, size = cut, PAGE_CHARS - LINE_CHARS
     yield Block(text[start:], block.is_heading)
 
 

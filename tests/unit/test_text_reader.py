@@ -11,7 +11,7 @@ import pytest
 
 from ingest import readers
 from ingest.readers import text as text_reader
-from ingest.readers.text import PAGE_CHARS, blocks_of, decode, pages_of
+from ingest.readers.text import LINE_CHARS, PAGE_CHARS, blocks_of, decode, pages_of
 from mmsearch.errors import CorruptFile, FileTooLarge, SourceError, UnsupportedFile
 from mmsearch.items import ItemDraft, Source
 
@@ -104,7 +104,13 @@ def test_long_blocks_are_cut_at_lines_sentences_and_words():
     assert cut(("line " * 300 + "\n") * 3)[0].endswith("\n")
     assert cut("Some words and more of them. " * 200)[0].endswith(".")
     assert all(one.endswith(" ") for one in cut("word " * 2000)[:-1])
-    assert [len(one) for one in cut("x" * 7000)] == [PAGE_CHARS, PAGE_CHARS, 1000]
+    whole = PAGE_CHARS - LINE_CHARS
+    assert [len(one) for one in cut("x" * 7000)] == [whole, whole, 7000 - 2 * whole]
+
+
+def test_a_long_paragraph_begins_on_a_page_that_is_nearly_empty():
+    pages = pages_of(blocks_of("# Head\n\nA line.\n\n" + "word " * 1000, with_headings=True))
+    assert [len(page) for page in pages] == [3, 1] and len(pages[0][2].text) > PAGE_CHARS // 2
 
 
 def test_work_grows_with_the_text_alone(tmp_path):
