@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from ingest.decode import Decoder, Event, Limits, OpenDecoder, Task, default_jobs
+from ingest.decode.pool import WorkerPool
 from ingest.plan import (
     DECODE_S,
     FILE_WORDS,
@@ -39,7 +41,6 @@ from ingest.readers import READER_VERSION, Facts, KnownClip, Rewording, text_dig
 from ingest.scan import ScanResult, find_sources, former_roots, has_changed, resolve_roots
 from ingest.sidecars import SidecarFolder, stamp
 from ingest.subtitles import SubtitleFolder, is_current
-from ingest.workers import Event, Limits, Task, WorkerPool, default_jobs
 from mmsearch import prompts
 from mmsearch.catalog.compare import HOLDERS, Plan, is_under
 from mmsearch.catalog.recognised import Place
@@ -49,7 +50,6 @@ from mmsearch.disk.replace import replace_file
 from mmsearch.errors import CorruptFile, SourceError, WorkerFailed
 from mmsearch.items import ItemDraft, Kind, Source, Vectors
 from mmsearch.library import is_multi_vector
-from mmsearch.media.limits import default_image_pixels
 from mmsearch.media.ocr import Terms, find_terms
 
 if TYPE_CHECKING:
@@ -330,6 +330,7 @@ def ingest_paths(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     ocr: bool | None = None,
+    open_decoder: OpenDecoder | None = None,
 ) -> IngestReport:
     """Bring the library up to the files at and below `paths`. Running it again changes nothing.
 
@@ -343,6 +344,7 @@ def ingest_paths(
         progress: called with the plan once it is made (stage "read", nothing done), then a few times a second.
         include, exclude: globs, see `ingest.scan.find_sources`.
         ocr: read the print of what has no text, once everything is searchable; default: the setting.
+        open_decoder: what decodes the files; default: worker processes of this machine.
 
     Raises:
         LibraryLocked, CatalogError, EmbedderError: the library or the model cannot be used.
@@ -359,9 +361,9 @@ def ingest_paths(
         "exclude": exclude,
     }
     if dry_run:
-        return Run(library, jobs, progress).plan_only(paths, **options)
+        return Run(library, jobs, progress, open_decoder=open_decoder).plan_only(paths, **options)
     with library.lock(wait_s=wait_s):
-        run = Run(library, jobs, progress, change_over=change_over)
+        run = Run(library, jobs, progress, open_decoder=open_decoder, change_over=change_over)
         if add_new and (library.settings.ocr if ocr is None else ocr):
             with tempfile.TemporaryDirectory(prefix="mmsearch-") as folder:
                 run.terms = find_terms(library.settings.ocr_languages, folder=Path(folder))
@@ -397,7 +399,7 @@ class _Job:
     """A source on its way: what is known of it, and what is still missing before it counts as indexed."""
 
     source: Source
-    kind: Kind
+    kind: Kind | None
     expected: int
     replaces: int | None = None
     resumes_at: int = 0
@@ -416,7 +418,13 @@ class Run:
     """One call of `ingest_paths`: its steps in order, and the state that they share."""
 
     def __init__(
-        self, library: Library, jobs: int | None, progress: ProgressCallback | None, *, change_over: bool = True
+        self,
+        library: Library,
+        jobs: int | None,
+        progress: ProgressCallback | None,
+        *,
+        open_decoder: OpenDecoder | None = None,
+        change_over: bool = True,
     ) -> None:
         self.library = library
         self.catalog = library.catalog
@@ -443,13 +451,9 @@ class Run:
         self.sidecars: dict[Path, SidecarFolder] = {}
         self.terms: Terms | None = None
         self._progress = progress
-        self._pool: WorkerPool | None = None
-        self.limits = Limits(
-            deadline_s=self.settings.decode_timeout_s,
-            memory_bytes=self.settings.decode_memory_bytes,
-            max_image_pixels=self.settings.max_image_pixels or default_image_pixels(),
-            max_pages=self.settings.max_pages,
-        )
+        self.open_decoder: OpenDecoder = open_decoder or WorkerPool
+        self._decoder: Decoder | None = None
+        self.limits = Limits.of_settings(self.settings)
 
     # ---- the steps
 
@@ -592,7 +596,7 @@ class Run:
         again += self.refresh([(source_id, source) for source_id, source in plan.outread if source_id not in whole])
         self.report.plan.older = 0
         if again:
-            count_items(self.report.plan, [source for _, source in again], self.pool(self.library.embedder))
+            count_items(self.report.plan, [source for _, source in again], self.decoder(self.library.embedder))
         return again
 
     def unread(self, sources: Sequence[Source], plan: Plan) -> dict[int, Source]:
@@ -616,9 +620,12 @@ class Run:
         again = [source_id for source_id, told in stamps.items() if told]
         tasks = [Task(source_id, source, is_look=True) for source_id, source in unread.items() if not stamps[source_id]]
         self.tell("plan")
-        with self.timed("plan"), WorkerPool({}, jobs=min(self.jobs, len(tasks) or 1), limits=self.limits) as pool:
+        with (
+            self.timed("plan"),
+            self.open_decoder({}, jobs=min(self.jobs, len(tasks) or 1), limits=self.limits) as decoder,
+        ):
             again += [
-                event.task.key for event in pool.read(tasks) if event is not None and event.notes.get("described")
+                event.task.key for event in decoder.read(tasks) if event is not None and event.notes.get("described")
             ]
         self.catalog.sources.note_sidecars(
             {source_id: told for source_id, told in stamps.items() if source_id not in set(again)}
@@ -679,7 +686,7 @@ class Run:
         summary.unreadable, summary.changing = len(scan.unreadable), len(scan.changing)
         if sources := to_read(plan):
             embedder = self.library.embedder
-            count_items(summary, sources, self.pool(embedder))
+            count_items(summary, sources, self.decoder(embedder))
             summary.device = embedder.device
         self.report.unchanged, self.report.failed_before = len(plan.unchanged), len(plan.failed_before)
 
@@ -765,8 +772,8 @@ class Run:
             return redrawn
         by_id = dict(files)
         tasks = [Task(source_id, source, is_facts=True) for source_id, source in files]
-        with WorkerPool({}, jobs=self.jobs, limits=self.limits) as pool:
-            for event in pool.read(tasks):
+        with self.open_decoder({}, jobs=self.jobs, limits=self.limits) as decoder:
+            for event in decoder.read(tasks):
                 if event is None or not self.is_as_scanned(event.task.source):
                     continue
                 source_id = event.task.key
@@ -799,7 +806,7 @@ class Run:
         """Time the model on some of the files that a plan holds. A run needs none of this: it measures itself as it goes."""
         kinds = [kind for kind, number in self.report.plan.items.items() if number]
         sources = to_read(plan)
-        samples = sample_inputs(self.report.plan, sources, self.pool(embedder), page_text=embedder.page_text)
+        samples = sample_inputs(self.report.plan, sources, self.decoder(embedder), page_text=embedder.page_text)
         self.costs = measure_costs(embedder, kinds, samples)
         if set(kinds) <= set(self.costs):
             numbers = self.report.plan.items
@@ -846,16 +853,16 @@ class Run:
 
     # ---- reading
 
-    def pool(self, embedder: Embedder) -> WorkerPool:
-        """The workers, started once: they count first and read then."""
-        if self._pool is None:
-            self._pool = WorkerPool(embedder.max_pixels, jobs=self.jobs, limits=self.limits)
-        return self._pool
+    def decoder(self, embedder: Embedder) -> Decoder:
+        """Opened once: it counts first and reads then."""
+        if self._decoder is None:
+            self._decoder = self.open_decoder(embedder.max_pixels, jobs=self.jobs, limits=self.limits)
+        return self._decoder
 
     def close(self) -> None:
-        if self._pool is not None:
-            self._pool.close()
-            self._pool = None
+        if self._decoder is not None:
+            self._decoder.close()
+            self._decoder = None
 
     def read_jobs(self, jobs: Sequence[_Job], embedder: Embedder) -> None:
         """The loop: take what the workers decoded, embed it in batches, save each batch, close sources that are complete."""
@@ -864,7 +871,7 @@ class Run:
         self.started_reading = time.monotonic() if not offset else self.started_reading
         tasks = [Task(key, job.source, job.resumes_at, rewording=job.rewording) for key, job in enumerate(jobs, offset)]
         self.tell("read", always=True)
-        events = self.pool(embedder).read(tasks, tick_s=min(1.0, BATCH_WAIT_S))
+        events = self.decoder(embedder).read(tasks, tick_s=min(1.0, BATCH_WAIT_S))
         stopped: WorkerFailed | None = None
         while True:
             try:
@@ -1077,9 +1084,11 @@ class Run:
         closed = 0
         for job in self.jobs_by_key.values():
             done = job.items + len(job.saved)
+            closed += job.is_closed
+            if job.kind is None:
+                continue
             saved[job.kind] += done
             expected[job.kind] += done if job.is_closed else max(job.expected, done + job.unsaved)
-            closed += job.is_closed
         spent = sum(self.cost(kind) * number for kind, number in saved.items())
         total = sum(self.cost(kind) * number for kind, number in expected.items())
         elapsed_s = time.monotonic() - self.started_reading

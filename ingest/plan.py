@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ingest.readers import READERS, SUFFIX_TYPES, sniff
-from ingest.workers import Task, WorkerPool
+from ingest.decode import Decoder, Task
+from ingest.readers import known_type
 from mmsearch import prompts
 from mmsearch.catalog.left_out import LeftOuts
 from mmsearch.errors import MMSearchError
@@ -45,6 +45,7 @@ FILE_WORDS: Mapping[Kind, tuple[str, str]] = {
     "page": ("PDF", "PDFs"),
     "clip": ("video", "videos"),
 }
+DOCUMENT_WORDS = ("document", "documents")
 ITEM_WORDS: Mapping[Kind, tuple[str, str]] = {
     "image": ("photo", "photos"),
     "page": ("page", "pages"),
@@ -58,6 +59,7 @@ class IngestPlan:
 
     Attributes:
         files: to be read, by the kind of items in them. items: expected of them; `is_estimate` if not all were counted.
+        other_documents: how many of the files of pages are no PDFs.
         video_s: seconds of video to read.
         expected: items expected of each source, by its path.
         new, changed, reembed, moved, copied, unchanged, failed_before, returned, missing, offline: files, see `mmsearch.catalog.compare.Plan`.
@@ -70,6 +72,7 @@ class IngestPlan:
     files: Counter[Kind] = field(default_factory=Counter)
     items: Counter[Kind] = field(default_factory=Counter)
     is_estimate: bool = False
+    other_documents: int = 0
     video_s: float = 0.0
     expected: dict[str, tuple[Kind, int]] = field(default_factory=dict)
     new: int = 0
@@ -103,7 +106,8 @@ class IngestPlan:
             parts.append(counted(self.files["image"], FILE_WORDS["image"]))
         if self.files["page"]:
             pages = counted(self.items["page"], ITEM_WORDS["page"])
-            parts.append(f"{counted(self.files['page'], FILE_WORDS['page'])} ({about}{pages})")
+            words = DOCUMENT_WORDS if self.other_documents else FILE_WORDS["page"]
+            parts.append(f"{counted(self.files['page'], words)} ({about}{pages})")
         if self.files["clip"]:
             parts.append(f"{counted(self.files['clip'], FILE_WORDS['clip'])} ({duration(self.video_s)})")
         for number, word in (
@@ -174,13 +178,17 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def count_items(plan: IngestPlan, sources: Sequence[Source], pool: WorkerPool) -> None:
+def count_items(plan: IngestPlan, sources: Sequence[Source], decoder: Decoder) -> None:
     """Add to `files`, `items`, `video_s` and `expected`: photos by type, documents and videos by asking workers, within
     `COUNT_BUDGET_S`."""
     tasks = []
     for number, source in enumerate(sources):
-        kind = kind_of(source)
+        file_type = known_type(source.path)
+        if file_type is None:
+            continue  # it was something else when it was scanned: reading it will say what is wrong
+        kind = file_type.kind
         plan.files[kind] += 1
+        plan.other_documents += kind == "page" and file_type.name != "pdf"
         plan.expected[str(source.path)] = (kind, 1)
         if kind == "image":
             plan.items[kind] += 1
@@ -192,9 +200,9 @@ def count_items(plan: IngestPlan, sources: Sequence[Source], pool: WorkerPool) -
     tasks.sort(key=lambda task: (task.key * 2654435761) % (1 << 32))
     counts: dict[Kind, list[int]] = {"page": [], "clip": []}
     video_s: list[float] = []
-    open_tasks = {task.key: kind_of(task.source) for task in tasks}
+    open_tasks = {task.key: plan.expected[str(task.source.path)][0] for task in tasks}
     give_up = time.monotonic() + COUNT_BUDGET_S
-    for event in pool.read(tasks, tick_s=0.2):
+    for event in decoder.read(tasks, tick_s=0.2):
         if event is not None and event.type != "draft":
             kind = open_tasks.pop(event.task.key)
             number, seconds = (event.expected[1], event.expected[2]) if event.expected else (0, 0.0)
@@ -218,24 +226,20 @@ def count_items(plan: IngestPlan, sources: Sequence[Source], pool: WorkerPool) -
             plan.video_s += float(np.mean(video_s)) if video_s else usual[kind] * 7.0
 
 
-def kind_of(source: Source) -> Kind:
-    """What a file's items will be, judged by its first bytes."""
-    try:
-        file_type = sniff(source.path)
-    except OSError:
-        file_type = None
-    module = READERS.get(file_type or SUFFIX_TYPES.get(source.suffix, ""), "ingest.image")
-    kinds: Mapping[str, Kind] = {"ingest.pdf": "page", "ingest.video": "clip"}
-    return kinds.get(module, "image")
+def kind_of(source: Source) -> Kind | None:
+    """What a file's items will be, judged by its first bytes, else by its name; None where neither tells."""
+    file_type = known_type(source.path)
+    return None if file_type is None else file_type.kind
 
 
 def sample_inputs(
-    plan: IngestPlan, sources: Sequence[Source], pool: WorkerPool, *, page_text: bool
+    plan: IngestPlan, sources: Sequence[Source], decoder: Decoder, *, page_text: bool
 ) -> dict[Kind, list[EmbedInput]]:
     """What the model would be given of some of the files to read, by kind: few, and within `SAMPLE_BUDGET_S`."""
     by_kind: dict[Kind, list[Source]] = {}
     for source in sources:
-        by_kind.setdefault(plan.expected[str(source.path)][0], []).append(source)
+        if (expected := plan.expected.get(str(source.path))) is not None:
+            by_kind.setdefault(expected[0], []).append(source)
     chosen = [
         some[n * len(some) // SAMPLE_FILES] for some in by_kind.values() for n in range(min(SAMPLE_FILES, len(some)))
     ]
@@ -243,7 +247,7 @@ def sample_inputs(
     if not chosen:
         return found
     give_up = time.monotonic() + SAMPLE_BUDGET_S
-    for event in pool.read([Task(number, source) for number, source in enumerate(chosen)], tick_s=0.2):
+    for event in decoder.read([Task(number, source) for number, source in enumerate(chosen)], tick_s=0.2):
         if event is not None and event.draft is not None:
             items = found.setdefault(event.draft.kind, [])
             if len(items) < SAMPLE_ITEMS:

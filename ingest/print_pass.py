@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ingest.decode import Event, Task
 from ingest.pipeline import Failure, Progress, Run, checked, place
 from ingest.printed import has_enough_text
-from ingest.workers import Event, Task, WorkerPool
 from mmsearch import prompts
 from mmsearch.catalog.recognised import Place, Reading, Waiting
 from mmsearch.errors import SourceError
@@ -85,10 +85,10 @@ class PrintPass:
         self.tell(always=True)
         with (
             self.run.timed("print"),
-            WorkerPool(self.run.library.embedder.max_pixels, jobs=self.jobs, limits=limits) as pool,
+            self.run.open_decoder(self.run.library.embedder.max_pixels, jobs=self.jobs, limits=limits) as decoder,
         ):
             try:
-                for event in pool.read(tasks):
+                for event in decoder.read(tasks):
                     if event is not None:
                         self.take(event)
                     pending = len(self.drafts) + len(self.readings)

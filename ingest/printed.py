@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ingest.readers import READERS, Reading, demand_type
+from ingest.readers import Reading, demand_type
 from mmsearch import media
 from mmsearch.errors import CorruptFile, FileTooLarge, SourceError
 from mmsearch.items import ItemDraft, Source
@@ -84,7 +84,7 @@ def read_print(
     Raises:
         SourceError: the page or picture cannot be decoded or read.
     """
-    is_page = READERS[demand_type(source.path)] == "ingest.pdf"
+    is_page = demand_type(source.path).drawn_by == "document"
     try:
         if is_page:
             return _read_page(source, ordinal, reader, reading)
@@ -102,7 +102,7 @@ def read_print(
 
 
 def _read_page(source: Source, ordinal: int, reader: ocr.Reader, reading: Reading) -> ItemDraft | None:
-    from ingest.pdf import clean_text
+    from ingest.readers.document import clean_text
 
     with media.open_document(source.path) as document:
         if not 0 <= ordinal < document.page_count:

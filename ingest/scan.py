@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol
 
-from ingest.readers import SUFFIX_TYPES, sniff
+from ingest.readers import promised_type, sniff
 from mmsearch.catalog.left_out import LeftOuts
 from mmsearch.disk.presence import Stamped, has_stamps
 from mmsearch.items import UNSETTLED, Source
@@ -257,7 +257,7 @@ class _Walk:
             return
         suffix = os.path.splitext(path)[1].lower()
         try:
-            if sniff(Path(path)) is None and suffix not in SUFFIX_TYPES:
+            if sniff(Path(path)) is None and promised_type(suffix) is None:
                 if suffix not in COMPANION_SUFFIXES or not self._has_companion(path, suffix):
                     self.result.left_out.add(path, "unsupported", suffix)
                 return
@@ -295,7 +295,7 @@ class _Walk:
         if folder not in self.media:
             above = os.path.dirname(folder)
             self.media = {above: self.media[above]} if above in self.media else {}
-            files = [name for name in map(fold, names_in(Path(folder))) if os.path.splitext(name)[1] in SUFFIX_TYPES]
+            files = [name for name in map(fold, names_in(Path(folder))) if promised_type(os.path.splitext(name)[1])]
             stems = [os.path.splitext(name)[0] for name in files]
             described = {one for name in files for one in names_for(name)}
             self.media[folder] = _Media(frozenset(files).union(stems), described)

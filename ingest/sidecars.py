@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ingest import takeout
-from ingest.readers import READERS, SUFFIX_TYPES
+from ingest.readers import promised_type
 from ingest.subtitles import fold, names_in, stamp_of
 from mmsearch.media.dates import Dated
 from mmsearch.media.descriptions import NOTHING, Description
@@ -43,7 +43,8 @@ class SidecarFolder:
         """The sidecars of a file in this folder: those of its full name, then those of its stem, which all files of one moment share, then
         Google's."""
         found = sorted(self._found.get(fold(file.name), ()))
-        if READERS.get(SUFFIX_TYPES.get(file.suffix.lower(), "")) != "ingest.pdf":
+        promised = promised_type(file.suffix.lower())
+        if promised is None or promised.kind != "page":
             if file.stem != file.name:
                 found += sorted(self._found.get(fold(file.stem), ()))
             if self._takeout:

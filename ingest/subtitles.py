@@ -18,9 +18,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from ingest import clips
-from ingest.pdf import clean_text
-from ingest.readers import SUFFIX_TYPES
+from ingest.readers import clips, promised_type
+from ingest.readers.document import clean_text
 from mmsearch import media
 from mmsearch.errors import SourceError
 
@@ -61,7 +60,7 @@ class SubtitleFolder:
 
     def __init__(self, folder: Path) -> None:
         names = names_in(folder)
-        self.videos = {fold(os.path.splitext(n)[0]) for n in names if SUFFIX_TYPES.get(_suffix(n)) == "video"}  # noqa: PTH122
+        self.videos = {fold(os.path.splitext(n)[0]) for n in names if _is_video(_suffix(n))}  # noqa: PTH122
         self._found: dict[str, list[tuple[Path, str, list[str]]]] = defaultdict(list)
         for name in names:
             self._add(folder, name, "")
@@ -75,7 +74,7 @@ class SubtitleFolder:
         parts = fold(name).split(".")[:-1]
         for count in range(len(parts), 0, -1):
             self._found[".".join(parts[:count])].append((folder / name, where + name, parts[count:]))
-            if not _TAG.fullmatch(parts[count - 1]) or SUFFIX_TYPES.get(f".{parts[count - 1]}") == "video":
+            if not _TAG.fullmatch(parts[count - 1]) or _is_video(f".{parts[count - 1]}"):
                 return  # what stands before it belongs to the video's name
 
     def beside(self, video: Path) -> list[SubtitleFile]:
@@ -101,6 +100,11 @@ def names_in(folder: Path) -> list[str]:
 
 def _suffix(name: str) -> str:
     return os.path.splitext(name)[1].lower()  # noqa: PTH122
+
+
+def _is_video(suffix: str) -> bool:
+    promised = promised_type(suffix)
+    return promised is not None and promised.kind == "clip"
 
 
 def fold(name: str) -> str:

@@ -109,6 +109,12 @@ def svg(path: Path) -> Path:
     return path
 
 
+def prose(path: Path) -> Path:
+    """Two pages of plain text or Markdown, in UTF-8."""
+    path.write_text("# Revenue\n\nGrew “again”.\n\n" + "words " * 600 + "\n\n## Costs\n\n```\n# none\n```\n", "utf-8")
+    return path
+
+
 def cbz(path: Path, colours: Sequence[tuple[int, int, int]] = (RED, BLUE)) -> Path:
     with zipfile.ZipFile(path, "w") as comic:
         for number, colour in enumerate(colours):

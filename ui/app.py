@@ -12,6 +12,7 @@ from pathlib import Path
 
 import streamlit as st
 
+from ingest.readers import FILE_TYPES
 from mmsearch.errors import MMSearchError, SourceError
 from mmsearch.items import KINDS
 from mmsearch.judgements.queries import JudgedQuery
@@ -31,7 +32,7 @@ KIND_CHOICES = {
     "image": ":material/image: Photos",
     "clip": ":material/movie: Clips",
 }
-PICTURE_TYPES = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "heic"]
+PICTURE_TYPES = [suffix[1:] for row in FILE_TYPES if row.kind == "image" for suffix in row.suffixes]
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import streamlit as st
 
+from ingest.readers import known_type
 from mmsearch.errors import SourceError, WorkerFailed
 from mmsearch.items import Item
 from mmsearch.judgements.queries import JudgedQuery
@@ -80,6 +81,9 @@ def _picture(library: Library, item: Item) -> None:
     if file is None or changed_ns is None:
         st.caption("The file is not there now, or lies outside the folders that were added: this is its preview.")
         return
+    file_type = known_type(file)
+    if file_type is not None and file_type.drawn_by is None:
+        return  # a page that its reader made, as of a text file: the preview and the text are all there is
     try:
         if item.kind == "page":
             slot.image(_page(str(file), changed_ns, item.page_number or 1), width="stretch")

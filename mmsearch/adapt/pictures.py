@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ingest.again import decoded
+from ingest.decode.again import decoded
 from mmsearch.disk.replace import replace_file
 from mmsearch.embedders import Embedder
 from mmsearch.items import Item
@@ -44,7 +44,7 @@ class Pictures:
         until: float = math.inf,
         on_item: Callable[[], None] = lambda: None,
     ) -> None:
-        """Keep those that are not there yet; each appears whole. `until`: see `ingest.again.decoded`."""
+        """Keep those that are not there yet; each appears whole. `until`: see `ingest.decode.again.decoded`."""
         self.folder.mkdir(parents=True, exist_ok=True)
         missing = [item for item in items if not self.has(item)]
         if not missing:

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from ingest.again import decoded
+from ingest.decode.again import decoded
 from ingest.plan import DECODE_S, measure_costs
 from mmsearch import prompts
 from mmsearch.adapt import judge, material

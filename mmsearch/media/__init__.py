@@ -5,7 +5,7 @@ pixels. Everything comes back as RGB `PIL.Image`s. With `max_pixels` an image is
 rule (`smart_resize`) chooses for it, so that the embedder's resize is then the identity.
 
 Decoders meet untrusted bytes here. Limits are checked on headers, before memory is allocated; what a decoder says
-becomes a `SourceError`. What a decoder does to its process (memory, time, signals) is bounded by `ingest.workers`.
+becomes a `SourceError`. What a decoder does to its process (memory, time, signals) is bounded by `ingest.decode`.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ingest.again import decoded
+from ingest.decode.again import decoded
 from mmsearch import prompts
 from mmsearch.catalog.copies import former_copies
 from mmsearch.catalog.dialect.sqlite import CATALOG_NAME

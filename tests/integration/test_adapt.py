@@ -21,7 +21,7 @@ import pytest
 import torch
 
 import mmsearch
-from ingest.again import decoded, is_unchanged
+from ingest.decode.again import decoded, is_unchanged
 from ingest.pipeline import ingest_paths
 from mmsearch.adapt import judge, material, words
 from mmsearch.adapt import plan as planning

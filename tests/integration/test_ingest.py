@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ import pytest
 
 import mmsearch.library
 from ingest import pipeline
+from ingest.decode import Event, Limits, Task
 from ingest.pipeline import IngestReport, ingest_paths, plan_paths
 from ingest.readers import READER_VERSION
 from mmsearch.embedders.families.toy import ToyEmbedder
@@ -136,6 +138,52 @@ def test_stored_vectors_are_those_of_the_model(library, folder):
     found_ids, vectors = library.catalog.vectors.of(ids, "toy-1")
     assert list(found_ids) == sorted(ids)
     assert np.abs(vectors - expected).max() < 1e-3  # stored as float16
+
+
+class DecoderHere:
+    """Reads in this process, one file after the other."""
+
+    def __init__(self, budget: dict, *, jobs: int | None = None, limits: Limits | None = None) -> None:
+        self.budget = budget
+
+    def read(self, tasks: Iterable[Task], *, tick_s: float = 1.0) -> Iterator[Event | None]:
+        from ingest import readers
+
+        for task in tasks:
+            if task.is_count:
+                yield Event("done", task, expected=readers.count_items(task.source.path))
+                continue
+            for draft in readers.read_items(task.source, self.budget):
+                yield Event("draft", task, draft=draft)
+            yield Event("done", task)
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> DecoderHere:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def test_files_are_decoded_by_what_is_handed_in(library, folder, monkeypatch):
+    monkeypatch.setattr(pipeline, "WorkerPool", None)
+    report = ingest_paths(library, [folder], ocr=False, open_decoder=DecoderHere)
+    assert report.plan.sentence().startswith("2 photos, 1 PDF (3 pages), 1 video (6 s)")
+    assert sum(report.items.values()) == sum(map(len, indexed(library).values())) == 7
+    assert_consistent(library)
+
+
+def test_text_files_are_documents_of_pages(library, tmp_path):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "boats.md").write_text("# Boats\n\nA walrus rows.\n\n" + "word " * 2000)
+    (tmp_path / "notes" / "empty.txt").touch()
+    report = ingest_paths(library, [tmp_path / "notes"])
+    assert report.plan.sentence().startswith("2 documents (5 pages)") and not report.failures
+    assert {name: len(items) for name, items in indexed(library).items()} == {"boats.md": 4, "empty.txt": 1}
+    (hit,) = library.search("walrus", k=1, min_relevance=0)
+    assert (hit.path.name, hit.item.page_number, hit.item.text_source) == ("boats.md", 1, "layer")
+    assert "nothing to do" in ingest_paths(library, [tmp_path / "notes"]).sentence()
+    assert_consistent(library)
 
 
 def test_a_second_run_finds_nothing_to_do(library, folder, monkeypatch):

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 import mmsearch
+from ingest.decode import Event, Task
+from ingest.decode.pool import WorkerPool
 from ingest.pipeline import ingest_paths
-from ingest.workers import Event, Task, WorkerPool
 from mmsearch.catalog.dialect.sqlite import CATALOG_NAME
 from mmsearch.embedders.families.toy import ToyEmbedder
 from mmsearch.errors import CorruptFile

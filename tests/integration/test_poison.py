@@ -23,9 +23,10 @@ from PIL import Image
 
 import mmsearch.library
 from ingest import pipeline
+from ingest.decode import Event, Limits, Task
+from ingest.decode.pool import WorkerPool
 from ingest.pipeline import ingest_paths
 from ingest.scan import hash_file
-from ingest.workers import Event, Limits, Task, WorkerPool
 from mmsearch.errors import DecodeTimeout, FileTooLarge
 from mmsearch.library import Library
 from tests import poison, samples

@@ -210,7 +210,7 @@ def test_what_cannot_be_read_is_noted_and_tried_again_when_asked(
 
 def shorten_deadline(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """Of tasks that read print."""
-    from ingest.workers import Task
+    from ingest.decode import Task
 
     real: Callable = Task.deadline_s
     monkeypatch.setattr(Task, "deadline_s", lambda task, limits: seconds if task.is_print else real(task, limits))

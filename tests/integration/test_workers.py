@@ -14,9 +14,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ingest import readers, workers
+from ingest import readers
+from ingest.decode import Event, Limits, Task
+from ingest.decode import pool as decode_pool
+from ingest.decode.messages import read_message, write_message
+from ingest.decode.pool import WorkerPool
 from ingest.scan import hash_file
-from ingest.workers import Event, Limits, Task, WorkerPool, read_message, write_message
 from mmsearch.errors import CorruptFile, DecodeTimeout, EncryptedFile, FileTooLarge, WorkerFailed
 from mmsearch.media import isolated as sandbox
 from tests import samples
@@ -27,7 +30,7 @@ MISBEHAVIOUR = '''
 """Loaded by the worker's interpreter: documents whose names say so misbehave."""
 import ctypes, os, signal, sys, time
 try:
-    import ingest.pdf as pdf
+    import ingest.readers.document as pdf
 except ImportError:
     pass
 else:
@@ -224,7 +227,7 @@ def test_memory_is_limited(bad_decoders):
 def watched(monkeypatch) -> SimpleNamespace:
     """Each wait for a worker's next message: the seconds that it had (`allowed_s`), and whether one is going on (`is_waiting`)."""
     seen = SimpleNamespace(allowed_s=[], is_waiting=False)
-    within = workers._Watch.within
+    within = decode_pool._Watch.within
 
     @contextmanager
     def noted(watch, seconds: float):
@@ -236,7 +239,7 @@ def watched(monkeypatch) -> SimpleNamespace:
             finally:
                 seen.is_waiting = False
 
-    monkeypatch.setattr(workers._Watch, "within", noted)
+    monkeypatch.setattr(decode_pool._Watch, "within", noted)
     return seen
 
 
@@ -251,7 +254,7 @@ def test_the_deadline_counts_from_the_last_progress(tmp_path, watched):
 @pytest.mark.slow
 def test_a_file_has_a_deadline_as_a_whole_too(bad_decoders, monkeypatch):
     """However steadily it goes on: what came until then stays."""
-    monkeypatch.setattr("ingest.workers.TOTAL_DEADLINES", 1)
+    monkeypatch.setattr("ingest.decode.pool.TOTAL_DEADLINES", 1)
     slow = samples.pdf(bad_decoders / "slow.pdf", ["a"] * 20)  # 14 s in all
     events = do(tasks(slow), limits=Limits(deadline_s=3.0))
     assert events[0].type == "draft" and len(events) < 20
@@ -292,7 +295,7 @@ def test_workers_die_with_their_parent(bad_decoders):
     hang = samples.pdf(bad_decoders / "hang.pdf")
     script = (
         f"import sys; sys.path[:0] = {[str(bad_decoders / 'patch'), str(Path(__file__).parents[2])]!r}\n"
-        "from pathlib import Path\nfrom ingest.workers import *\nfrom ingest.scan import hash_file\n"
+        "from pathlib import Path\nfrom ingest.decode import Task\nfrom ingest.decode.pool import WorkerPool\nfrom ingest.scan import hash_file\n"
         f"with WorkerPool({BUDGET!r}, jobs=1) as pool:\n"
         f"    for _ in pool.read([Task(0, hash_file(Path({str(hang)!r})))]): pass\n"
     )
@@ -311,7 +314,7 @@ def test_workers_die_with_their_parent(bad_decoders):
 class TestWorkersThatDieWhileTheyStart:
     @pytest.fixture(autouse=True)
     def short_waits(self, monkeypatch):
-        monkeypatch.setattr("ingest.workers.START_WAITS_S", (0.01, 0.01))
+        monkeypatch.setattr("ingest.decode.pool.START_WAITS_S", (0.01, 0.01))
 
     def test_one_that_starts_at_another_attempt_reads_everything(self, tmp_path, monkeypatch):
         starts_that_die(tmp_path, monkeypatch, 2)
@@ -342,7 +345,7 @@ class TestWorkersThatDieWhileTheyStart:
         def refuse(*_: object, **__: object) -> None:
             raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
 
-        monkeypatch.setattr("ingest.workers.subprocess.Popen", refuse)
+        monkeypatch.setattr("ingest.decode.pool.subprocess.Popen", refuse)
         with pytest.raises(WorkerFailed, match="temporarily unavailable"):
             do(tasks(samples.photo(tmp_path / "a.png")))
 
@@ -367,7 +370,7 @@ def starts_that_die(folder: Path, monkeypatch, count: int, *, but: int | None = 
 
 DYING = """
 import os, sys
-if "ingest.workers" in sys.orig_argv or "mmsearch.media.isolated" in sys.orig_argv:
+if "ingest.decode.child" in sys.orig_argv or "mmsearch.media.isolated" in sys.orig_argv:
     log = os.open({folder!r} + "/starts", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.write(log, b".")
     number = os.fstat(log).st_size - 1

@@ -69,7 +69,7 @@ def vast_pictures(folder: Path) -> list[str]:
 
 STARTS = """
 import os, sys
-if "ingest.workers" in sys.orig_argv:
+if "ingest.decode.child" in sys.orig_argv:
     os.kill(os.getpid(), 9)
 """
 

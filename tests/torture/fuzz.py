@@ -29,8 +29,9 @@ from pathlib import Path
 
 import psutil
 
+from ingest.decode import Event, Limits, Task
+from ingest.decode.pool import WorkerPool
 from ingest.scan import hash_file
-from ingest.workers import Event, Limits, Task, WorkerPool
 from mmsearch.errors import SourceError
 from mmsearch.media import isolated as sandbox
 from tests import poison, samples
@@ -67,6 +68,7 @@ def write_originals(folder: Path) -> list[Path]:
         samples.cbz(folder / "a.cbz"),
         samples.xps(folder / "a.xps"),
         samples.svg(folder / "a.svg"),
+        *(samples.prose(folder / f"a{suffix}") for suffix in (".txt", ".md")),
         samples.camera_photo(folder / "a.jpg"),
         samples.animation(folder / "a.gif", [samples.RED, samples.GREEN, samples.BLUE]),
         samples.animation(folder / "moving.webp", [samples.RED, samples.GREEN, samples.BLUE]),
@@ -347,7 +349,7 @@ class _Workers:
         self.looked = time.monotonic()
         for child in psutil.Process().children():
             try:
-                if "ingest.workers" not in child.cmdline():
+                if "ingest.decode.child" not in child.cmdline():
                     continue
                 handles, memory = child.num_fds(), child.memory_info().rss
             except psutil.Error:

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ingest.decode import Event, Limits, Task
+from ingest.decode.pool import WorkerPool
 from ingest.scan import hash_file
-from ingest.workers import Event, Limits, Task, WorkerPool
 from tests import poison
 
 BUDGET = {"page": 200_704, "image": 50_176, "clip": 12_544}

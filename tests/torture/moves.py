@@ -28,8 +28,8 @@ from sqlalchemy import text
 
 import mmsearch
 from ingest import pipeline
+from ingest.decode.pool import WorkerPool
 from ingest.pipeline import IngestReport, ingest_paths
-from ingest.workers import WorkerPool
 from mmsearch.catalog.compare import Plan
 from mmsearch.embedders.families.toy import ToyEmbedder
 from mmsearch.library import Library
@@ -305,6 +305,8 @@ def warm_workers() -> Iterator[None]:
     pools: list[WorkerPool] = []
 
     def kept(*arguments: Any, **terms: Any) -> WorkerPool:
+        if terms["limits"].ocr is not None:  # those that read print are others
+            return WorkerPool(*arguments, **terms)
         if not pools:
             pools.append(WorkerPool(*arguments, **terms))
             pools[0].close, close[0] = lambda: None, pools[0].close  # type: ignore[method-assign]

@@ -82,15 +82,15 @@ def test_junk_and_hidden_names_are_passed_over(tmp_path):
 
 
 def test_unsupported_content_is_named(tmp_path):
-    (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "notes.docx").write_text("hello")
     (tmp_path / "code.py").write_text("print()")
     (tmp_path / "odd").write_bytes(b"\0\1\2")
     make(tmp_path, "photo")
     result = find_sources([tmp_path])
     assert names(result, tmp_path) == ["photo"]
     assert result.left_out.reasons == {"unsupported": 3}
-    assert result.left_out.suffixes == {".txt": 1, ".py": 1, "": 1}
-    assert {one.path.name for one in result.left_out.listed} == {"notes.txt", "code.py", "odd"}
+    assert result.left_out.suffixes == {".docx": 1, ".py": 1, "": 1}
+    assert {one.path.name for one in result.left_out.listed} == {"notes.docx", "code.py", "odd"}
 
 
 def test_what_belongs_to_a_video_is_not_left_out(tmp_path):
@@ -130,12 +130,12 @@ def test_folders_of_mmsearch_are_named(tmp_path):
 
 
 def test_what_promises_something_is_taken_for_its_error(tmp_path):
-    (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "notes.docx").write_text("hello")
     (tmp_path / "broken.jpg").write_text("no picture")
     (tmp_path / "empty.pdf").touch()
     assert names(find_sources([tmp_path]), tmp_path) == ["broken.jpg", "empty.pdf"]
-    named = find_sources([tmp_path / "notes.txt"])
-    assert not named.sources and named.left_out.suffixes == {".txt": 1}
+    named = find_sources([tmp_path / "notes.docx"])
+    assert not named.sources and named.left_out.suffixes == {".docx": 1}
 
 
 def test_ignore_files_nest_and_can_take_back(tmp_path):

@@ -15,9 +15,9 @@ import pytest
 
 import mmsearch.library
 from ingest import readers, subtitles
-from ingest.clips import Cue
 from ingest.pipeline import Run, ingest_paths
 from ingest.readers import KnownClip, Rewording
+from ingest.readers.clips import Cue
 from ingest.scan import hash_file
 from mmsearch import media
 from mmsearch.catalog import Catalog

@@ -1,7 +1,7 @@
 """Cut moving pictures into clips: at scene changes, 2 to 20 s each, still stretches joined to one.
 
 Works on a stream of samples (about four a second) and keeps a bounded number of them, so that a film of any length costs
-the memory of two clips. `ingest.video` and animated pictures (`ingest.image`) both cut here.
+the memory of two clips. `ingest.readers.video` and animated pictures (`ingest.readers.image`) both cut here.
 """
 
 from __future__ import annotations

@@ -36,6 +36,10 @@ INK_LEVELS = 8
 """A page whose grey levels span less than this (of 255) shows nothing."""
 
 
+def load_decoders() -> None:
+    media.load_pymupdf()
+
+
 def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:
     """One draft per page that has text or ink; of a document without any such page its first blank one.
 

@@ -1,10 +1,8 @@
 """Worker processes in which untrusted bytes are decoded: one source at a time each, drafts streamed back as they come.
 
-A worker is `python -m ingest.workers` with pipes for stdin and stdout: no fork (threads, CUDA), no pickle (its bytes are not
+A worker is `python -m ingest.decode.child` with pipes for stdin and stdout: no fork (threads, CUDA), no pickle (its bytes are not
 trusted), no model (it never imports torch). It has a memory limit and ends with its pipes, so with its parent.
 The parent kills one that makes no progress before the deadline, names the file, and starts another.
-
-Messages both ways: two big-endian uint32 (length of the header, length of the body), a JSON header, a body of raw bytes.
 """
 
 from __future__ import annotations
@@ -12,39 +10,32 @@ from __future__ import annotations
 import collections
 import contextlib
 import functools
-import importlib
-import json
 import logging
 import os
 import signal
-import struct
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO
 
 import mmsearch.errors
-from ingest.readers import Facts, KnownClip, Rewording
+from ingest.decode import Event, Limits, Task, default_jobs
+from ingest.decode.messages import pack_rewording, read_message, unpack_draft, write_message
+from ingest.readers import Facts
 from mmsearch.errors import CorruptFile, DecodeTimeout, FileTooLarge, SourceError, WorkerFailed
-from mmsearch.items import TEXT_SOURCES, ItemDraft, Kind, Source
-from mmsearch.media import isolated as sandbox
-from mmsearch.media.ocr import Line, Reader, Recognised, Terms, Word
+from mmsearch.items import Kind
 
 log = logging.getLogger(__name__)
 
-LENGTHS = struct.Struct(">II")
-MAX_HEADER_BYTES = 4 << 20
-MAX_BODY_BYTES = 1 << 30
-PROGRESS_INTERVAL_S = 0.5
+CHILD = "ingest.decode.child"
+
 START_DEADLINE_S = 60.0
 START_WAITS_S = (0.5, 4.0)
 """Pauses before a worker that died while it started is started again: what took the memory may have ended by then."""
-COUNT_DEADLINE_S = 5.0
-"""For counting a file's items: no plan waits longer for it."""
 RECYCLE_BYTES = 1 << 30
 """A worker that holds more than this after a file is replaced: native decoders leak."""
 ATTEMPTS = 2
@@ -52,73 +43,6 @@ ATTEMPTS = 2
 TOTAL_DEADLINES = 5
 """A file that keeps making progress may take this many deadlines, plus one per `BYTES_PER_DEADLINE`."""
 BYTES_PER_DEADLINE = 25 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a worker may use.
-
-    Attributes:
-        deadline_s: seconds without progress after which a worker is killed.
-        memory_bytes: address space of a worker; 0 for no limit.
-        max_image_pixels, max_pages: see `ingest.readers.Reading`.
-        ocr: how print is read; None where no task asks for it.
-    """
-
-    deadline_s: float = 120.0
-    memory_bytes: int = 4 << 30
-    max_image_pixels: int = 400_000_000
-    max_pages: int = 5000
-    ocr: Terms | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """A source to read, or only to count the items of, or with `is_facts` to read the header of. `key` comes back with every event; items before `first_ordinal` are skipped.
-
-    With `is_print` only the print of the item at `first_ordinal` is read, see `ingest.printed.read_print`; `has_print` as there.
-    With `is_look` it is only found out whether the file's metadata say anything: the note `described` is then 1.
-    With `rewording` only the words of a video's clips are read again, see `ingest.readers.read_words`.
-    """
-
-    key: int
-    source: Source
-    first_ordinal: int = 0
-    is_count: bool = False
-    is_print: bool = False
-    has_print: bool = False
-    is_look: bool = False
-    is_facts: bool = False
-    rewording: Rewording | None = None
-
-    def deadline_s(self, limits: Limits) -> float:
-        return min(limits.deadline_s, COUNT_DEADLINE_S) if self.is_count or self.is_look else limits.deadline_s
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """What became of a task: any number of drafts, then one "done" (with notes, for a count task with `expected`, for one of facts with
-    `facts`) or "failed".
-
-    `seconds` is the time that the worker spent on the task, without waiting for the parent to take its drafts.
-    """
-
-    type: Literal["draft", "done", "failed"]
-    task: Task
-    draft: ItemDraft | None = None
-    error: SourceError | None = None
-    notes: Mapping[str, int] = field(default_factory=dict)
-    expected: tuple[Kind, int, float] | None = None
-    seconds: float = 0.0
-    facts: Facts | None = None
-
-
-def default_jobs() -> int:
-    """Half of the cores decode; the embedder needs the others."""
-    return max(1, (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1) // 2)
-
-
-# The parent's side
 
 
 class WorkerPool:
@@ -153,14 +77,7 @@ class WorkerPool:
         self.close()
 
     def read(self, tasks: Iterable[Task], *, tick_s: float = 1.0) -> Iterator[Event | None]:
-        """Do the tasks and yield what comes of them, in the order in which it comes; None when nothing came for `tick_s`.
-
-        One `read` at a time. Abandoning one drops the tasks that are not begun. As long as one worker starts, the others do
-        without those that do not.
-
-        Raises:
-            WorkerFailed: not one worker starts.
-        """
+        """See `Decoder`. As long as one worker starts, the others do without those that do not. Raises WorkerFailed: not one does."""
         with self._more:
             self._run += 1
             run = self._run
@@ -360,7 +277,7 @@ class _Worker:
         try:
             self._process = subprocess.Popen(
                 # -P: the working folder may hold anything; -m finds this package on the parent's own path.
-                [sys.executable, "-P", "-m", "ingest.workers"],
+                [sys.executable, "-P", "-m", CHILD],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -400,7 +317,7 @@ class _Worker:
             else f"exit status {self._process.returncode}"
         )
         died = f"died while it started ({how})" if has_ended else "sent nonsense while it started"
-        return f"a decoding process {died}: {_WAY_OUT}; `{sys.executable} -m ingest.workers < /dev/null` may say why"
+        return f"a decoding process {died}: {_WAY_OUT}; `{sys.executable} -m {CHILD} < /dev/null` may say why"
 
     @property
     def _stdin(self) -> IO[bytes]:
@@ -434,7 +351,7 @@ class _Worker:
                     "is_look": task.is_look,
                     "has_print": task.has_print,
                     "is_facts": task.is_facts,
-                    "rewording": None if task.rewording is None else _pack_rewording(task.rewording),
+                    "rewording": None if task.rewording is None else pack_rewording(task.rewording),
                 },
             )
             while True:
@@ -576,269 +493,3 @@ ERROR_TYPES: Mapping[str, type[SourceError]] = {
 
 def _error(name: str, path: Path, reason: str) -> SourceError:
     return ERROR_TYPES.get(name, CorruptFile)(path, str(reason))
-
-
-# Messages
-
-
-def write_message(stream: IO[bytes], header: Mapping[str, Any], body: Iterable[bytes] = ()) -> None:
-    parts = list(body)
-    head = json.dumps(header).encode("ascii")  # lone surrogates of odd file names pass as \uXXXX
-    stream.write(LENGTHS.pack(len(head), sum(map(len, parts))))
-    stream.write(head)
-    for part in parts:
-        stream.write(part)
-    stream.flush()
-
-
-def read_message(stream: IO[bytes]) -> tuple[dict[str, Any], bytes]:
-    """Raises EOFError at the end of the stream, ValueError for what is no message."""
-    head_bytes, body_bytes = LENGTHS.unpack(_read_exactly(stream, LENGTHS.size))
-    if head_bytes > MAX_HEADER_BYTES or body_bytes > MAX_BODY_BYTES:
-        raise ValueError("message too long")
-    try:
-        header = json.loads(_read_exactly(stream, head_bytes))
-    except RecursionError as error:
-        raise ValueError("a header nested too deep") from error
-    if not isinstance(header, dict):
-        raise ValueError("no header")
-    return header, _read_exactly(stream, body_bytes)
-
-
-def _read_exactly(stream: IO[bytes], size: int) -> bytes:
-    data = stream.read(size)
-    if len(data) < size:
-        raise EOFError
-    return data
-
-
-def pack_draft(draft: ItemDraft, seconds: float) -> tuple[dict[str, Any], list[bytes]]:
-    """A draft as header and body: raw RGB of each image, then the preview."""
-    preview = draft.preview or b""
-    header = {
-        "type": "draft",
-        "seconds": seconds,
-        "kind": draft.kind,
-        "ordinal": draft.ordinal,
-        "page_number": draft.page_number,
-        "start_s": draft.start_s,
-        "end_s": draft.end_s,
-        "text": draft.text,
-        "meta": dict(draft.meta),
-        "text_source": draft.text_source,
-        "description": draft.description,
-        "has_print": draft.has_print,
-        "recognised": None if draft.recognised is None else _pack_recognised(draft.recognised),
-        "sizes": [image.size for image in draft.images],
-        "preview_bytes": len(preview),
-    }
-    return header, [*(image.tobytes() for image in draft.images), preview]
-
-
-def unpack_draft(header: Mapping[str, Any], body: bytes, source: Source) -> ItemDraft:
-    """The reverse; whatever does not fit raises ValueError, KeyError, TypeError or IndexError."""
-    from PIL import Image
-
-    images = []
-    at = 0
-    for width, height in header["sizes"]:
-        size_bytes = width * height * 3
-        images.append(Image.frombytes("RGB", (width, height), body[at : at + size_bytes]))
-        at += size_bytes
-    if at + header["preview_bytes"] != len(body):
-        raise ValueError("a draft's body has another length than its header says")
-    if header["kind"] not in ("page", "image", "clip"):
-        raise ValueError(f"kind {header['kind']!r}")
-    return ItemDraft(
-        source=source,
-        kind=header["kind"],
-        ordinal=int(header["ordinal"]),
-        page_number=header["page_number"],
-        start_s=header["start_s"],
-        end_s=header["end_s"],
-        text=str(header["text"]),
-        images=tuple(images),
-        preview=body[at:] or None,
-        meta=dict(header["meta"]),
-        text_source=header["text_source"] if header["text_source"] in TEXT_SOURCES else None,
-        description=str(header["description"]),
-        has_print=None if header["has_print"] is None else bool(header["has_print"]),
-        recognised=None if header["recognised"] is None else _unpack_recognised(header["recognised"]),
-    )
-
-
-def _pack_rewording(rewording: Rewording) -> dict[str, Any]:
-    clips = [[clip.ordinal, clip.start_s, clip.end_s, clip.digest] for clip in rewording.clips]
-    return {"duration_s": rewording.duration_s, "clips": clips, "with_frames": rewording.with_frames}
-
-
-def _unpack_rewording(record: Mapping[str, Any]) -> Rewording:
-    return Rewording(record["duration_s"], tuple(KnownClip(*clip) for clip in record["clips"]), record["with_frames"])
-
-
-def _pack_recognised(read: Recognised) -> dict[str, Any]:
-    lines = [[line.box, line.confidence, [list(word) for word in line.words]] for line in read.lines]
-    return {
-        "engine": read.engine,
-        "version": read.version,
-        "preferred": read.preferred,
-        "languages": read.languages,
-        "lines": lines,
-        "seconds": read.seconds,
-    }
-
-
-def _unpack_recognised(record: Mapping[str, Any]) -> Recognised:
-    lines = []
-    for box, confidence, words in record["lines"]:
-        left, top, right, bottom = map(float, box)
-        placed = tuple(Word(str(word), float(x0), float(x1)) for word, x0, x1 in words)
-        lines.append(Line(placed, (left, top, right, bottom), None if confidence is None else float(confidence)))
-    return Recognised(
-        engine=str(record["engine"]),
-        version=str(record["version"]),
-        preferred=str(record["preferred"]),
-        languages=str(record["languages"]),
-        lines=tuple(lines),
-        seconds=float(record["seconds"]),
-    )
-
-
-# The worker's side
-
-
-def main() -> None:
-    """Serve tasks from stdin until it closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
-    stdin, stdout = sys.stdin.buffer, os.fdopen(os.dup(1), "wb", buffering=1 << 20)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)  # decoders print: neither into the protocol nor onto the user's terminal
-    os.dup2(nowhere, 2)
-    try:
-        terms, _ = read_message(stdin)
-    except EOFError:
-        return
-    sandbox.die_with(terms["parent"])
-    _load_decoders(with_videos=terms["ocr"] is None)  # workers that read print meet none
-    sandbox.limit_memory(terms["memory_bytes"])
-    write_message(stdout, {"type": "ready"})
-    while True:
-        try:
-            task, _ = read_message(stdin)
-        except EOFError:
-            return
-        try:
-            _do(task, terms, stdout)
-        except BrokenPipeError:
-            os._exit(0)  # the parent is gone
-
-
-def _load_decoders(*, with_videos: bool) -> None:
-    """Imports take a second on a busy machine: no part of any file's deadline."""
-    from mmsearch import media
-
-    media.load_pymupdf()
-    videos = ("ingest.video", "av", "decord") if with_videos else ()
-    for module in ("ingest.pdf", "ingest.image", *videos):
-        with contextlib.suppress(ImportError):  # decord is not made for every platform
-            importlib.import_module(module)
-
-
-def _do(task: Mapping[str, Any], terms: Mapping[str, Any], stdout: IO[bytes]) -> None:
-    from ingest import printed, readers
-
-    source = Source(Path(task["path"]), task["sha256"], task["size_bytes"], task["modified_ns"])
-    clock = _Clock(stdout)
-    reading = readers.Reading(
-        budget=terms["budget"],
-        max_image_pixels=terms["max_image_pixels"],
-        max_pages=terms["max_pages"],
-        first_ordinal=task["first_ordinal"],
-        on_progress=clock.progress,
-    )
-    expected = facts = None
-    answer: dict[str, Any]
-    try:
-        if task["is_count"]:
-            expected = readers.count_items(source.path)
-        elif task["is_facts"]:
-            facts = readers.read_facts(source.path)
-        elif task["is_look"]:
-            reading.notes["described"] += readers.is_described(source.path)
-        elif task["is_print"]:
-            read = printed.read_print(
-                source, task["first_ordinal"], _reader(terms), reading, is_known=task["has_print"]
-            )
-            if read is not None:
-                clock.send_draft(read)
-        elif task["rewording"] is not None:
-            for draft in readers.read_words(source, reading, _unpack_rewording(task["rewording"])):
-                clock.send_draft(draft)
-        else:
-            for draft in readers.read_items(source, reading.budget, reading=reading):
-                clock.send_draft(draft)
-        answer = {"type": "done", "notes": dict(reading.notes), "expected": expected}
-        answer["facts"] = None if facts is None else [list(map(dict, facts.metas)), facts.is_redrawn]
-    except SourceError as error:
-        answer = {"type": "failed", "error": type(error).__name__, "reason": error.reason}
-    except BrokenPipeError:
-        raise
-    except MemoryError:
-        answer = {"type": "failed", "error": "FileTooLarge", "reason": "decoding needs more memory than allowed"}
-    except OSError as error:
-        reason = f"cannot be read: {error.strerror or error}"
-        answer = {"type": "failed", "error": "CorruptFile", "reason": reason}
-    except Exception as error:  # a decoder's own way of saying that the file is bad
-        reason = f"the decoder failed ({type(error).__name__}: {str(error)[:300]})"
-        answer = {"type": "failed", "error": "CorruptFile", "reason": reason}
-    write_message(stdout, {**answer, "seconds": clock.worked_s(), "rss": _resident_bytes()})
-
-
-_READERS: list[Reader] = []
-
-
-def _reader(terms: Mapping[str, Any]) -> Reader:
-    """The worker's own, with its engines: loading them takes a second, so they are kept from task to task."""
-    if not _READERS:
-        _READERS.append(Reader(Terms.of_record(terms["ocr"])))
-    return _READERS[0]
-
-
-class _Clock:
-    """Measures the worker's own time, without the time in which the parent does not take its messages."""
-
-    def __init__(self, stdout: IO[bytes]) -> None:
-        self._stdout = stdout
-        self._began = time.monotonic()
-        self._waited_s = 0.0
-        self._last_message = self._began
-
-    def worked_s(self) -> float:
-        return time.monotonic() - self._began - self._waited_s
-
-    def send_draft(self, draft: ItemDraft) -> None:
-        header, body = pack_draft(draft, self.worked_s())
-        self._send(header, body)
-
-    def progress(self) -> None:
-        if time.monotonic() - self._last_message >= PROGRESS_INTERVAL_S:
-            self._send({"type": "progress"})
-
-    def _send(self, header: Mapping[str, Any], body: Iterable[bytes] = ()) -> None:
-        began = time.monotonic()
-        write_message(self._stdout, header, body)
-        self._last_message = time.monotonic()
-        self._waited_s += self._last_message - began
-
-
-def _resident_bytes() -> int:
-    """Memory in use now, or 0 where the system does not say."""
-    try:
-        with open("/proc/self/statm", encoding="ascii") as handle:  # noqa: PTH123
-            return int(handle.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
-        return 0
-
-
-if __name__ == "__main__":
-    main()

@@ -9,12 +9,12 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from ingest.decode import Event, Limits, Task, default_jobs
+from ingest.decode.pool import WorkerPool
 from ingest.scan import has_changed
-from ingest.workers import Event, Limits, Task, WorkerPool, default_jobs
 from mmsearch.embedders import Embedder
 from mmsearch.items import Item, ItemDraft, Source
 from mmsearch.library import Library
-from mmsearch.media.limits import default_image_pixels
 
 log = logging.getLogger(__name__)
 
@@ -40,13 +40,9 @@ def decoded(
         else:
             log.info("%s: changed since it was indexed; left out", row.path)
     settings = library.settings
-    limits = Limits(
-        deadline_s=settings.decode_timeout_s,
-        memory_bytes=settings.decode_memory_bytes,
-        max_image_pixels=settings.max_image_pixels or default_image_pixels(),
-        max_pages=settings.max_pages,
-    )
-    with WorkerPool(embedder.max_pixels, jobs=settings.jobs or default_jobs(), limits=limits) as pool:
+    with WorkerPool(
+        embedder.max_pixels, jobs=settings.jobs or default_jobs(), limits=Limits.of_settings(settings)
+    ) as pool:
         for event in pool.read(tasks):
             if time.monotonic() > until:
                 break

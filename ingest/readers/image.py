@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ingest import clips
-from ingest.readers import Facts, Reading
+from ingest.readers import Facts, Reading, clips
 from ingest.sidecars import description_beside
 from mmsearch import media
 from mmsearch.errors import CorruptFile, FileTooLarge

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import itertools
 import logging
 import math
@@ -11,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ingest import clips
-from ingest.readers import Facts, KnownClip, Reading
+from ingest.readers import Facts, KnownClip, Reading, clips
 from ingest.sidecars import description_beside
 from ingest.subtitles import read_subtitles
 from mmsearch import media
@@ -30,6 +31,12 @@ MIN_SAMPLES = 16
 LOCATE_PIXELS = 112 * 112
 LOCATE_MAX_FRAMES = 300
 """A scene change is located to the frame unless more frames than this would be decoded again for it."""
+
+
+def load_decoders() -> None:
+    for module in ("av", "decord"):
+        with contextlib.suppress(ImportError):  # decord is not made for every platform
+            importlib.import_module(module)
 
 
 def read_items(source: Source, reading: Reading) -> Iterator[ItemDraft]:

@@ -1,62 +1,154 @@
 """From one source to its item drafts: the type is found by content, then one module per type reads it.
 
-To add a file type: a module with `read_items(source, reading)`, `count_items(path)` and `is_described(path)`, its signature in `sniff`,
-and a line in `READERS`.
-Runs inside the worker processes of `ingest.workers`; only `sniff` is called elsewhere.
+To add a file type: a module that reads it (`FileType.reader` says what it holds), and a row in `FILE_TYPES`. A package that is installed
+beside mmsearch adds a row through the entry point group `mmsearch.readers`.
+Files are read inside the processes of `ingest.decode`; elsewhere only their types are looked up.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib
-import os
-import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from mmsearch.errors import CorruptFile, FileTooLarge, SourceError, UnsupportedFile
-from mmsearch.items import ItemDraft, Kind, Source
+from ingest.readers import signatures
+from ingest.readers.signatures import Beginning, Signature, beginning_of, begins_with
+from mmsearch.errors import ConfigError, CorruptFile, FileTooLarge, SourceError, UnsupportedFile
+from mmsearch.items import KINDS, ItemDraft, Kind, Source
 from mmsearch.media.dates import BELOW_NAME, Dated, date_in_name
 from mmsearch.plain_text import LONGEST_EXPANSION, described, readable
 
-READERS: Mapping[str, str] = {
-    "pdf": "ingest.pdf",
-    "epub": "ingest.pdf",
-    "xps": "ingest.pdf",
-    "cbz": "ingest.pdf",
-    "svg": "ingest.pdf",
-    "jpeg": "ingest.image",
-    "png": "ingest.image",
-    "webp": "ingest.image",
-    "tiff": "ingest.image",
-    "bmp": "ingest.image",
-    "gif": "ingest.image",
-    "heic": "ingest.image",
-    "avif": "ingest.image",
-    "jpeg2000": "ingest.image",
-    "video": "ingest.video",
-}
-"""The module that reads each type that `sniff` tells apart."""
 
-SUFFIX_TYPES: Mapping[str, str] = {
-    ".pdf": "pdf", ".epub": "epub", ".xps": "xps", ".oxps": "xps", ".cbz": "cbz", ".svg": "svg",
-    ".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png", ".apng": "png", ".webp": "webp", ".tif": "tiff", ".tiff": "tiff",
-    ".bmp": "bmp", ".gif": "gif", ".heic": "heic", ".heif": "heic", ".avif": "avif", ".jp2": "jpeg2000",
-    ".mp4": "video", ".m4v": "video", ".mov": "video", ".mkv": "video", ".webm": "video", ".avi": "video",
-    ".wmv": "video", ".flv": "video", ".mpg": "video", ".mpeg": "video", ".m2ts": "video", ".ogv": "video", ".3gp": "video",
-}  # fmt: skip
-"""What a name promises. It decides nothing but this: a promise that the content breaks is an error, not a shrug."""
+@dataclass(frozen=True, slots=True)
+class FileType:
+    """A row of the table.
+
+    Attributes:
+        name: what reports call it. kind: of the items in such a file, as a rule: an animated picture gives clips.
+        suffixes: lower case with the dot. A name that ends so promises the type; content that breaks the promise is an error. A name
+            decides nothing else.
+        is_signature: whether a file begins as one of this type. The first row that says so has the file.
+        reader: the module with `read_items(source, reading)`, `count_items(path)`, `read_facts(path)` and `is_described(path)`, and where
+            it wants them `load_decoders()` and a video's `read_words` and `frames_of`. It is imported in worker processes only.
+        drawn_by: which part of `mmsearch.media` draws an item again later, for a screen or to read its print; None: nothing does, so that
+            its preview is all there is to see.
+        needs_suffix: whether a file must have one of the suffixes, too, because others begin in the same way.
+        max_bytes: a larger file is refused. Further limits are those of `Reading`, and `MAX_ITEMS`.
+    """
+
+    name: str
+    kind: Kind
+    suffixes: tuple[str, ...]
+    is_signature: Signature
+    reader: str
+    drawn_by: Literal["document", "picture", "video"] | None = None
+    needs_suffix: bool = False
+    max_bytes: int | None = None
+
+    def is_type_of(self, file: Beginning) -> bool:
+        return self.is_signature(file) and (not self.needs_suffix or file.suffix in self.suffixes)
+
+    def load(self) -> Any:
+        """The reader's module."""
+        return importlib.import_module(self.reader)
+
+
+def _picture(name: str, suffixes: tuple[str, ...], is_signature: Signature) -> FileType:
+    return FileType(name, "image", suffixes, is_signature, "ingest.readers.image", "picture")
+
+
+def _document(name: str, suffixes: tuple[str, ...], is_signature: Signature, *, needs_suffix: bool = False) -> FileType:
+    return FileType(name, "page", suffixes, is_signature, "ingest.readers.document", "document", needs_suffix)
+
+
+VIDEO_SUFFIXES = (
+    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".wmv", ".flv", ".mpg", ".mpeg", ".m2ts", ".ogv", ".3gp",
+)  # fmt: skip
+
+FILE_TYPES: tuple[FileType, ...] = (
+    _picture("jpeg", (".jpg", ".jpeg"), begins_with(b"\xff\xd8\xff")),
+    _picture("png", (".png", ".apng"), begins_with(b"\x89PNG\r\n\x1a\n")),
+    _picture("webp", (".webp",), signatures.is_webp),
+    _picture("tiff", (".tif", ".tiff"), begins_with(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
+    _picture("bmp", (".bmp",), signatures.is_bmp),
+    _picture("gif", (".gif",), begins_with(b"GIF87a", b"GIF89a")),
+    _picture("heic", (".heic", ".heif"), signatures.is_heic),
+    _picture("avif", (".avif",), signatures.is_avif),
+    _picture("jpeg2000", (".jp2",), begins_with(b"\0\0\0\x0cjP  ")),
+    FileType("video", "clip", VIDEO_SUFFIXES, signatures.is_video, "ingest.readers.video", "video"),
+    _document("epub", (".epub",), signatures.is_epub),
+    _document("xps", (".xps", ".oxps"), signatures.is_xps),
+    _document("cbz", (".cbz",), begins_with(signatures.ZIP), needs_suffix=True),
+    _document("pdf", (".pdf",), signatures.is_pdf),
+    _document("svg", (".svg",), signatures.is_svg),
+    FileType(
+        "text",
+        "page",
+        (".txt", ".md", ".markdown"),
+        signatures.is_text,
+        "ingest.readers.text",
+        needs_suffix=True,
+        max_bytes=20_000_000,  # a long novel has a tenth of it
+    ),
+)
+"""What is read without further packages, in the order in which signatures are tried."""
+
+ENTRY_POINTS = "mmsearch.readers"
+
+
+@functools.cache
+def file_types() -> tuple[FileType, ...]:
+    """`FILE_TYPES`, then the rows that installed packages add: each entry point of the group `mmsearch.readers` names a `FileType`.
+
+    Raises:
+        ConfigError: an entry point is no row, or its name or one of its suffixes is taken.
+    """
+    from importlib.metadata import entry_points
+
+    rows = list(FILE_TYPES)
+    for entry in entry_points(group=ENTRY_POINTS):
+        row, package = entry.load(), entry.dist.name if entry.dist else entry.value
+        if not isinstance(row, FileType):
+            raise ConfigError(f"the reader {entry.name!r} of the package {package} is no FileType: uninstall it")
+        for other in rows:
+            taken = [suffix for suffix in row.suffixes if suffix in other.suffixes]
+            if row.name == other.name:
+                taken.append(f"the name {row.name!r}")
+            if taken:
+                raise ConfigError(
+                    f"the reader {entry.name!r} of the package {package} wants {', '.join(taken)}, which {other.reader} reads: "
+                    "uninstall one of them"
+                )
+        rows.append(row)
+    return tuple(rows)
+
+
+@functools.cache
+def _by_suffix() -> Mapping[str, FileType]:
+    return {suffix: row for row in file_types() for suffix in row.suffixes}
+
+
+def promised_type(suffix: str) -> FileType | None:
+    """The type that a name with this suffix (lower case with the dot) promises, or None. Raises ConfigError."""
+    return _by_suffix().get(suffix)
+
+
+def load_decoders(kinds: Collection[Kind] = KINDS) -> None:
+    """Import the readers of these kinds and what they decode with, which takes a second on a busy machine."""
+    for reader in dict.fromkeys(row.reader for row in file_types() if row.kind in kinds):
+        with contextlib.suppress(ImportError):  # its files fail, and say why
+            getattr(importlib.import_module(reader), "load_decoders", lambda: None)()
+
 
 READER_VERSION = 1
 """Grows when readers tell other facts of a file (`Facts`), or give the model another picture of it, than before. The next ingest of an
 older library then reads the facts again, and embeds again only what is another picture now."""
-
-HEAD_BYTES = 4096
-TAIL_BYTES = 65_536
 
 MAX_TEXT_CHARS = 100_000
 """An item's text beyond this is cut: no page for people holds more, machine-made ones do."""
@@ -124,8 +216,10 @@ def read_items(source: Source, budget: Mapping[Kind, int], *, reading: Reading |
     reading = reading or Reading(budget)
     file_type = demand_type(source.path)
     allowance, dated = _Allowance(source, reading), dating(source.path)
-    for draft in importlib.import_module(READERS[file_type]).read_items(source, reading):
+    for draft in file_type.load().read_items(source, reading):
         allowance.demand_room(draft)
+        if file_type.drawn_by is None:  # its print cannot be read later
+            draft = replace(draft, has_print=False)
         yield allowance.cut(replace(draft, meta=dated(draft.meta)))
 
 
@@ -208,14 +302,13 @@ def read_words(source: Source, reading: Reading, rewording: Rewording) -> Iterat
     Raises:
         SourceError: words or frames cannot be read; then the file is to be read as a whole.
     """
-    from ingest import video
-
-    if READERS[demand_type(source.path)] != "ingest.video":
+    reader = demand_type(source.path).load()
+    if not hasattr(reader, "read_words"):
         raise CorruptFile(source.path, "is no video any longer")
     allowance, dated = _Allowance(source, reading), dating(source.path)
     drafts = [
         allowance.cut(replace(draft, meta=dated(draft.meta)))
-        for draft in video.read_words(source, rewording.duration_s, rewording.clips)
+        for draft in reader.read_words(source, rewording.duration_s, rewording.clips)
     ]
     changed = {
         clip
@@ -224,7 +317,7 @@ def read_words(source: Source, reading: Reading, rewording: Rewording) -> Iterat
         and clip.ordinal >= reading.first_ordinal
         and text_digest(readable(described(draft.text, readable(draft.description)))) != clip.digest
     }
-    frames = video.frames_of(source.path, reading, [clip for clip in rewording.clips if clip in changed])
+    frames = reader.frames_of(source.path, reading, [clip for clip in rewording.clips if clip in changed])
     for draft, clip in zip(drafts, rewording.clips, strict=True):
         if clip.ordinal >= reading.first_ordinal:
             yield replace(draft, images=next(frames)) if clip in changed else draft
@@ -232,7 +325,7 @@ def read_words(source: Source, reading: Reading, rewording: Rewording) -> Iterat
 
 def read_facts(path: Path) -> Facts:
     """The facts of a file that was read by an older reader. Raises SourceError."""
-    found: Facts = importlib.import_module(READERS[demand_type(path)]).read_facts(path)
+    found: Facts = demand_type(path).load().read_facts(path)
     return replace(found, metas=tuple(map(dating(path), found.metas)))
 
 
@@ -258,7 +351,7 @@ def dating(path: Path) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
 
 def _date_beside(path: Path) -> Dated | None:
     """The date in the sidecars of a photo or video."""
-    if READERS[demand_type(path)] == "ingest.pdf":
+    if demand_type(path).kind == "page":
         return None
     from ingest.sidecars import date_beside
 
@@ -271,8 +364,8 @@ def count_items(path: Path) -> tuple[Kind, int, float]:
     Raises:
         SourceError: the file cannot be read.
     """
-    file_type = demand_type(path)
-    return importlib.import_module(READERS[file_type]).count_items(path)
+    counted: tuple[Kind, int, float] = demand_type(path).load().count_items(path)
+    return counted
 
 
 def is_described(path: Path) -> bool:
@@ -281,104 +374,54 @@ def is_described(path: Path) -> bool:
     Raises:
         SourceError: the file cannot be read.
     """
-    return bool(importlib.import_module(READERS[demand_type(path)]).is_described(path))
+    return bool(demand_type(path).load().is_described(path))
 
 
-def demand_type(path: Path) -> str:
+def demand_type(path: Path) -> FileType:
     """The type by content.
 
     Raises:
-        UnsupportedFile: no reader. CorruptFile: unreadable, empty, or not what its name promises.
+        UnsupportedFile: no reader. CorruptFile: unreadable, empty, or not what its name promises. FileTooLarge: see `FileType.max_bytes`.
     """
     try:
-        file_type = sniff(path)
-        is_empty = file_type is None and path.stat().st_size == 0
+        file_type, size_bytes = sniff(path), path.stat().st_size
     except OSError as error:
         raise CorruptFile(path, f"cannot be read: {error.strerror or error}") from error
     if file_type is not None:
+        limit = file_type.max_bytes
+        if limit is not None and size_bytes > limit:
+            raise FileTooLarge(path, f"{size_bytes:,} bytes; the limit for {file_type.name} is {limit:,}")
         return file_type
-    if is_empty:
+    if size_bytes == 0:
         raise CorruptFile(path, "the file is empty")
-    promised = SUFFIX_TYPES.get(path.suffix.lower())
-    if promised is not None:
+    if promised_type(path.suffix.lower()) is not None:
         raise CorruptFile(path, f"the content is not what the name {path.suffix} promises")
     raise UnsupportedFile(path, "no reader takes this content")
 
 
-def sniff(path: Path) -> str | None:
+def sniff(path: Path) -> FileType | None:
     """The type of a file by its first bytes (ZIP families: its directory and name too), or None. Raises OSError.
 
-    Reads at most 68 KB and interprets none of it: safe in the parent process.
+    Interprets nothing: safe in the parent process.
     """
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
-    with os.fdopen(descriptor, "rb", buffering=0) as handle:
-        head = handle.read(HEAD_BYTES) or b""
-        if head[:4] == b"PK\x03\x04":
-            size = os.fstat(descriptor).st_size
-            handle.seek(max(0, size - TAIL_BYTES))
-            return _zip_type(head, handle.read(TAIL_BYTES) or b"", path.suffix.lower())
-    return type_of_head(head)
+    return type_of(beginning_of(path))
 
 
-def _zip_type(head: bytes, tail: bytes, suffix: str) -> str | None:
-    if head[30:].startswith(b"mimetypeapplication/epub+zip"):
-        return "epub"
-    if b".fdseq" in head or b".fdseq" in tail:
-        return "xps"
-    return "cbz" if suffix == ".cbz" else None
+def type_of(file: Beginning) -> FileType | None:
+    """The first row whose signature it is."""
+    return next((row for row in file_types() if row.is_type_of(file)), None)
 
 
-HEIF_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}
-VIDEO_BRAND_EXCEPTIONS = {b"M4A ", b"M4B ", b"M4P ", b"crx "}
-"""Relatives of MP4 that hold sound or raw photos."""
+def known_type(path: Path) -> FileType | None:
+    """The type by content, or else the one that the name promises; nothing is refused. Raises nothing for files that cannot be read."""
+    try:
+        found = sniff(path)
+    except OSError:
+        found = None
+    return found or promised_type(path.suffix.lower())
 
 
-SVG_BEGINNING = re.compile(
-    rb"(?:\s*(?><\?.*?\?>|<!--.*?-->|<!DOCTYPE[^>\[]*(?:\[.*?\]\s*)?>))*+\s*<(?:\w{1,20}:)?svg[\s/>]", re.DOTALL
-)
-"""The root is an `svg`: many a web page has one further down. What was matched is not tried otherwise: the head may mean harm."""
-
-
-def type_of_head(head: bytes) -> str | None:
-    """The type that the first bytes (4096, or all of a shorter file) tell; not for ZIP families."""
-    if head[:3] == b"\xff\xd8\xff":
-        return "jpeg"
-    if head[:8] == b"\x89PNG\r\n\x1a\n":
-        return "png"
-    if head[:6] in {b"GIF87a", b"GIF89a"}:
-        return "gif"
-    if head[:4] == b"RIFF":
-        return {b"WEBP": "webp", b"AVI ": "video"}.get(head[8:12])
-    if head[:4] in {b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"}:
-        return "tiff"
-    if (
-        head[:2] == b"BM"
-        and head[6:10] == b"\0\0\0\0"
-        and head[14:15] in {b"\x0c", b"\x28", b"\x34", b"\x38", b"\x6c", b"\x7c"}
-    ):
-        return "bmp"
-    if head[:8] == b"\0\0\0\x0cjP  ":
-        return "jpeg2000"
-    if head[4:8] == b"ftyp":
-        brand = head[8:12]
-        if brand in HEIF_BRANDS:
-            # mif1 is the general picture brand; AVIF files may lead with it.
-            return "avif" if brand == b"mif1" and b"avif" in head[16:64] and b"heic" not in head[16:64] else "heic"
-        if brand in {b"avif", b"avis"}:
-            return "avif"
-        return None if brand in VIDEO_BRAND_EXCEPTIONS else "video"
-    if head[4:8] in {b"moov", b"mdat", b"wide", b"pnot"} or head[:4] == b"\x1aE\xdf\xa3":
-        return "video"  # old QuickTime; Matroska and WebM
-    if head[:4] in {b"FLV\x01", b"\0\0\x01\xba", b"\0\0\x01\xb3"} or head[:8] == b"0&\xb2u\x8ef\xcf\x11":
-        return "video"  # Flash, MPEG program and elementary streams, ASF (WMV)
-    if head[:4] == b"OggS" and b"theora" in head:
-        return "video"
-    for start, step in ((0, 188), (4, 192)):  # MPEG transport stream, Blu-ray's variant
-        if len(head) > start + 4 * step and all(head[start + n * step] == 0x47 for n in range(5)):
-            return "video"
-    if b"%PDF-" in head[:1024]:
-        return "pdf"
-    return "svg" if SVG_BEGINNING.match(head.removeprefix(b"\xef\xbb\xbf")) else None
-
-
-__all__ = ["READERS", "Reading", "SourceError", "count_items", "demand_type", "read_items", "sniff", "type_of_head"]
+__all__ = [
+    "FILE_TYPES", "FileType", "Reading", "SourceError", "count_items", "demand_type", "file_types", "known_type", "promised_type",
+    "read_items", "sniff", "type_of",
+]  # fmt: skip
