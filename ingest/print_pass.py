@@ -13,17 +13,22 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ingest.decode import Event, Task
-from ingest.pipeline import Failure, Progress, Run, checked, place
 from ingest.printed import has_enough_text
+from ingest.report import Failure, Progress
+from ingest.storable import checked, place
 from mmsearch import prompts
 from mmsearch.catalog.recognised import Place, Reading, Waiting
 from mmsearch.errors import SourceError
 from mmsearch.items import ItemDraft, Source
 from mmsearch.media.ocr import Terms
+
+if TYPE_CHECKING:
+    from ingest.pipeline import Run
 
 log = logging.getLogger(__name__)
 

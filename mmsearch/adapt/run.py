@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from ingest.decode.again import decoded
-from ingest.plan import DECODE_S, measure_costs
+from ingest.estimate import DECODE_S, measure_costs
 from mmsearch import prompts
 from mmsearch.adapt import judge, material
 from mmsearch.adapt.budget import (

@@ -527,7 +527,7 @@ def _of_model(library: Library, name: str) -> Library:
 
 def _costs(library: Library, texts: Sequence[str]) -> dict[str, Any]:
     """What a model takes: its own size, its vectors', and its time here."""
-    from ingest.plan import measure_costs
+    from ingest.estimate import measure_costs
     from mmsearch.embedders.inventory import size_on_disk, standing, weights_of
     from mmsearch.judgements.agreement import query_seconds
 

@@ -15,7 +15,7 @@ from mmsearch.items import Hit
 from mmsearch.words import count_of, duration, items_sentence, printable, size, to_json
 
 if TYPE_CHECKING:
-    from ingest.pipeline import IngestReport, Progress
+    from ingest.report import IngestReport, Progress
 
 SNIPPET_CELLS = 100
 """Width of a snippet where the output is no terminal."""
