@@ -30,7 +30,7 @@ CLIPS_AT_ONCE = 64
 E5_TOKENS = 256
 """As many as MiniLM reads of a text."""
 LITTLE_TEXT_CHARS = 60
-"""Pages with less text count as pictures alone (`mmsearch.catalog.LITTLE_TEXT_CHARS`)."""
+"""Pages with less text count as pictures alone (`mmsearch.catalog.items.LITTLE_TEXT_CHARS`)."""
 
 
 class Encoded:

@@ -165,7 +165,7 @@ def test_a_decoder_that_hangs_ends_with_the_process_that_asked(chatty_decoders: 
     psutil = pytest.importorskip("psutil")
     path = samples.photo(tmp_path / "hang.png")
     asking = subprocess.Popen(
-        [sys.executable, "-P", "-c", f"from mmsearch import sandbox; sandbox.photo({str(path)!r})"]
+        [sys.executable, "-P", "-c", f"from mmsearch.media import isolated; isolated.photo({str(path)!r})"]
     )
     try:
         begun = tmp_path / "hang.png.begun"

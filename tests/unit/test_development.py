@@ -462,9 +462,9 @@ def test_unknown_parts_are_refused():
 
 
 def test_pages_with_little_text_are_those_of_the_catalog():
-    from mmsearch import catalog
+    from mmsearch.catalog import items
 
-    assert catalog.LITTLE_TEXT_CHARS == LITTLE_TEXT_CHARS
+    assert items.LITTLE_TEXT_CHARS == LITTLE_TEXT_CHARS
 
 
 # ---- the whole, with a model so simple that the answers are known
