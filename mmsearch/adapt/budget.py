@@ -46,13 +46,14 @@ class Budget:
     def left_s(self) -> float:
         return self.ends_at - time.monotonic()
 
-    def training_ends_at(self, afterwards_s: float, loading_s: float) -> float:
+    def training_ends_at(self, afterwards_s: float, loading_s: float, asking_s: float = 0.0) -> float:
         """The moment at which training must stop, so that there is time for the rest.
 
         Args:
-            afterwards_s: what choosing and measuring would like to take. loading_s: what opening and writing models will take.
+            afterwards_s: what choosing and measuring would like to take, `asking_s` included. loading_s: what opening and writing models
+                will take. asking_s: what encoding the queries takes; all of them are asked, so nothing of this can be left out.
         """
-        return self.ends_at - loading_s - min(afterwards_s, AFTERWARDS_SHARE * self.seconds)
+        return self.ends_at - loading_s - max(asking_s, min(afterwards_s, AFTERWARDS_SHARE * self.seconds))
 
 
 def thinned(items: Sequence[Item], costs: Mapping[Kind, float], seconds: float) -> list[Item]:

@@ -319,7 +319,7 @@ class _Run:
         step_s = median(row["seconds"] for row in rows[1:] or rows)
         shutil.rmtree(folder, ignore_errors=True)
         wanted = recipe.stages[0].steps
-        ends_at = self.budget.training_ends_at(self.afterwards_s(items), self.loading_s)
+        ends_at = self.budget.training_ends_at(self.afterwards_s(items), self.loading_s, self.asking_s)
         training_s = ends_at - time.monotonic()
         possible = max(0, int(training_s / step_s))
         if possible < material.LEAST_STEPS:
@@ -343,7 +343,7 @@ class _Run:
         """The trained weights, in float32, and the number of steps that made them."""
         trained, folder = self.folder / "trained", self.folder / "training"
         if not (trained / "model.safetensors").exists():
-            ends_at = self.budget.training_ends_at(self.afterwards_s(items), self.loading_s)
+            ends_at = self.budget.training_ends_at(self.afterwards_s(items), self.loading_s, self.asking_s)
             train(recipe, folder, data=self.folder, work=self.folder / "work", groups=groups,
                   device=self.library.settings.device, ends_at=ends_at if self.budget.is_limited else None)  # fmt: skip
             export_run(folder, trained, dtype="float32")
@@ -357,7 +357,7 @@ class _Run:
             return 0.5, {}
         scored: dict[float, float] = {}
         if self.budget.is_limited:
-            allowed_s = CHOOSING_SHARE * max(0.0, self.budget.left_s() - self.loading_s / 2)
+            allowed_s = CHOOSING_SHARE * max(0.0, self.budget.left_s() - self.loading_s / 2 - self.asking_s)
             pool = thinned(pool, self.costs, allowed_s / (1 + len(SHARES)))
             if not pool:
                 self.tell("too little time to choose: half of the new weights are taken")

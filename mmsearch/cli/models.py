@@ -399,10 +399,10 @@ def use_command(
     The old model answers queries until the new one has embedded everything. Interrupting is safe: the same command goes on
     where it ended. No new files are taken in. The old vectors stay, for switching back, until `models remove`.
     """
+    from mmsearch.embedders.checkpoints.checkpoint import lasting_name
     from mmsearch.words import count_of, size
 
-    folder = Path(name).expanduser()
-    chosen = named_model(str(folder.resolve()) if folder.is_dir() else name, family) or name
+    chosen = lasting_name(named_model(name, family) or name)
     with opened(library, model=chosen, device=device) as found:
         key, before = found.embedder.model_key, str(found.model_key)
         if not found.item_counts():
@@ -510,11 +510,11 @@ def compare_command(
 
 def _of_model(library: Library, name: str) -> Library:
     """The library as one of its models answers it, if that has embedded everything."""
+    from mmsearch.embedders.checkpoints.checkpoint import lasting_name
     from mmsearch.errors import CatalogError
     from mmsearch.words import count_of
 
-    folder = Path(name).expanduser()
-    chosen = str(folder.resolve()) if folder.is_dir() else name
+    chosen = lasting_name(name)
     way_out = f"; make them: mmsearch models use {name} --beside"
     try:
         found = library.of_model(chosen)

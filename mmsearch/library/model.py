@@ -65,10 +65,15 @@ class Model:
             return self._embedder
 
     def remember(self) -> None:
-        """Let the catalog know the loaded model before its first vector, by the name that it was asked for by."""
+        """Let the catalog know the loaded model before its first vector, by the name that it was asked for by; a folder by its whole path."""
         if self._embedder is not None and not self._catalog.read_only:
+            name = self.name
+            if name != "toy":  # whose users are spared torch
+                from mmsearch.embedders.checkpoints.checkpoint import lasting_name
+
+                name = lasting_name(name)
             self._catalog.models.register(
-                self._embedder.model_key, self._embedder.dim, self.name, is_multi_vector=is_multi_vector(self._embedder)
+                self._embedder.model_key, self._embedder.dim, name, is_multi_vector=is_multi_vector(self._embedder)
             )
 
     def encode(self, query: Query, kinds: Sequence[Kind]) -> dict[Kind, np.ndarray]:

@@ -28,7 +28,7 @@ from mmsearch.adapt import plan as planning
 from mmsearch.adapt import run as running
 from mmsearch.adapt.budget import Budget, by_file, thinned
 from mmsearch.adapt.judge import Asked
-from mmsearch.adapt.mixing import Mixer
+from mmsearch.adapt.mixing import SHARES, Mixer
 from mmsearch.adapt.pictures import Pictures
 from mmsearch.adapt.plan import Plan, Question, make_plan
 from mmsearch.adapt.run import Adaptation, adapt_to_library
@@ -296,6 +296,25 @@ def test_the_whole_ends_in_its_time_though_steps_are_slower_than_the_probe_said(
 
 
 @pytest.mark.slow
+def test_time_for_the_queries_is_not_spent_on_training(library, monkeypatch):
+    """All queries are asked, of the old and the new weights: what cannot be left out must fit beside the steps."""
+    asking_s = 120.0
+    real = running._encoded
+    plan = make_plan(library.catalog, {}, reads_text=True)
+    asked = (1 + len(SHARES)) * len(plan.validation) + 2 * len(plan.held_out)
+
+    def slow(questions: Sequence[Question], embedder: Any) -> np.ndarray:
+        assert len(questions) <= running.ASKED_TO_TIME, "asked in earnest"
+        time.sleep(asking_s / asked * len(questions))
+        return real(questions, embedder)
+
+    monkeypatch.setattr(running, "_encoded", slow)
+    with pytest.raises(ConfigError, match="give --minutes") as refused:
+        adapted(library, steps=None, minutes=1)
+    assert int(str(refused.value).rpartition("--minutes ")[2].split()[0]) * 60 > asking_s
+
+
+@pytest.mark.slow
 def test_in_no_time_nothing_is_decoded_and_the_way_out_is_named(library):
     with pytest.raises(ConfigError, match="--minutes"):
         adapted(library, steps=None, minutes=0.001)
@@ -369,6 +388,8 @@ def test_a_budget_keeps_time_for_what_follows_training():
     assert (budget.ends_at, budget.at(0.25)) == (1100.0, 1025.0)
     assert budget.training_ends_at(20.0, 5.0) == 1075.0
     assert budget.training_ends_at(1000.0, 5.0) == pytest.approx(1050.0)  # at most 45 of the 100 s
+    assert budget.training_ends_at(1000.0, 5.0, 30.0) == pytest.approx(1050.0)
+    assert budget.training_ends_at(1000.0, 5.0, 70.0) == pytest.approx(1025.0)  # but the queries, which are all asked
     endless = Budget()
     assert not endless.is_limited and endless.at(0.25) == endless.ends_at == float("inf")
 

@@ -15,6 +15,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from mmsearch.cli import app
+from mmsearch.embedders.checkpoints.checkpoint import lasting_name
 from mmsearch.embedders.families import FAMILIES, compact_vlm
 from mmsearch.embedders.inventory import family_notes, has_code
 from mmsearch.embedders.published.known_models import KNOWN
@@ -129,6 +130,34 @@ def test_a_folder_that_does_not_say_what_it_is(tmp_path: Path) -> None:
     with mmsearch.open(library) as found:
         assert found.model.name == f"gme:{tiny.folder}"
     assert CliRunner().invoke(app, ["ingest", str(photos), "-L", str(library), "--family", "gme"]).exit_code == 2
+
+
+@pytest.mark.parametrize("family", [None, "gme"])
+def test_a_folder_named_from_where_one_stands_is_found_from_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str | None
+) -> None:
+    import mmsearch
+
+    tiny = Tiny("qwen2_vl", tmp_path / "tuned")
+    (tmp_path / "photos").mkdir()
+    picture(60, 60).save(tmp_path / "photos" / "red.png")
+    monkeypatch.chdir(tmp_path)
+    ingest = ["ingest", "photos", "-L", "library", "--model", "tuned", "--device", "cpu"]
+    assert CliRunner().invoke(app, ingest + (["--family", family] if family else [])).exit_code == 0
+    monkeypatch.chdir(tmp_path / "photos")
+    with mmsearch.open(tmp_path / "library") as found:
+        assert found.model.name == (f"{family}:" if family else "") + str(tiny.folder)
+        assert [hit.item.path.name for hit in found.search("red")] == ["red.png"]
+
+
+def test_a_shipped_name_is_no_folder_however_many_bear_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("mini", "toy", "plain"):
+        (tmp_path / name).mkdir()
+    for name in ("mini", "toy"):
+        (tmp_path / name / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    for name in ("mini", "toy", "plain", "gme:mini", "owner/name"):
+        assert lasting_name(name) == name
 
 
 @pytest.mark.parametrize("command", ["use", "info"])

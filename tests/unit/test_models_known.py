@@ -258,6 +258,40 @@ def test_models_of_our_own_training_are_told(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "card",
+    [
+        "\ufeff---\nbase_model: {gme}\n---\n",
+        "---\n# For reference on model card metadata, see the spec\nlicense: mit\n---\n\n# Model Card for {gme}\n",
+        "# [{gme}](https://huggingface.co/{gme})\n",
+    ],
+    ids=["byte order mark", "the hub's template", "link"],
+)
+def test_a_card_as_the_hub_and_editors_write_it(tmp_path: Path, card: str) -> None:
+    place = folder(tmp_path / "mine", "qwen2_vl")
+    (place / "README.md").write_text(card.format(gme="Alibaba-NLP/gme-Qwen2-VL-2B-Instruct"), "utf-8")
+    assert (choose_family(find_checkpoint(place)).family, choose_family(find_checkpoint(place)).is_assumed) == (
+        "gme",
+        False,
+    )
+
+
+def test_the_card_of_an_adapters_base_counts_too(tmp_path: Path) -> None:
+    """PEFT writes a card of its own into the adapter's folder; it names the base by where it lay."""
+    base = folder(tmp_path / "base", "qwen2_vl")
+    (base / "README.md").write_text("---\nbase_model: Alibaba-NLP/gme-Qwen2-VL-2B-Instruct\n---\n")
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "../base"}')
+    (adapter / "README.md").write_text(
+        "---\nbase_model: ../base\nlibrary_name: peft\n---\n\n# Model Card for Model ID\n"
+    )
+    assert (choose_family(find_checkpoint(adapter)).family, choose_family(find_checkpoint(adapter)).is_assumed) == (
+        "gme",
+        False,
+    )
+
+
 def test_an_unknown_family_is_named(tmp_path: Path) -> None:
     place = folder(tmp_path / "mine", "qwen2_vl")
     with pytest.raises(EmbedderError, match=r"family 'gmee'.*known: .*gme"):

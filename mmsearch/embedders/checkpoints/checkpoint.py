@@ -133,6 +133,15 @@ def name_with_family(name: str | Path, family: str | None) -> str:
     return f"{family}:{split_name(str(name))[1]}" if family else str(name)
 
 
+def lasting_name(name: str) -> str:
+    """The name that opens the same model from any working folder: the whole path of a checkpoint's folder, else the name as it is."""
+    family, bare = split_name(name)
+    folder = Path(bare).expanduser()
+    if bare == "toy" or _shipped(bare) is not None or not _is_checkpoint(folder):
+        return name
+    return name_with_family(folder.resolve(), family or None)
+
+
 def _find_checkpoint(name_or_folder: str) -> Checkpoint:
     folder = _find_folder(name_or_folder)
     name = published_name(folder).rpartition("/")[2]
@@ -161,11 +170,10 @@ def published_name(folder: Path) -> str:
 
 def _find_folder(name_or_folder: str | Path) -> Path:
     name = str(name_or_folder)
-    shipped = SHIPPED / name
-    if re.fullmatch(r"[a-z0-9-]+", name) and (shipped / "config.json").is_file():
+    if (shipped := _shipped(name)) is not None:
         return shipped
     folder = Path(name_or_folder).expanduser()
-    if (folder / "config.json").is_file() or (folder / ADAPTER_CONFIG).is_file():
+    if _is_checkpoint(folder):
         return folder.resolve()
     if folder.is_dir():
         raise ModelNotFound(f"{folder} is a folder without config.json: not a checkpoint")
@@ -186,6 +194,15 @@ def _find_folder(name_or_folder: str | Path) -> Path:
     raise ModelNotFound(
         f"no checkpoint {name!r}: give mini, a folder, or a hub name that is here; `mmsearch models list` shows them"
     )
+
+
+def _shipped(name: str) -> Path | None:
+    folder = SHIPPED / name
+    return folder if re.fullmatch(r"[a-z0-9-]+", name) and (folder / "config.json").is_file() else None
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    return (folder / "config.json").is_file() or (folder / ADAPTER_CONFIG).is_file()
 
 
 def find_in_hub_cache(name: str) -> Path | None:

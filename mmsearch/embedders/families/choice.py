@@ -84,10 +84,10 @@ def _known_by_card(checkpoint: Checkpoint) -> KnownModel | None:
 
 
 def _names_in_files(checkpoint: Checkpoint) -> Iterator[str]:
-    """Names of models: those in the card, and where the configuration was first loaded from."""
-    path = checkpoint.file(CARD)
-    if path is not None:
-        yield from names_in_card(path.read_text("utf-8", "replace"))
+    """Names of models: those in the cards, an adapter's before its base's, and where the configuration was first loaded from."""
+    for folder in (checkpoint.adapter, checkpoint.base):
+        if folder is not None and (folder / CARD).is_file():
+            yield from names_in_card((folder / CARD).read_text("utf-8-sig", "replace"))
     yield str(checkpoint.json("config.json").get("_name_or_path", "")).rstrip("/").rpartition("/")[2]
 
 

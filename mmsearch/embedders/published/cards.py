@@ -7,6 +7,9 @@ from collections.abc import Iterator
 
 import yaml
 
+HEADING = r"^#\s+(?:Model Card for\s+)?\[?(.+?)(?:\]\(.*\))?\s*$"
+"""The first one, without the words that the hub's template puts before the name and without a link around it."""
+
 
 def names_in_card(text: str) -> Iterator[str]:
     """The model's own names (`model-index`, first heading), then those that it was trained from (`base_model`)."""
@@ -20,7 +23,8 @@ def names_in_card(text: str) -> Iterator[str]:
     for row in indexed if isinstance(indexed, list) else ():
         if isinstance(row, dict):
             yield str(row.get("name"))
-    if heading := re.search(r"^#\s+(.+?)\s*$", text, re.MULTILINE):
+    body = text[head.end() :] if head else text
+    if heading := re.search(HEADING, body, re.MULTILINE):
         yield heading[1]
     bases = fields.get("base_model")
     yield from map(str, bases if isinstance(bases, list) else [bases])
