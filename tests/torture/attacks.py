@@ -248,6 +248,11 @@ def lured(folder: Path) -> list[str]:
     problems: list[str] = []
     given: list[Path] = []
     reader = decord.VideoReader
+
+    def noted(path: str, **options: Any) -> Any:
+        given.append(Path(path))
+        return reader(path, **options)
+
     for name in CONTAINERS:
         samples.film(folder / name, "libx264")
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -256,7 +261,7 @@ def lured(folder: Path) -> list[str]:
         for name, text in LURES.items():
             (folder / name).write_text(text.format(**named))
         try:
-            decord.VideoReader = lambda path, **options: given.append(Path(path)) or reader(path, **options)
+            decord.VideoReader = noted
             for name in (*LURES, *CONTAINERS):
                 frames = []
                 with suppress(SourceError):
