@@ -1046,9 +1046,9 @@ def _decord_error() -> type[Exception]:
     return DECORDError
 
 
-DECORD_SIGNATURES = ((4, b"ftyp"), (0, b"\x1aE\xdf\xa3"))
-"""Where MP4 and QuickTime, Matroska and WebM say what they are. decord opens by path, with every format of an FFmpeg of 2018, playlists
-among them, which name other files; what begins so is none of those."""
+DECORD_SIGNATURES = re.compile(rb"\0...ftyp|\x1aE\xdf\xa3", re.DOTALL)
+"""How MP4 and QuickTime, Matroska and WebM begin. decord opens by path, with every format of an FFmpeg of 2018, playlists and session
+descriptions among them, which name other files and addresses. Those are text: nothing that begins with a zero byte is one."""
 DECORD_CODECS = frozenset({"h264", "hevc", "vp8", "vp9", "aac", "mp3", "opus", "vorbis"})
 """Of all streams of a file that decord gets, since opening it tries every decoder. PyAV is as fast with the older ones."""
 
@@ -1057,6 +1057,8 @@ def _open_decord(
     path: str | os.PathLike[str], frame_count: int, max_pixels: int | None, true_shape: bool = False
 ) -> Any | None:
     """A decord reader that scales while decoding, or None where PyAV must decode."""
+    import av  # noqa: F401  (first: decord shares its old codec libraries with all that is loaded after it)
+
     try:
         import decord
     except ImportError:
@@ -1085,8 +1087,7 @@ def _open_decord(
 
 def _has_decord_signature(path: str | os.PathLike[str]) -> bool:
     with Path(path).open("rb") as file:
-        begin = file.read(16)
-    return any(begin[at:].startswith(signature) for at, signature in DECORD_SIGNATURES)
+        return DECORD_SIGNATURES.match(file.read(16)) is not None
 
 
 def _iter_frames_pyav(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -36,6 +38,11 @@ def test_guesses_do_not_lock_out_the_right_token(page: attacks.Page):
 
 def test_more_sessions_than_it_takes(page: attacks.Page):
     assert attacks.crowded(page, attacks.FILES // 8 + 5) == []
+
+
+@pytest.mark.skipif(find_spec("decord") is None, reason="no decord on this platform")
+def test_a_film_that_names_another_is_not_followed(tmp_path: Path):
+    assert attacks.lured(tmp_path) == []
 
 
 @pytest.mark.slow

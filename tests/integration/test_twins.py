@@ -153,6 +153,23 @@ def test_an_answer_stands_once_and_names_the_other_files(library: Library, folde
     assert set(each) == set().union(*expected) and not any(each.values())
 
 
+def test_a_raw_file_is_named_beside_its_photo_if_it_is_read(tmp_path: Path) -> None:
+    """What no reader takes is no item: what was left out names it, the photo does not."""
+    place = tmp_path / "photos"
+    place.mkdir()
+    samples.photo(place / "read.jpg", samples.GREEN)
+    samples.photo(place / "unread.jpg", samples.BLUE)
+    samples.photo(place / "read.DNG", samples.GREEN, format="TIFF")  # a RAW file whose first picture Pillow reads
+    (place / "unread.RAF").write_bytes(b"FUJIFILMCCD-RAW " + bytes(2000))
+    with mmsearch.open(tmp_path / "index_data", create=True, model="toy") as opened:
+        report = ingest_paths(opened, [place], jobs=1)
+        hits = opened.search("green blue", min_relevance=0.0)
+        answers = sorted(sorted([hit.path.name, *(path.name for path in hit.also_at)]) for hit in hits)
+        assert [one.path.name for one in opened.catalog.sources.left_out().listed] == ["unread.RAF"]
+    assert report.items == {"image": 3}
+    assert answers == [["read.DNG", "read.jpg"], ["unread.jpg"]]
+
+
 def test_a_copy_of_what_is_asked_for_is_nothing_like_it(library: Library) -> None:
     copies = [one.id for one in library.catalog.items.of(range(1, 30)) if one.path.suffix == ".png"]
     assert len(copies) == 3

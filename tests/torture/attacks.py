@@ -1,4 +1,5 @@
 """Attacks on the running page: connections that ask for nothing, a flood of guessed tokens, more sessions than it takes, and its death.
+And films that name others, which a decoder that opens by path would fetch.
 
 `make torture` runs them in full, tests/integration/test_attacks.py in small. Each returns what is wrong, one sentence each.
 """
@@ -208,6 +209,84 @@ def killed(page: Page) -> list[str]:
     return ["the server has outlived `mmsearch ui`"]
 
 
+LURES: dict[str, str] = {
+    "concat.mp4": "ffconcat version 1.0\nfile {film}\n",
+    "concat.mkv": "ffconcat version 1.0\nfile '{film}'\n",
+    "hls.mp4": "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{film}\n#EXT-X-ENDLIST\n",
+    "hls.mov": "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{url}/film.ts\n#EXT-X-ENDLIST\n",
+    "dash.webm": '<?xml version="1.0"?>\n<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" profiles="urn:mpeg:dash:profile:isoff-on-demand:2011"'
+    ' type="static"><Period><AdaptationSet mimeType="video/mp4"><Representation id="1" bandwidth="1"><BaseURL>{url}/film.mp4</BaseURL>'
+    "</Representation></AdaptationSet></Period></MPD>\n",
+    "sdp.mp4": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n",
+    "sdp as ftyp.mp4": "aaaaftypjp2 \nv=0\nc=IN IP4 127.0.0.1\nm=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n",
+    "dash as ftyp.mp4": "aaaaftypisom\n<MPD profiles='urn:mpeg:dash:profile:isoff-on-demand:2011'><BaseURL>{url}/film.mp4</BaseURL></MPD>\n",
+    "smil.mp4": '<smil><body><video src="{url}/film.mp4"/></body></smil>\n',
+}
+"""Texts that FFmpeg has demuxers for, or had, under names of films."""
+CONTAINERS = {
+    "film.mp4": True,
+    "film.mov": True,
+    "film.mkv": True,
+    "film.ts": False,
+    "film.avi": False,
+    "film.flv": False,
+}
+"""Films, and whether decord gets them."""
+
+
+def lured(folder: Path) -> list[str]:
+    """Films that name a film beside them or an address: nobody follows, and decord is given MP4 and Matroska only."""
+    import av  # noqa: F401  (before decord, as in `mmsearch.media`)
+
+    try:
+        import decord
+    except ImportError:
+        return []
+    from mmsearch import media
+    from mmsearch.errors import SourceError
+
+    problems: list[str] = []
+    given: list[Path] = []
+    reader = decord.VideoReader
+
+    def noted(path: str, **options: Any) -> Any:
+        given.append(Path(path))
+        return reader(path, **options)
+
+    for name in CONTAINERS:
+        samples.film(folder / name, "libx264")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        named = {"film": folder / "film.ts", "url": f"http://127.0.0.1:{server.getsockname()[1]}"}
+        for name, text in LURES.items():
+            (folder / name).write_text(text.format(**named))
+        try:
+            decord.VideoReader = noted
+            for name in (*LURES, *CONTAINERS):
+                frames = []
+                with suppress(SourceError):
+                    frames = media.sample_frames(folder / name, [0.0])
+                if bool(frames) is (name in LURES):
+                    problems.append(f"{name}: {len(frames)} frames")
+                if name in LURES and media._has_decord_signature(
+                    folder / name
+                ):  # it holds without what probes films before
+                    problems.append(f"{name}: begins like what decord is given")
+        finally:
+            decord.VideoReader = reader
+        with suppress(BlockingIOError):
+            server.accept()[0].close()
+            problems.append("an address that a film names was asked")
+    expected = {name for name, is_given in CONTAINERS.items() if is_given}
+    if {path.name for path in given} != expected:
+        problems.append(f"decord was given {', '.join(sorted({path.name for path in given})) or 'nothing'}")
+    for path in given:
+        begin = path.read_bytes()[:8]
+        if not ((begin[:1] == b"\0" and begin[4:] == b"ftyp") or begin[:4] == b"\x1aE\xdf\xa3"):
+            problems.append(f"decord was given {path.name}, which begins {begin!r}")
+    return problems
+
+
 def _comes_true(condition: Callable[[], bool]) -> bool:
     until = time.monotonic() + ANSWER_S
     while not condition():
@@ -233,9 +312,12 @@ def running(folder: Path, *, files: int | None = None) -> Iterator[Page]:
 
 def attack(folder: Path, *, say: Callable[[str], None]) -> dict[str, Any]:
     """All of it, one after another."""
-    problems: list[str] = []
     from ui.connections import HEADER_S
 
+    films = folder / "films"
+    films.mkdir()
+    problems = lured(films)
+    say(f"films that name others: {'; '.join(problems) or 'held'}")
     with running(folder, files=1024) as page:
         for name, attacking in {
             "1,100 half-open connections": lambda: half_open(page, 1100),
@@ -248,4 +330,4 @@ def attack(folder: Path, *, say: Callable[[str], None]) -> dict[str, Any]:
             found = attacking()
             say(f"{name}: {'; '.join(found) or 'held'}")
             problems += found
-    return {"attacks": 6, "lines in the log": len(page.errors), "problems": len(problems)}
+    return {"attacks": 7, "lines in the log": len(page.errors), "problems": len(problems)}

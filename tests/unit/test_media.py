@@ -7,6 +7,8 @@ import math
 import os
 import random
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -500,10 +502,29 @@ def test_decord_gets_what_a_list_names(tmp_path, monkeypatch, codec, suffix, sou
     assert bool(opened) is is_decord
 
 
+DECODES_WITH_KNOWN_TIMES = """
+import sys
+import numpy as np
+from mmsearch import media
+next(media.iter_frames(sys.argv[1], [0], shown_at=np.arange(50) / 25))
+names = list(sys.modules)
+print(names.index("av") < names.index("decord"))
+"""
+
+
+def test_pyav_is_loaded_before_decord(tmp_path):
+    """The other way round PyAV gets decord's old codec libraries, and fails with VP9."""
+    pytest.importorskip("decord", reason="no decord on this platform")
+    command = [sys.executable, "-c", DECODES_WITH_KNOWN_TIMES, str(samples.film(tmp_path / "film.mp4", "libx264"))]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "True\n"
+
+
 def test_decord_is_not_asked_what_a_playlist_is(tmp_path, monkeypatch):
     """A reader that PyAV takes for a film, with a playlist's beginning: FFmpeg of 2018 knows more formats than one."""
     monkeypatch.setattr(media, "probe_video", lambda _: pytest.fail("asked after the signature"))
-    for name, begin in {"a": b"#EXTM3U\n", "b": b"ffconcat version 1.0\n", "c": b"", "d": b"\0\0\0\x18moov"}.items():
+    description = b"aaaaftypjp2 \nv=0\nc=IN IP4 127.0.0.1\nm=video 5004 RTP/AVP 96\n"  # FFmpeg takes it for SDP
+    playlists = {"a": b"#EXTM3U\n", "b": b"ffconcat version 1.0\n", "c": b"", "d": b"\0\0\0\x18moov", "e": description}
+    for name, begin in playlists.items():
         (tmp_path / f"{name}.mp4").write_bytes(begin + bytes(64))
         assert media._open_decord(tmp_path / f"{name}.mp4", 8, None) is None
 

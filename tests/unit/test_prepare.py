@@ -36,6 +36,7 @@ def test_eight_frames_from_the_first_to_the_last(tmp_path: Path):
 
 def test_a_playlist_gets_to_no_decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """It names other files, which decord would open."""
+    pytest.importorskip("av")  # before decord, see `mmsearch.media`
     decord = pytest.importorskip("decord")
     opened: list[str] = []
     monkeypatch.setattr(decord, "VideoReader", lambda path, **_: opened.append(path))
