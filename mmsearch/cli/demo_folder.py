@@ -17,7 +17,7 @@ ARCHIVE = Path(__file__).with_name("demo_folder.zip")
 
 
 def demo_folder_command(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Is made if need be.")]) -> None:
-    """Write a small folder to try things on: slides, a report, pictures, short videos."""
+    """Write a small folder to try things on. Slides, a report, pictures, short videos."""
     write_demo_folder(folder)
     note(f"wrote {folder}; now: mmsearch ingest {folder}")
 
