@@ -49,7 +49,7 @@ def load(manifest: Path, read: Callable[[], None], files: Callable[[], Iterable[
             time.sleep(wait_s)
     manner = "" if read_only or is_partial else "set aside, "
     log.warning(
-        "the snapshot %s is unusable (%s); %sbuilt again from the catalog", manifest.with_suffix(""), reason, manner
+        "the snapshot %s is unusable (%s); %srebuilt from the catalog", manifest.with_suffix(""), reason, manner
     )
     if manner:
         set_aside(files())
