@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ingest.decode import Event, Task
-from ingest.printed import has_enough_text
 from ingest.report import Failure, Progress
 from ingest.storable import checked, place
+from ingest.text_layer import has_enough_text
 from mmsearch import prompts
 from mmsearch.catalog.recognised import Place, Reading, Waiting
 from mmsearch.errors import SourceError

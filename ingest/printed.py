@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ingest.readers import Reading, demand_type
+from ingest.text_layer import clean_text, is_broken, page_needs_reading
 from mmsearch import media
 from mmsearch.errors import CorruptFile, FileTooLarge, SourceError
 from mmsearch.items import ItemDraft, Source
@@ -19,42 +20,8 @@ from mmsearch.media.ocr.looks import LOOK_SIDE_PX, has_print, print_score
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-LITTLE_TEXT_CHARS = 60
-"""A layer below this is a page number, a stamp or a footer: the page is read too where a picture covers it."""
-COVERED_SHARE = 0.4
-"""Of the page that its pictures must cover, for a page with little text."""
-BROKEN_SHARE = 0.3
-"""A layer with more than this share of characters that stand for no letter is broken: fonts without a way back to Unicode."""
 PAGE_SCORE = -2.5
 """A page without text is read from this `print_score` on: lower than for photos (0), since few documents are albums."""
-
-
-def is_broken(text: str) -> bool:
-    """Whether a text layer holds mostly replacement and private-use characters, or control codes."""
-    letters = [c for c in text if not c.isspace()]
-    return bool(letters) and sum(map(_is_no_letter, letters)) > BROKEN_SHARE * len(letters)
-
-
-def _is_no_letter(c: str) -> bool:
-    return (
-        c == "\ufffd"
-        or c < " "
-        or "\x7f" <= c < "\xa0"
-        or "\ue000" <= c <= "\uf8ff"
-        or "\U000f0000" <= c <= "\U0010ffff"
-    )
-
-
-def has_enough_text(text: str) -> bool:
-    """Whether a page's layer alone says that it need not be read."""
-    return len(text) >= LITTLE_TEXT_CHARS and not is_broken(text)
-
-
-def page_needs_reading(page: Any, layer: str) -> bool:
-    """Whether a page, open in PyMuPDF, shows print that its layer lacks: no layer, a broken one, or a stamp on a scan."""
-    if has_enough_text(layer):
-        return False
-    return not layer or is_broken(layer) or _covered_share(page) >= COVERED_SHARE
 
 
 def with_print(layer: str, read: str) -> str:
@@ -102,8 +69,6 @@ def read_print(
 
 
 def _read_page(source: Source, ordinal: int, reader: ocr.Reader, reading: Reading) -> ItemDraft | None:
-    from ingest.readers.document import clean_text
-
     with media.open_document(source.path) as document:
         if not 0 <= ordinal < document.page_count:
             raise CorruptFile(source.path, f"there is no page {ordinal + 1} any longer")
@@ -123,13 +88,6 @@ def _read_page(source: Source, ordinal: int, reader: ocr.Reader, reading: Readin
 
 def _long_side(page: Any) -> float:
     return max(float(page.rect.width), float(page.rect.height), 1.0)
-
-
-def _covered_share(page: Any) -> float:
-    """How much of a page its largest picture covers, 0…1."""
-    area = abs(page.rect.width * page.rect.height) or 1.0
-    boxes = (info["bbox"] for info in page.get_image_info())
-    return max((abs((x1 - x0) * (y1 - y0)) / area for x0, y0, x1, y1 in boxes), default=0.0)
 
 
 def _read_picture(

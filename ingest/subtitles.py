@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ingest.readers import clips, promised_type
-from ingest.readers.document import clean_text
+from ingest.text_layer import clean_text
 from mmsearch import media
 from mmsearch.errors import SourceError
 

@@ -17,8 +17,8 @@ import numpy as np
 
 from ingest.attachments import NONE, Attachments
 from ingest.document_words import MAX_NOTES_CHARS, document_words, page_notes
-from ingest.printed import page_needs_reading
-from ingest.readers import MAX_TEXT_CHARS, Facts, Reading
+from ingest.readers import Facts, Reading
+from ingest.text_layer import clean_text, page_needs_reading
 from mmsearch import media
 from mmsearch.errors import CorruptFile, EncryptedFile, FileTooLarge
 from mmsearch.items import ItemDraft, Kind, Source
@@ -243,10 +243,3 @@ def is_blank(image: Image) -> bool:
     """Whether a drawn page shows nothing: one colour all over."""
     grey = np.asarray(image.convert("L"))
     return int(grey.max()) - int(grey.min()) < INK_LEVELS
-
-
-def clean_text(text: str) -> str:
-    """Text that any store takes: no NUL, no lone surrogates, no endless runs of blanks."""
-    text = text.encode("utf-8", "replace").decode("utf-8").replace("\0", " ")
-    lines = (" ".join(line.split()) for line in text[: 4 * MAX_TEXT_CHARS].splitlines())
-    return "\n".join(line for line in lines if line)[: MAX_TEXT_CHARS + 1]  # the one more tells that it was cut

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ingest.readers import Facts, Reading
-from ingest.readers.document import clean_text
+from ingest.text_layer import clean_text
 from mmsearch import media
 from mmsearch.errors import CorruptFile, FileTooLarge
 from mmsearch.items import ItemDraft, Kind, Source

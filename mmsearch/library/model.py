@@ -80,7 +80,7 @@ class Model:
         """The query as float32 [dim] (of a multi-vector model [tokens, dim]) for each kind, in one call of the model; texts are
         remembered.
 
-        If the library was switched to another model since the last query, by whomever, that one is loaded.
+        If the library was switched to another model since the last query, here or by another process, that one is loaded.
 
         Raises:
             ModelMismatch: the model is not the one whose vectors answer queries.

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from ingest.printed import has_enough_text, is_broken, with_print
+from ingest.printed import with_print
+from ingest.text_layer import has_enough_text, is_broken
 from mmsearch.catalog import recognised
 from mmsearch.errors import ConfigError
 from mmsearch.media import ocr
