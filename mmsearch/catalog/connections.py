@@ -56,11 +56,13 @@ class Database:
         SQLite would go on with the unlinked file, and mix what it holds in memory with what it reads from the other one.
         """
         try:
-            if place_of(self.file) != self._place:
-                self._refuse_replaced()
             status = self.file.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            self._refuse_replaced()
         except OSError:
             return  # a disk that fails: SQLite says what it is
+        if (status.st_dev, status.st_ino) != self._place:
+            self._refuse_replaced()
         if (written := (status.st_mtime_ns, status.st_size)) != self._written:
             self.refuse_other(sqlite.id_in_file(self.file))
             self._written = written
