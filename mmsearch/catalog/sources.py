@@ -103,7 +103,7 @@ class Sources:
             return make_plan(
                 sources,
                 rows,
-                [*roots, *(root for root in _roots(c) if not {*root.parents}.isdisjoint(roots))],
+                [*roots, *(root for root in root_paths(c) if not {*root.parents}.isdisjoint(roots))],
                 held=set(held),
                 seen_unreadable=seen_unreadable,
                 emptied=emptied,
@@ -396,7 +396,8 @@ class Sources:
     def roots(self) -> dict[Path, float]:
         """The folders ever ingested, with the time of their last scan in seconds since the epoch."""
         with self._db.reading() as c:
-            return _roots(c)
+            rows = c.execute(select(roots).order_by(roots.c.path))
+            return {Path(os.fsdecode(path)): at for path, at in rows}
 
     def errors(self) -> list[ErrorRow]:
         """What could not be indexed, by path."""
@@ -552,8 +553,3 @@ def _file(source: Source | Path) -> dict[str, Any]:
             content = ("", -1, -1, None)
     columns = dict(zip(("sha256", "size_bytes", "modified_ns", "ctime_ns"), content, strict=True))
     return {"path": os.fsencode(path), "name": display_name(path), **columns}
-
-
-def _roots(c: Connection) -> dict[Path, float]:
-    rows = c.execute(select(roots).order_by(roots.c.path))
-    return {Path(os.fsdecode(path)): at for path, at in rows}

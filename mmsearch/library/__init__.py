@@ -166,10 +166,8 @@ class Library:
             view = View(self, question)
             with self.current.guard:
                 if not self.current.is_held() and self.current.key is not None:
-                    for kind in view.queries:
-                        self.stores.of(
-                            kind
-                        )  # opened now, since a snapshot on disk may be newer than what is seen inside
+                    for kind in view.queries:  # opened now: a snapshot on disk may be newer than what is seen inside
+                        self.stores.of(kind)
                 with self.current.held():
                     if view.is_of_now():
                         yield view
